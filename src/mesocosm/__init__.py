@@ -1,0 +1,1 @@
+"""Mesocosm, a universal containerizer."""
