@@ -1,0 +1,36 @@
+"""Frozen values that every part shares.  No I/O; imports nothing of ours but the errors."""
+
+from mesocosm.model.config import (
+    CapabilityRequest,
+    ContainerConfig,
+    HostPathMount,
+    Mount,
+    NamespaceModes,
+    Rlimit,
+    TmpfsMount,
+)
+from mesocosm.model.ids import ContainerID, check_name
+from mesocosm.model.image import ImageIdentity, ImageRuntime
+from mesocosm.model.resources import Resources
+from mesocosm.model.termination import Exit, Limitation, Reason, Termination
+from mesocosm.model.usage import Usage
+
+__all__ = [
+    "CapabilityRequest",
+    "ContainerConfig",
+    "ContainerID",
+    "Exit",
+    "HostPathMount",
+    "ImageIdentity",
+    "ImageRuntime",
+    "Limitation",
+    "Mount",
+    "NamespaceModes",
+    "Reason",
+    "Resources",
+    "Rlimit",
+    "Termination",
+    "TmpfsMount",
+    "Usage",
+    "check_name",
+]

@@ -1,0 +1,130 @@
+"""What is asked of a container, before anything has been looked up or done."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from mesocosm.errors import InvalidConfig
+from mesocosm.model.ids import check_name
+from mesocosm.model.resources import Resources
+
+PULL_POLICIES = ("missing", "always", "newer", "never")
+
+
+class HostPathMount(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="bind"):
+    """A file or directory of the host shown in the container (parity VOL-H).
+
+    ``source`` and ``target`` are absolute.  With ``create_source`` a missing source becomes a directory.
+    ``propagation`` is the mount's relation to the host's: ``private``, ``slave`` (host to container) or
+    ``shared`` (both ways; the source must lie on a shared mount).
+    """
+
+    source: str
+    target: str
+    read_only: bool = False
+    recursive: bool = True
+    create_source: bool = False
+    propagation: Literal["private", "slave", "shared"] = "private"
+    options: tuple[str, ...] = ()  # any of nosuid, nodev, noexec, and their opposites suid, dev, exec
+
+
+class TmpfsMount(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="tmpfs"):
+    """An empty file system in memory.  ``size`` in bytes, ``mode`` the root directory's permission bits."""
+
+    target: str
+    size: int | None = None
+    mode: int = 0o1777
+    read_only: bool = False
+    options: tuple[str, ...] = ()
+
+
+Mount = HostPathMount | TmpfsMount
+
+
+class Rlimit(msgspec.Struct, frozen=True):
+    """One resource limit: name as in ``nofile``; None stands for unlimited (parity RL-1)."""
+
+    name: str
+    soft: int | None
+    hard: int | None
+
+
+class CapabilityRequest(msgspec.Struct, frozen=True):
+    """Names with or without ``CAP_``, or ``ALL``; drops apply before additions, as docker has it."""
+
+    add: tuple[str, ...] = ()
+    drop: tuple[str, ...] = ()
+
+
+class NamespaceModes(msgspec.Struct, frozen=True, kw_only=True):
+    """Which namespaces are the container's own.  ``net``: ``none`` is a namespace with loopback only."""
+
+    pid: Literal["private", "host"] = "private"
+    ipc: Literal["private", "host"] = "private"
+    uts: Literal["private", "host"] = "private"
+    cgroup: Literal["private", "host"] = "private"
+    net: Literal["none", "host"] = "none"
+
+
+class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole request for one container, as recorded.
+
+    ``image``        an image reference; ``host`` is the host's own root, copy-on-write; None runs on the
+                     host's file system itself (isolator ``filesystem/posix``)
+    ``command``      arguments for, or in place of, the image's entrypoint (parity §4.5)
+    ``entrypoint``   replaces the image's; an empty tuple removes it
+    ``env``          ``KEY=VALUE`` strings; they win over the image's
+    ``user``         ``name|uid[:group|gid]``; None takes the image's
+    ``seccomp``      ``default``, ``unconfined`` or a profile's JSON text (Docker's format)
+    ``isolation``    isolator names or aliases; empty takes the default set
+    ``stop_timeout`` seconds between the stop signal and the kill
+    """
+
+    image: str | None = None
+    command: tuple[str, ...] = ()
+    entrypoint: tuple[str, ...] | None = None
+    name: str | None = None
+    env: tuple[str, ...] = ()
+    workdir: str | None = None
+    user: str | None = None
+    hostname: str | None = None
+    resources: Resources = Resources()
+    isolation: tuple[str, ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    read_only: bool = False
+    capabilities: CapabilityRequest = CapabilityRequest()
+    seccomp: str = "default"
+    no_new_privileges: bool = True
+    rlimits: tuple[Rlimit, ...] = ()
+    shm_size: int = 64 << 20
+    namespaces: NamespaceModes = NamespaceModes()
+    init: bool = False
+    stdin: bool = False
+    labels: dict[str, str] = {}
+    stop_signal: str | None = None
+    stop_timeout: float = 10.0
+    auto_remove: bool = False
+    pull: Literal["missing", "always", "newer", "never"] = "missing"
+    platform: str | None = None
+    backend: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.name is not None:
+            check_name(self.name)
+        for text in (*self.command, *(self.entrypoint or ()), *self.env, self.workdir or "", self.user or ""):
+            if "\0" in text:
+                raise InvalidConfig(f"{text!r} contains a zero byte")
+        for entry in self.env:
+            if "=" not in entry[1:]:
+                raise InvalidConfig(f"environment entry {entry!r} is not KEY=VALUE")
+        for mount in self.mounts:
+            if not mount.target.startswith("/") or "\0" in mount.target:
+                raise InvalidConfig(f"mount target {mount.target!r} is not an absolute path")
+        if self.workdir and not self.workdir.startswith("/"):
+            raise InvalidConfig(f"working directory {self.workdir!r} is not an absolute path")
+        if self.stop_timeout < 0:
+            raise InvalidConfig(f"stop timeout {self.stop_timeout} is negative")
+        if not 0 <= self.shm_size < 1 << 62:
+            raise InvalidConfig(f"shm size {self.shm_size} is out of range")
