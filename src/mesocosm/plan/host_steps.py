@@ -44,7 +44,8 @@ class WriteCgroup(HostStep, frozen=True, kw_only=True, tag="write-cgroup"):
 class AllowDevices(HostStep, frozen=True, kw_only=True, tag="allow-devices"):
     """Refuse every device but these rules, each ``kind major:minor access`` as in ``c 1:3 rwm``.
 
-    ``*`` stands for any number; v1 writes devices.deny and devices.allow, v2 attaches a BPF program (parity §3.3 devices, R-24).
+    ``*`` stands for any number.  v1 writes devices.deny and devices.allow, v2 attaches a BPF program (parity
+    §3.3 devices, R-24).
     """
 
     rules: tuple[str, ...]
