@@ -4,10 +4,11 @@ An isolator owns one kind of isolation, and nobody else touches that.  It never 
 contributes steps to the launch plan, and it asks the kernel when it is asked.  Three scenarios show the whole
 contract.
 
-*A container starts.*  ``prepare`` is called on every isolator in order and answers a Contribution: pure data,
-derived from the container's ID, its configuration and the image.  Nothing has been done yet, which is why
-``mesocosm explain`` can call it too.  The containerizer applies the host's steps, the launcher forks the child
-and holds it, and ``isolate`` is called on every isolator with the child's pid, for what can only be done then.
+*A container starts.*  ``prepare`` is called on every isolator in order and answers a Contribution: pure
+data, derived from the container's ID, its configuration and the image.  Nothing has been done yet, which is
+why ``mesocosm explain`` can call it too.  The containerizer applies the host's steps, the launcher forks the
+child and holds it, and ``isolate`` is called on every isolator with the child's pid, for what can only be done
+then.
 
 *It runs.*  ``watch`` waits until a limit that ends the container is reached; ``usage`` and ``status`` answer
 their part at once; ``update`` changes limits, up and down, and leaves the old ones in force when it fails.
@@ -67,7 +68,7 @@ class Isolator:
 
     @classmethod
     def create(cls, host: Host) -> Isolator:
-        """An instance for this host.  Raises Unsupported, with a hint, when the host cannot; touches nothing."""
+        """An instance for this host; touches nothing.  Raises Unsupported with a hint when it cannot be."""
         return cls(host)
 
     async def recover(self, containers: Iterable[Container], orphans: Iterable[ContainerID]) -> None:
@@ -90,8 +91,8 @@ class Isolator:
         Never returns otherwise; survives being cancelled and called again.
         """
         del container
-        await asyncio.Event().wait()
-        raise AssertionError("unreachable")
+        while True:
+            await asyncio.Event().wait()
 
     async def update(self, container: ContainerID, resources: Resources) -> None:
         """Put new limits in force.  None in ``resources`` lifts a limit.  On failure the old ones stand."""

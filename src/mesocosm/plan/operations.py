@@ -377,7 +377,7 @@ class NoNewPrivileges(Operation, frozen=True, kw_only=True, tag="no-new-privileg
 
 
 class LoadFilter(Operation, frozen=True, kw_only=True, tag="syscall-filter"):
-    """Install a compiled system call filter; ``program`` is its BPF code in base 64, ``summary`` for people."""
+    """Install a compiled system call filter; ``program`` is its BPF code in base 64."""
 
     phase = Phase.FILTER
     singleton = True

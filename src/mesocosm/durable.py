@@ -1,0 +1,101 @@
+"""Files that survive: whole or absent, never torn.
+
+Every write is a temporary file in the same directory, fsync, rename, fsync of the directory (GAP-43: Mesos
+left the fsync out and lost nodes to zero-length files after power cuts).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from mesocosm.errors import Corrupt
+
+SIZE_LIMIT = 8 << 20
+
+
+def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace ``path`` by ``data``, durably and atomically.  Raises OSError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+        try:
+            view = memoryview(data)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        temporary.rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> bytes:
+    """The bytes of a regular file of ours.  Raises FileNotFoundError, Corrupt for anything odd (Q-20)."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Corrupt(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        data = os.read(descriptor, SIZE_LIMIT + 1)
+    except OSError as error:
+        raise Corrupt(f"{path} cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+    if not data or len(data) > SIZE_LIMIT:
+        raise Corrupt(f"{path} is {'empty' if not data else 'too large'}")
+    return data
+
+
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Hold an exclusive flock(2) on ``path``, made if missing; yields whether it was got.
+
+    The file may be removed by its last holder, so after locking it is checked that ``path`` still is the
+    locked file.
+    """
+    flags = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, flags)
+            except BlockingIOError:
+                yield False
+                return
+            if not _is_file(descriptor, path):
+                continue
+            yield True
+            return
+        finally:
+            os.close(descriptor)
+
+
+def _is_file(descriptor: int, path: Path) -> bool:
+    try:
+        named = path.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    held = os.fstat(descriptor)
+    return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
+
+
+__all__ = ["locked", "read", "sync_directory", "write"]
