@@ -30,6 +30,7 @@ A container ID with parents nests: ``containers/a/containers/b``.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import msgspec
@@ -123,10 +124,17 @@ class ContainerPaths(msgspec.Struct, frozen=True):
 
 
 class Paths(msgspec.Struct, frozen=True):
-    """Everything below one pair of roots; two pairs never share anything but cgroup names' parent."""
+    """Everything below one pair of roots; two pairs never share anything."""
 
     root: Path = ROOT
     runtime: Path = RUNTIME
+
+    @property
+    def cgroup_parent(self) -> str:
+        """Name of the cgroup that holds all containers of this pair: ``mesocosm`` for the standard one."""
+        if self.runtime == RUNTIME:
+            return "mesocosm"
+        return f"mesocosm-{hashlib.sha256(bytes(self.runtime)).hexdigest()[:12]}"
 
     @property
     def containers(self) -> Path:

@@ -7,8 +7,8 @@ contract.
 *A container starts.*  ``prepare`` is called on every isolator in order and answers a Contribution: pure
 data, derived from the container's ID, its configuration and the image.  Nothing has been done yet, which is
 why ``mesocosm explain`` can call it too.  The containerizer applies the host's steps, the launcher forks the
-child and holds it, and ``isolate`` is called on every isolator with the child's pid, for what can only be done
-then.
+child and holds it, and ``isolate`` is called on every isolator with the child's pid, for what can only be
+done then.
 
 *It runs.*  ``watch`` waits until a limit that ends the container is reached; ``usage`` and ``status`` answer
 their part at once; ``update`` changes limits, up and down, and leaves the old ones in force when it fails.

@@ -32,7 +32,7 @@ class Host(msgspec.Struct, frozen=True, kw_only=True):
         major, minor = (int(part) for part in platform.release().split("-")[0].split(".")[:2])
         return cls(
             paths=paths,
-            cgroups=CgroupTree.detect(),
+            cgroups=CgroupTree.detect(parent=paths.cgroup_parent),
             kernel=(major, minor),
             capabilities=bounding_set(),
             root=os.geteuid() == 0,
