@@ -130,6 +130,13 @@ class Reference(msgspec.Struct, frozen=True):
 
 def parse_reference(text: str) -> Reference:
     """Return the reference that ``text`` writes; raises InvalidConfig naming the part that is wrong."""
+    try:
+        return _parse(text)
+    except _Malformed as error:
+        raise _bad(text, error.why, error.hint) from None
+
+
+def _parse(text: str) -> Reference:
     if not text:
         raise _bad(text, "it is empty")
     if len(text) > 8192 or any(not c.isprintable() for c in text):
@@ -287,5 +294,15 @@ def _round_trips(short: str, ref: Reference) -> bool:
         return False
 
 
-def _bad(text: str, why: str, hint: str | None = None) -> InvalidConfig:
-    return InvalidConfig(f"image reference {shown(text, 120)!r}: {why}", hint=hint)
+class _Malformed(InvalidConfig):
+    """Carries the reason apart from the text, so that the whole reference can be named and not only its
+    part.
+    """
+
+    def __init__(self, text: str, why: str, hint: str | None) -> None:
+        super().__init__(f"image reference {shown(text, 160)!r}: {why}", hint=hint)
+        self.why = why
+
+
+def _bad(text: str, why: str, hint: str | None = None) -> _Malformed:
+    return _Malformed(text, why, hint)

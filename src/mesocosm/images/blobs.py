@@ -1,0 +1,384 @@
+"""The content store: bytes by digest, each either whole and verified, or not there.
+
+    blobs/sha256/<hex>      published; immutable; never partial
+    ingest/sha256-<hex>     what has arrived of one blob so far; flock-held while somebody writes
+    trash/<random>          renamed here first, unlinked later
+
+A blob is published by fsync, rename and fsync of the directory, after its digest and size were found right,
+so a crash at any point leaves it unpublished or whole.  What is in ``ingest/`` is resumed by the next one
+who wants the blob or removed by :meth:`BlobStore.sweep`.  The lock on an ingest file dies with its holder.
+The store holds no state of its own in memory and no path in it is absolute: it may be moved, and any number
+of processes may use it at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, Final, NamedTuple
+
+from mesocosm.errors import Corrupt, Exhausted, InvalidConfig, MesocosmError, NotFound, Unavailable
+from mesocosm.images.digest import HEX_LENGTH, Digest, Verifier, verify
+
+CHUNK: Final = 1 << 20
+"""Bytes read at a time: above 256 KiB hashing and writing cost more than the calls around them."""
+
+
+class Stored(NamedTuple):
+    """One published blob and its size in bytes."""
+
+    digest: Digest
+    size: int
+
+
+class BlobStore:
+    """A content store below one directory, which is created with mode 0700 on :meth:`open`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._ingest = root / "ingest"
+        self._trash = root / "trash"
+
+    @classmethod
+    def open(cls, root: Path) -> BlobStore:
+        """Return the store at ``root`` with its directories made."""
+        store = cls(root)
+        for part in (root, root / "blobs", store._ingest, store._trash):
+            part.mkdir(mode=0o700, parents=part == root, exist_ok=True)
+        for algorithm in HEX_LENGTH:
+            (root / "blobs" / algorithm).mkdir(mode=0o700, exist_ok=True)
+        root.chmod(0o700)
+        return store
+
+    def path(self, digest: Digest) -> Path:
+        """Return where the blob is, or would be."""
+        return self.root / "blobs" / digest.algorithm / digest.hex
+
+    def size(self, digest: Digest) -> int | None:
+        """Return the published blob's size in bytes, None when it is not there."""
+        try:
+            found = self.path(digest).lstat()
+        except FileNotFoundError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def has(self, digest: Digest, size: int | None = None) -> bool:
+        """Whether the blob is published, and of that size when one is given."""
+        found = self.size(digest)
+        return found is not None and size in (None, found)
+
+    def open_blob(self, digest: Digest) -> BinaryIO:
+        """Return the blob opened for reading, **not** verified; raises NotFound."""
+        try:
+            fd = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            raise NotFound(f"no blob {digest} in {self.root}", hint="pull the image again") from None
+        return open(fd, "rb", buffering=0)
+
+    def chunks(self, digest: Digest, size: int | None = None) -> Iterator[memoryview]:
+        """Yield the blob's bytes and raise Corrupt after the last when they are not what the digest says.
+
+        Each view is valid until the next one is asked for.
+        """
+        verifier = Verifier(digest, size, what="stored blob")
+        buffer = memoryview(bytearray(CHUNK))
+        with self.open_blob(digest) as file:
+            while count := _read_into(file, buffer):
+                verifier.update(buffer[:count])
+                yield buffer[:count]
+        verifier.finish()
+
+    def read(self, digest: Digest, *, limit: int) -> bytes:
+        """Return a whole blob, verified; Exhausted above ``limit`` bytes, NotFound, Corrupt."""
+        with self.open_blob(digest) as file:
+            data = file.read(limit + 1) or b""
+        if len(data) > limit:
+            raise Exhausted(f"blob {digest} has more than the {limit} bytes allowed for a document")
+        return verify(data, digest, what="stored blob")
+
+    def verify(self, digest: Digest) -> None:
+        """Read the blob and raise Corrupt when a bit has flipped, NotFound when it is not there."""
+        for _ in self.chunks(digest):
+            pass
+
+    def put(self, data: bytes, digest: Digest | None = None) -> Digest:
+        """Publish ``data`` and return its digest; Corrupt when ``digest`` is given and another."""
+        if digest is None:
+            digest = Digest.of(data)
+        verify(data, digest)
+        if self.has(digest, len(data)):
+            return digest
+        temporary = self._ingest / f"put-{secrets.token_hex(8)}"
+        fd = None
+        while fd is None:
+            fd = _open_locked(temporary)
+        try:
+            with _store_faults(self.root):
+                write_all(fd, data)
+            self._publish(fd, temporary, digest)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(fd)
+        return digest
+
+    def begin(self, digest: Digest, size: int | None, *, keep: bool = True) -> Ingest | None:
+        """Take the lock on the blob's ingest file, and return it ready for resuming.
+
+        None when somebody, in this process or another, holds it.  The ingest is a context.  Without ``keep``
+        the bytes are verified but not written: for whoever only wants them to run through a sink.
+        """
+        path = self._ingest / f"{digest.algorithm}-{digest.hex}"
+        fd = _open_locked(path)
+        return None if fd is None else Ingest(self, fd, path, digest, size, keep=keep)
+
+    def delete(self, digest: Digest) -> bool:
+        """Remove a published blob; whether it was there.  Open readers keep their bytes."""
+        doomed = self._trash / secrets.token_hex(16)
+        try:
+            self.path(digest).rename(doomed)
+        except FileNotFoundError:
+            return False
+        doomed.unlink(missing_ok=True)
+        return True
+
+    def list(self) -> Iterator[Stored]:
+        """Yield every published blob, in no order."""
+        for algorithm in HEX_LENGTH:
+            with os.scandir(self.root / "blobs" / algorithm) as entries:
+                for entry in entries:
+                    with contextlib.suppress(InvalidConfig, FileNotFoundError):
+                        yield Stored(Digest(algorithm, entry.name), entry.stat(follow_symlinks=False).st_size)
+
+    def sweep(self, *, older_than: float | None = None) -> int:
+        """Empty the trash and remove ingest files that nobody holds; return the bytes freed.
+
+        ``older_than``: only those last written before this time (seconds since the epoch); None takes all.
+        """
+        freed = 0
+        for directory, bound in ((self._trash, None), (self._ingest, older_than)):
+            with os.scandir(directory) as entries:
+                names = [entry.name for entry in entries]
+            freed += sum(_remove_if_idle(directory / name, bound) for name in names)
+        return freed
+
+    def _publish(self, fd: int, source: Path, digest: Digest) -> None:
+        with _store_faults(self.root):
+            os.fsync(fd)
+            target = self.path(digest)
+            source.rename(target)
+            os.fchmod(fd, 0o444)
+            sync_directory(target.parent)
+
+
+class Ingest:
+    """One blob on its way in: the locked partial file.  A context; leaving it keeps the partial for a resume.
+
+    :meth:`resume` yields what is there already, :meth:`write` appends, :meth:`publish` checks and publishes,
+    :meth:`discard` throws away.  A full disk raises Exhausted and discards.
+    """
+
+    def __init__(
+        self, store: BlobStore, fd: int, path: Path, digest: Digest, size: int | None, *, keep: bool
+    ) -> None:
+        self.digest = digest
+        self.size = size
+        self._keep = keep
+        self._store = store
+        self._fd = fd
+        self._path = path
+        self._verifier = Verifier(digest, size)
+        self.resumed = 0
+
+    @property
+    def offset(self) -> int:
+        """Bytes held and hashed so far: where the source has to go on."""
+        return self._verifier.seen
+
+    @property
+    def complete(self) -> bool:
+        """Whether as many bytes are there as promised."""
+        return self.offset == self.size
+
+    def resume(self) -> Iterator[memoryview]:
+        """Re-hash and yield what an earlier attempt left; discards it when it cannot be a beginning of the
+        blob.
+
+        Must be run to its end before the first :meth:`write`.  Each view is valid until the next is asked
+        for.
+        """
+        held = os.fstat(self._fd).st_size
+        if self.size is not None and held > self.size:
+            self.restart()
+            return
+        buffer = memoryview(bytearray(min(CHUNK, held)))
+        while self.offset < held:
+            count = os.preadv(self._fd, [buffer], self.offset)
+            if count == 0:
+                break
+            self._verifier.update(buffer[:count])
+            yield buffer[:count]
+        self.resumed = self.offset
+        os.lseek(self._fd, self.offset, os.SEEK_SET)
+
+    def restart(self) -> None:
+        """Forget every byte held, and begin at zero."""
+        os.ftruncate(self._fd, 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        self._verifier = Verifier(self.digest, self.size)
+        self.resumed = 0
+
+    def require_space(self) -> None:
+        """Raise Exhausted at once when the file system has no room for what is still missing."""
+        if self.size is None or not self._keep:
+            return
+        free = os.fstatvfs(self._fd)
+        room, missing = free.f_bavail * free.f_frsize, self.size - self.offset
+        if room < missing:
+            self.discard()
+            raise Exhausted(
+                f"blob {self.digest} needs {missing} bytes more, {self._store.root} has {room} left",
+                hint="free space there, or remove images with mesocosm rmi",
+            )
+
+    def write(self, chunk: bytes | memoryview) -> None:
+        """Hash and append ``chunk``; Corrupt when the blob becomes longer than promised, Exhausted on a
+        full disk.
+        """
+        try:
+            self._verifier.update(chunk)
+            if self._keep:
+                with _store_faults(self._store.root):
+                    write_all(self._fd, chunk)
+        except MesocosmError:
+            self.discard()
+            raise
+
+    def check(self) -> None:
+        """Raise Corrupt, and discard, unless the bytes held are the blob, whole."""
+        try:
+            self._verifier.finish()
+        except Corrupt:
+            self.discard()
+            raise
+
+    def publish(self) -> None:
+        """Check, make durable and publish; without ``keep`` only check and discard."""
+        self.check()
+        if not self._keep:
+            self.discard()
+            return
+        try:
+            self._store._publish(self._fd, self._path, self.digest)
+        except MesocosmError:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Remove the partial file; the lock stays until :meth:`close`."""
+        if _same_file(self._fd, self._path):
+            self._path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Release the lock.  An empty partial is removed, one with bytes in it is kept."""
+        if self._fd < 0:
+            return
+        if os.fstat(self._fd).st_size == 0:
+            self.discard()
+        os.close(self._fd)
+        self._fd = -1
+
+    def __enter__(self) -> Ingest:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """Write every byte: ``write(2)`` may stop short at a signal or a limit."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable: a rename is not, before its directory is."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _read_into(file: BinaryIO, buffer: memoryview) -> int:
+    return os.readv(file.fileno(), [buffer])
+
+
+def _open_locked(path: Path) -> int | None:
+    """Open or make the file and take its lock; None when somebody holds it."""
+    while True:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        if not _try_flock(fd):
+            os.close(fd)
+            return None
+        # Between open and flock it may have been published or swept: a lock on that inode guards nothing.
+        if _same_file(fd, path):
+            return fd
+        os.close(fd)
+
+
+def _try_flock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _same_file(fd: int, path: Path) -> bool:
+    try:
+        named = path.lstat()
+    except FileNotFoundError:
+        return False
+    held = os.fstat(fd)
+    return (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino)
+
+
+def _remove_if_idle(path: Path, older_than: float | None) -> int:
+    """Unlink ``path`` unless somebody holds its lock or it is too young; return the bytes freed."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return 0
+    try:
+        held = os.fstat(fd)
+        young = older_than is not None and held.st_mtime >= older_than
+        if young or not _try_flock(fd) or not _same_file(fd, path):
+            return 0
+        path.unlink()
+        return held.st_size
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _store_faults(root: Path) -> Iterator[None]:
+    """Give the errno values that an operator can act on their meaning; others stay OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "free space there, or remove images with mesocosm rmi"
+            raise Exhausted(f"no space left for images in {root}", hint=hint) from error
+        if error.errno in (errno.EIO, errno.EROFS):
+            hint = "check the disk and the kernel log"
+            raise Unavailable(f"cannot write images in {root}: {error.strerror}", hint=hint) from error
+        raise

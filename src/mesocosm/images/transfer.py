@@ -1,0 +1,208 @@
+"""Bringing a blob in: one transfer per blob however many ask, resumed where the last one stopped, teed to a
+sink.
+
+    source (network) ──► [worker thread: hash, write, sink.write] ──► publish
+
+The event loop only moves chunks; hashing, writing and what the sink does (decompress, hash again, write a
+layer) run in a thread per transfer, one chunk behind the socket.  All of them release the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Final, Protocol, TypeVar
+
+from mesocosm.errors import Corrupt
+from mesocosm.images.blobs import BlobStore, Ingest
+from mesocosm.images.digest import Digest
+from mesocosm.images.documents import Descriptor
+from mesocosm.images.progress import Phase, Progress, Report, silent
+
+Result = TypeVar("Result")
+
+POLL: Final = 0.05
+"""Seconds between looks at a lock that another process holds: flock cannot be waited for and cancelled."""
+
+
+class Sink(Protocol):
+    """Takes a blob's bytes in order while they arrive.  All calls come from one worker thread at a time.
+
+    What has been written is not verified until ``finish``.  A failing ``write`` or ``finish`` fails the
+    transfer with its own error; then, or when the transfer fails or is cancelled, ``abort`` is called once.
+    """
+
+    def write(self, chunk: bytes | memoryview, /) -> None:
+        """Take the next bytes; the view is valid only during the call."""
+
+    def finish(self) -> None:
+        """The blob's digest and size were right: check what only the sink can (diff ID) and keep the
+        outcome.
+        """
+
+    def abort(self) -> None:
+        """Throw everything away; must not raise."""
+
+
+Source = Callable[[int], AsyncIterator[bytes]]
+"""Opens the blob's bytes from an offset on.  It retries by itself; ends when the blob does."""
+
+SinkFactory = Callable[[], Sink]
+"""Makes a fresh sink: called again when a transfer has to begin anew."""
+
+
+class _Null:
+    def write(self, chunk: bytes | memoryview, /) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+
+async def fetch(
+    store: BlobStore,
+    descriptor: Descriptor,
+    source: Source,
+    *,
+    sink: SinkFactory = _Null,
+    report: Report = silent,
+) -> None:
+    """Have the blob in ``store`` and its bytes run through one sink, fetching only what is missing.
+
+    Whoever comes second, in this process or another, waits for the first and then reads the stored bytes;
+    when the first fails or dies, the next goes on from where it stopped.  Nothing is published, and
+    ``Sink.finish`` not called, before digest and size are right.  Bytes that an earlier run left and that
+    turn out wrong are fetched anew, once. Raises Corrupt, Exhausted, and whatever ``source`` and the sink
+    raise.  A cancel keeps the partial file.
+    """
+    if descriptor.data is not None:
+        await in_thread(store.put, descriptor.data, descriptor.digest)
+    while True:
+        if store.has(descriptor.digest, descriptor.size):
+            try:
+                return await _replay(store, descriptor, sink, report)
+            except Corrupt as error:
+                await _drop_if_bad(store, descriptor.digest, error)
+                continue
+        ingest = await _begin(store, descriptor)
+        if ingest is None:
+            continue
+        with ingest:
+            if await _download(ingest, source, sink, report):
+                return None
+
+
+async def in_thread(call: Callable[..., Result], *args: object) -> Result:
+    """Run ``call`` in a worker thread, and do not return before it has, even when cancelled.
+
+    ``asyncio.to_thread`` leaves the thread running at a cancel: it would write to descriptors closed
+    meanwhile.
+    """
+    work = asyncio.ensure_future(asyncio.to_thread(call, *args))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        while not work.done():
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await asyncio.shield(work)
+        if not work.cancelled():
+            work.exception()
+        raise
+
+
+async def _begin(store: BlobStore, descriptor: Descriptor) -> Ingest | None:
+    """Take the ingest lock; None when the blob was published while waiting for it."""
+    while True:
+        ingest = store.begin(descriptor.digest, descriptor.size)
+        if ingest is not None:
+            if not store.has(descriptor.digest, descriptor.size):
+                return ingest
+            ingest.close()
+            return None
+        if store.has(descriptor.digest, descriptor.size):
+            return None
+        await asyncio.sleep(POLL)
+
+
+async def _download(ingest: Ingest, source: Source, make: SinkFactory, report: Report) -> bool:
+    """Complete and publish ``ingest``; False when what was resumed proved wrong and all must begin anew."""
+    with _aborting(make()) as sink:
+        await in_thread(_feed, ingest.resume(), sink)
+        ingest.require_space()
+        resumed = ingest.resumed
+        subject, total = str(ingest.digest), ingest.size
+        report(Progress(Phase.DOWNLOAD, subject, ingest.offset, total, resumed))
+        if not ingest.complete:
+            async with contextlib.aclosing(_as_generator(source(ingest.offset))) as stream:
+                async for chunk in stream:
+                    await in_thread(_take, ingest, sink, chunk)
+                    report(Progress(Phase.DOWNLOAD, subject, ingest.offset, total, resumed))
+        try:
+            ingest.check()
+        except Corrupt:
+            if resumed:
+                return False
+            raise
+        await in_thread(sink.finish)
+        await in_thread(ingest.publish)
+    report(Progress(Phase.DOWNLOAD, subject, ingest.offset, total, resumed, finished=True))
+    return True
+
+
+async def _replay(store: BlobStore, descriptor: Descriptor, make: SinkFactory, report: Report) -> None:
+    """Run a stored blob through a sink, verifying it on the way."""
+    if make is not _Null:
+        with _aborting(make()) as sink:
+            await in_thread(_feed, store.chunks(descriptor.digest, descriptor.size), sink)
+            await in_thread(sink.finish)
+    size = descriptor.size
+    report(
+        Progress(
+            Phase.DOWNLOAD, str(descriptor.digest), size, size, resumed=size, already=True, finished=True
+        )
+    )
+
+
+async def _drop_if_bad(store: BlobStore, digest: Digest, error: Corrupt) -> None:
+    """Delete a stored blob whose own bytes are wrong; raise ``error`` when they are right (the sink's
+    verdict).
+    """
+    try:
+        await in_thread(store.verify, digest)
+    except Corrupt:
+        store.delete(digest)
+        return
+    raise error
+
+
+@contextlib.contextmanager
+def _aborting(sink: Sink) -> Iterator[Sink]:
+    try:
+        yield sink
+    except BaseException:
+        sink.abort()
+        raise
+
+
+def _feed(chunks: Iterator[memoryview], sink: Sink) -> None:
+    for chunk in chunks:
+        sink.write(chunk)
+
+
+def _take(ingest: Ingest, sink: Sink, chunk: bytes) -> None:
+    ingest.write(chunk)
+    sink.write(chunk)
+
+
+async def _as_generator(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    try:
+        async for chunk in stream:
+            yield chunk
+    finally:
+        close = getattr(stream, "aclose", None)
+        if close is not None:
+            await close()
