@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Final, Protocol, TypeVar
 
-from mesocosm.errors import Corrupt
+from mesocosm.errors import Corrupt, Denied, NotFound, Unavailable
 from mesocosm.images.blobs import BlobStore, Ingest
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
@@ -70,14 +70,16 @@ async def fetch(
     *,
     sink: SinkFactory = _Null,
     report: Report = silent,
+    keep: bool = True,
 ) -> None:
     """Have the blob in ``store`` and its bytes run through one sink, fetching only what is missing.
 
     Whoever comes second, in this process or another, waits for the first and then reads the stored bytes;
     when the first fails or dies, the next goes on from where it stopped.  Nothing is published, and
     ``Sink.finish`` not called, before digest and size are right.  Bytes that an earlier run left and that
-    turn out wrong are fetched anew, once. Raises Corrupt, Exhausted, and whatever ``source`` and the sink
-    raise.  A cancel keeps the partial file.
+    turn out wrong are fetched anew, once.  Raises Corrupt, Exhausted, and whatever ``source`` and the sink
+    raise.  A cancel and a source that fails keep the partial file.  Without ``keep`` the blob is not stored:
+    then whoever comes second fetches again, so the caller must already hold a lock of its own on the outcome.
     """
     if descriptor.data is not None:
         await in_thread(store.put, descriptor.data, descriptor.digest)
@@ -88,11 +90,11 @@ async def fetch(
             except Corrupt as error:
                 await _drop_if_bad(store, descriptor.digest, error)
                 continue
-        ingest = await _begin(store, descriptor)
+        ingest = await _begin(store, descriptor, keep)
         if ingest is None:
             continue
         with ingest:
-            if await _download(ingest, source, sink, report):
+            if await _resumable(ingest, source, sink, report):
                 return None
 
 
@@ -114,10 +116,10 @@ async def in_thread(call: Callable[..., Result], *args: object) -> Result:
         raise
 
 
-async def _begin(store: BlobStore, descriptor: Descriptor) -> Ingest | None:
+async def _begin(store: BlobStore, descriptor: Descriptor, keep: bool) -> Ingest | None:
     """Take the ingest lock; None when the blob was published while waiting for it."""
     while True:
-        ingest = store.begin(descriptor.digest, descriptor.size)
+        ingest = store.begin(descriptor.digest, descriptor.size, keep=keep)
         if ingest is not None:
             if not store.has(descriptor.digest, descriptor.size):
                 return ingest
@@ -128,29 +130,39 @@ async def _begin(store: BlobStore, descriptor: Descriptor) -> Ingest | None:
         await asyncio.sleep(POLL)
 
 
-async def _download(ingest: Ingest, source: Source, make: SinkFactory, report: Report) -> bool:
+_KEEP_PARTIAL = (asyncio.CancelledError, KeyboardInterrupt, Unavailable, Denied, NotFound)
+"""Failures that say nothing against the bytes held so far."""
+
+
+async def _resumable(ingest: Ingest, source: Source, make: SinkFactory, report: Report) -> bool:
     """Complete and publish ``ingest``; False when what was resumed proved wrong and all must begin anew."""
-    with _aborting(make()) as sink:
-        await in_thread(_feed, ingest.resume(), sink)
-        ingest.require_space()
-        resumed = ingest.resumed
-        subject, total = str(ingest.digest), ingest.size
-        report(Progress(Phase.DOWNLOAD, subject, ingest.offset, total, resumed))
-        if not ingest.complete:
-            async with contextlib.aclosing(_as_generator(source(ingest.offset))) as stream:
-                async for chunk in stream:
-                    await in_thread(_take, ingest, sink, chunk)
-                    report(Progress(Phase.DOWNLOAD, subject, ingest.offset, total, resumed))
-        try:
-            ingest.check()
-        except Corrupt:
-            if resumed:
-                return False
-            raise
-        await in_thread(sink.finish)
-        await in_thread(ingest.publish)
-    report(Progress(Phase.DOWNLOAD, subject, ingest.offset, total, resumed, finished=True))
+    try:
+        with _aborting(make()) as sink:
+            await _download(ingest, source, sink, report)
+    except _KEEP_PARTIAL:
+        raise
+    except BaseException as error:
+        ingest.discard()
+        if isinstance(error, Corrupt) and ingest.resumed:
+            return False
+        raise
     return True
+
+
+async def _download(ingest: Ingest, source: Source, sink: Sink, report: Report) -> None:
+    await in_thread(_feed, ingest.resume(), sink)
+    ingest.require_space()
+    subject, total, resumed = str(ingest.digest), ingest.size, ingest.resumed
+    report(Progress(Phase.DOWNLOAD, subject, ingest.offset, total, resumed))
+    if not ingest.complete:
+        async with contextlib.aclosing(_closing(source(ingest.offset))) as stream:
+            async for chunk in stream:
+                await in_thread(_take, ingest, sink, chunk)
+                report(Progress(Phase.DOWNLOAD, subject, ingest.offset, total, resumed))
+    ingest.check()
+    await in_thread(sink.finish)
+    await in_thread(ingest.publish)
+    report(Progress(Phase.DOWNLOAD, subject, ingest.offset, total, resumed, finished=True))
 
 
 async def _replay(store: BlobStore, descriptor: Descriptor, make: SinkFactory, report: Report) -> None:
@@ -198,7 +210,7 @@ def _take(ingest: Ingest, sink: Sink, chunk: bytes) -> None:
     sink.write(chunk)
 
 
-async def _as_generator(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _closing(stream: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
     try:
         async for chunk in stream:
             yield chunk
