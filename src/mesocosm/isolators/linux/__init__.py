@@ -1,0 +1,1 @@
+"""Isolators of what Linux itself offers a process: capabilities, system calls, limits, devices."""
