@@ -122,6 +122,13 @@ class ContainerPaths(msgspec.Struct, frozen=True):
         """Files of the supervisor of one further process."""
         return SessionPaths(self.runtime / "exec" / name)
 
+    def sessions(self) -> list[SessionPaths]:
+        """The further processes' directories that exist."""
+        try:
+            return [SessionPaths(entry) for entry in (self.runtime / "exec").iterdir()]
+        except FileNotFoundError:
+            return []
+
 
 class Paths(msgspec.Struct, frozen=True):
     """Everything below one pair of roots; two pairs never share anything."""

@@ -12,7 +12,7 @@ Three small files per container, each whole or absent and each with a version (`
 from __future__ import annotations
 
 import contextlib
-import shutil
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,10 +22,12 @@ import msgspec
 from mesocosm import durable, trace
 from mesocosm.errors import AlreadyExists, Corrupt, InvalidConfig, NotFound
 from mesocosm.lifecycle import Event, State, step
-from mesocosm.model import ContainerConfig, ContainerID, ImageIdentity, Termination, check_name
+from mesocosm.linux import beneath
+from mesocosm.model import ContainerConfig, ContainerID, ImageIdentity, Resources, Termination, check_name
 from mesocosm.paths import ContainerPaths, Paths
 
 VERSION = 1
+_REMOVED = ".removed-"  # prefix of directories on their way out
 
 _Versioned = TypeVar("_Versioned", "Intent", "Status", "Ending")
 
@@ -41,7 +43,7 @@ class Intent(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Process(msgspec.Struct, frozen=True, kw_only=True):
-    """A process told from all others that ever had its number: pid and start time (clock ticks since boot)."""
+    """A process told from all others that ever had its number, by its start time (clock ticks since boot)."""
 
     pid: int
     start_time: int
@@ -50,7 +52,8 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Where a container stands.
 
-    ``isolation`` names of the isolators composed, in order; ``failures`` what a clean-up could not give back,
+    ``isolation`` names of the isolators composed, in order; ``resources`` limits changed since the intent;
+    ``phases`` seconds each step of the start took; ``failures`` what a clean-up could not give back,
     each a sentence, to be tried again (GAP-40); ``ending`` the termination a destroy is about to write.
     """
 
@@ -60,6 +63,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     process: Process | None = None
     supervisor: Process | None = None
     started_at: float | None = None
+    resources: Resources | None = None
+    phases: dict[str, float] = {}
     warnings: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
     ending: Termination | None = None
@@ -166,9 +171,8 @@ class Records:
 
     def find(self, text: str) -> ContainerID:
         """The container meant by a name, an ID, or the beginning of one ID only.  Raises NotFound."""
-        with contextlib.suppress(Exception):
-            name = check_name(text)
-            target = (self.paths.names / name).readlink()
+        with contextlib.suppress(InvalidConfig, OSError):
+            target = (self.paths.names / check_name(text)).readlink()
             return ContainerID.parse(str(target))
         matches = [container for container in self.ids() if str(container).startswith(text)] if text else []
         exact = [container for container in matches if str(container) == text]
@@ -220,6 +224,17 @@ class Records:
         trace.point("records.state-removed")
         _remove_tree(where.runtime)
 
+    def sweep(self) -> None:
+        """Finish removals that a crash interrupted, and free names of containers that are gone."""
+        for directory in (self.paths.containers, self.paths.running):
+            for entry in _entries(directory):
+                if entry.name.startswith(_REMOVED):
+                    _remove_by_descriptor(entry)
+        with self._name_lock(".lock" if self.paths.names.exists() else None):
+            for link in _entries(self.paths.names):
+                if link.is_symlink() and not (self.paths.containers / link.readlink()).exists():
+                    link.unlink()
+
     def _name_of(self, where: ContainerPaths) -> str | None:
         try:
             return _decode(where.intent, Intent).config.name
@@ -267,25 +282,47 @@ class Records:
             return Status(state=State.PROVISIONING)
 
 
-def _scan(directory: Path) -> Iterator[ContainerID]:
+def _entries(directory: Path) -> list[Path]:
     try:
-        names = [entry.name for entry in directory.iterdir()]
+        return list(directory.iterdir())
     except FileNotFoundError:
-        return
-    for name in names:
-        with contextlib.suppress(Exception):
-            container = ContainerID((name,))
-            yield container
-            for nested in _scan(directory / name / "containers"):
-                yield ContainerID((name, *nested.segments))
+        return []
+
+
+def _scan(directory: Path) -> Iterator[ContainerID]:
+    for entry in _entries(directory):
+        try:
+            container = ContainerID((entry.name,))
+        except InvalidConfig:
+            continue
+        yield container
+        for nested in _scan(entry / "containers"):
+            yield ContainerID((entry.name, *nested.segments))
 
 
 def _remove_tree(path: Path) -> None:
-    """Remove a directory of ours; renamed first, so that a crash leaves nothing that looks like a container."""
-    doomed = path.with_name(f".{path.name}.removed")
+    """Remove a directory of ours, renamed first: a crash leaves nothing that looks like a container."""
+    doomed = _doomed(path)
+    _remove_by_descriptor(doomed)
     with contextlib.suppress(FileNotFoundError):
         path.rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
+    _remove_by_descriptor(doomed)
+
+
+def _doomed(path: Path) -> Path:
+    return path.with_name(f"{_REMOVED}{path.name}")
+
+
+def _remove_by_descriptor(path: Path) -> None:
+    try:
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            beneath.remove_tree(parent, path.name)
+    finally:
+        os.close(parent)
 
 
 def _encode(value: msgspec.Struct) -> bytes:

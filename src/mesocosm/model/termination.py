@@ -7,6 +7,8 @@ from typing import Literal
 
 import msgspec
 
+from mesocosm.model.usage import Usage
+
 Reason = Literal["exited", "asked", "limited", "failed", "orphaned", "lost"]
 
 
@@ -42,13 +44,14 @@ class Termination(msgspec.Struct, frozen=True, kw_only=True):
 
     ``reason``: ``exited`` by itself, ``asked`` to (stop, kill, rm), ``limited`` by an isolator, ``failed`` to
     launch, ``orphaned`` (found without a living creator), ``lost`` (reboot or supervisor killed).
-    ``exit`` is None when no process of it ever ran or its status is unknown.
+    ``exit`` is None when no process of it ever ran or its status is unknown; ``usage`` is the last reading.
     """
 
     reason: Reason
     message: str = ""
     exit: Exit | None = None
     limitation: Limitation | None = None
+    usage: Usage | None = None
     finished_at: float = 0.0
 
     @property

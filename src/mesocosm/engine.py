@@ -1,0 +1,69 @@
+"""The parts that every operation on a container works with, wired once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+
+from mesocosm import durable
+from mesocosm.errors import NotFound
+from mesocosm.images.provisioner import Provisioner
+from mesocosm.isolators import registry
+from mesocosm.isolators.base import Isolator
+from mesocosm.isolators.host import Host
+from mesocosm.launch.launcher import Launcher
+from mesocosm.model import ContainerID
+from mesocosm.paths import ContainerPaths
+from mesocosm.records import Record, Records
+
+LOCK_POLL = (0.001, 0.05)  # seconds between attempts at a container's lock, first and longest
+
+
+class Engine:
+    """Host facts, records, images, launcher and isolators below one pair of roots."""
+
+    def __init__(self, host: Host, provisioner: Provisioner, launcher: Launcher) -> None:
+        self.host = host
+        self.paths = host.paths
+        self.records = Records(host.paths)
+        self.provisioner = provisioner
+        self.launcher = launcher
+        self._isolators: dict[str, Isolator] = {}
+
+    def where(self, container: ContainerID) -> ContainerPaths:
+        """The container's directories."""
+        return self.paths.container(container)
+
+    def isolator(self, name: str) -> Isolator:
+        """The isolator of that name, made on first use.  Raises Unsupported, NotFound."""
+        if name not in self._isolators:
+            self._isolators[name] = registry.load(name).create(self.host)
+        return self._isolators[name]
+
+    def isolators_of(self, record: Record) -> list[Isolator]:
+        """The isolators the container was composed of, in order."""
+        return [self.isolator(name) for name in record.status.isolation]
+
+    @contextlib.asynccontextmanager
+    async def locked(self, container: ContainerID) -> AsyncIterator[None]:
+        """Hold the container against every other task and process that would change it.  Raises NotFound."""
+        pause, longest = LOCK_POLL
+        while True:
+            with self.held(container) as held:
+                if held:
+                    yield
+                    return
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, longest)
+
+    @contextlib.contextmanager
+    def held(self, container: ContainerID) -> Iterator[bool]:
+        """Try to hold the container; False when somebody else does.  Raises NotFound."""
+        try:
+            with durable.locked(self.where(container).lock, wait=False) as held:
+                yield held
+        except FileNotFoundError as error:
+            if error.filename != str(self.where(container).lock):
+                raise
+            raise NotFound(f"no container {container}") from None

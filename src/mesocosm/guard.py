@@ -1,0 +1,41 @@
+"""Waiting for a container's end, or for a limit that ends it."""
+
+from __future__ import annotations
+
+import asyncio
+
+from mesocosm.engine import Engine
+from mesocosm.model import ContainerID, Exit, Limitation, Termination
+from mesocosm.teardown import tear_down
+
+
+async def watch_over(engine: Engine, container: ContainerID) -> Termination:
+    """Wait until the payload ends or an isolator reports a limit, then destroy the container.
+
+    Any number of processes may do this for one container: whoever holds its lock first does the work, the
+    others find it done.
+    """
+    record = engine.records.load(container)
+    if record.termination is not None:
+        return record.termination
+    ended = asyncio.create_task(engine.launcher.wait(engine.where(container).supervisor))
+    watches = [asyncio.create_task(isolator.watch(container)) for isolator in engine.isolators_of(record)]
+    try:
+        await asyncio.wait([ended, *watches], return_when=asyncio.FIRST_COMPLETED)
+        ending = _conclude(ended, watches)
+    finally:
+        for task in (ended, *watches):
+            task.cancel()
+        await asyncio.gather(ended, *watches, return_exceptions=True)
+    async with engine.locked(container):
+        return await tear_down(engine, container, ending)
+
+
+def _conclude(ended: asyncio.Task[Exit | None], watches: list[asyncio.Task[Limitation]]) -> Termination:
+    for watch in watches:
+        if watch.done():
+            limitation = watch.result()
+            return Termination(reason="limited", message=limitation.message, limitation=limitation)
+    if ended.result() is None:
+        return Termination(reason="lost", message="its supervisor was killed")
+    return Termination(reason="exited")

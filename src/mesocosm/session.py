@@ -1,0 +1,61 @@
+"""A further process inside a running container: what ``exec`` starts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+from mesocosm.launch.launcher import Launcher, OutputPaths
+from mesocosm.linux import beneath
+from mesocosm.model import Exit
+from mesocosm.paths import SessionPaths
+from mesocosm.plan import LaunchPlan
+
+
+class Session:
+    """One further process, with a supervisor of its own.
+
+    It dies with the container.  Its output lies in ``output`` until ``close``.
+    """
+
+    def __init__(self, launcher: Launcher, paths: SessionPaths) -> None:
+        self._launcher = launcher
+        self._paths = paths
+        self.pid = 0
+        self.output = OutputPaths(
+            stdout=paths.directory / "stdout",
+            stderr=paths.directory / "stderr",
+            index=paths.directory / "stdio.index",
+        )
+
+    async def begin(self, plan: LaunchPlan, *, stdin: int | None, cgroup: str | None) -> None:
+        """Fork and start.  Raises LaunchError; then nothing is left behind."""
+        self._paths.directory.mkdir(parents=True, mode=0o700)
+        try:
+            forked = await self._launcher.fork(
+                plan, self._paths, output=self.output, stdin=stdin, cgroup=cgroup
+            )
+            self.pid = forked.pid
+            await self._launcher.start(self._paths)
+        except BaseException:
+            await asyncio.shield(self.close())
+            raise
+
+    async def wait(self) -> Exit:
+        """How the process ended; killed, when its supervisor was lost with the container."""
+        ended = await self._launcher.wait(self._paths)
+        return ended or Exit(signal=9)
+
+    async def signal(self, number: int) -> bool:
+        """Send a signal to the process; False when it has ended."""
+        return await self._launcher.signal(self._paths, number)
+
+    async def close(self) -> None:
+        """Forget the session and its output.  The process, if it still runs, goes on."""
+        parent = os.open(self._paths.directory.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            await asyncio.to_thread(beneath.remove_tree, parent, self._paths.directory.name)
+        except FileNotFoundError:
+            pass
+        finally:
+            os.close(parent)

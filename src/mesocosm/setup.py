@@ -1,0 +1,126 @@
+"""From a recorded intent to a held child: what ``create`` does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from mesocosm import durable, host_steps, trace
+from mesocosm.engine import Engine
+from mesocosm.errors import WrongState
+from mesocosm.images.provisioner import Provision
+from mesocosm.isolators import registry
+from mesocosm.isolators.base import Container, Isolator
+from mesocosm.launch.launcher import OutputPaths
+from mesocosm.lifecycle import Event
+from mesocosm.model import ImageRuntime
+from mesocosm.paths import ContainerPaths
+from mesocosm.plan import LaunchPlan
+from mesocosm.records import Process, Record
+
+
+async def set_up(engine: Engine, record: Record, stdin: int | None) -> Record:
+    """Take a container from PROVISIONING to CREATED.  Whatever fails is raised; the caller gives back."""
+    clock = _Clock()
+    provision = await _provision(engine, record)
+    trace.point("setup.provisioned")
+    clock.mark("image")
+    plan = compose(engine, record, provision)
+    record = _prepared(engine, record, plan, provision)
+    clock.mark("plan")
+    host_steps.apply(plan.host, record.id, engine.host)
+    trace.point("setup.host-steps-applied")
+    clock.mark("host")
+    record = await _fork(engine, record, plan, stdin)
+    await _isolate(engine, record)
+    clock.mark("launch")
+    return engine.records.advance(record, Event.FORKED, phases=clock.phases)
+
+
+def compose(engine: Engine, record: Record, provision: Provision | None) -> LaunchPlan:
+    """The launch plan of a container; pure but for what isolators read of the host."""
+    container = Container(
+        id=record.id,
+        config=record.config,
+        image=provision.runtime if provision else ImageRuntime(),
+        root=provision.root if provision else None,
+    )
+    chosen: Sequence[Isolator] = [engine.isolator(name) for name in registry.choose(record.config)]
+    contributions = [("launch", host_steps.process_tree(container.id, engine.host))]
+    contributions += [(isolator.name, isolator.prepare(container)) for isolator in chosen]
+    return LaunchPlan.compose(str(container.id), contributions)
+
+
+async def _provision(engine: Engine, record: Record) -> Provision | None:
+    config = record.config
+    if config.image is None:
+        return None
+    return await engine.provisioner.provision(
+        record.id,
+        config.image,
+        pull=config.pull,
+        platform=config.platform,
+        backend=config.backend,
+        read_only=config.read_only,
+        scratch=engine.where(record.id).scratch,
+    )
+
+
+def _prepared(engine: Engine, record: Record, plan: LaunchPlan, provision: Provision | None) -> Record:
+    where = engine.where(record.id)
+    where.sandbox.mkdir(mode=0o700, exist_ok=True)
+    durable.write(where.plan, plan.to_json())
+    return engine.records.advance(
+        record,
+        Event.PROVISIONED,
+        image=provision.identity if provision else None,
+        isolation=tuple(part.isolator for part in plan.parts[1:]),
+        warnings=plan.warnings,
+    )
+
+
+async def _fork(engine: Engine, record: Record, plan: LaunchPlan, stdin: int | None) -> Record:
+    where = engine.where(record.id)
+    forked = await engine.launcher.fork(
+        plan,
+        where.supervisor,
+        output=output_of(where),
+        stdin=stdin,
+        cgroup=engine.host.cgroups.tree_path(str(record.id)),
+    )
+    trace.point("setup.forked")
+    return engine.records.note(
+        record,
+        process=Process(pid=forked.pid, start_time=forked.start_time),
+        supervisor=Process(pid=forked.supervisor_pid, start_time=forked.supervisor_start_time),
+        warnings=(*record.status.warnings, *forked.warnings),
+    )
+
+
+async def _isolate(engine: Engine, record: Record) -> None:
+    process = record.status.process
+    if process is None:
+        raise WrongState(f"container {record.id} has no process to isolate")
+    for isolator in engine.isolators_of(record):
+        await isolator.isolate(record.id, process.pid)
+    trace.point("setup.isolated")
+
+
+def output_of(where: ContainerPaths) -> OutputPaths:
+    """Where the first process' output goes."""
+    return OutputPaths(
+        stdout=where.sandbox / "stdout", stderr=where.sandbox / "stderr", index=where.sandbox / "stdio.index"
+    )
+
+
+class _Clock:
+    """Seconds from mark to mark."""
+
+    def __init__(self) -> None:
+        self.phases: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def mark(self, phase: str) -> None:
+        now = time.monotonic()
+        self.phases[phase] = now - self._last
+        self._last = now
