@@ -16,8 +16,4 @@ for number in range(16):
         file.write(state.to_bytes(4, "big") * (1 << number))
     with open(path, "rb") as file:
         digest.update(file.read())
-print(
-    json.dumps(
-        {"digest": digest.hexdigest(), "files": len(os.listdir(folder)), "python": sys.version_info[:2]}
-    )
-)
+print(json.dumps({"digest": digest.hexdigest(), "files": len(os.listdir(folder))}))

@@ -9,7 +9,11 @@ done
 section ns
 for name in /proc/$$/ns/*; do printf '%s %s\n' "${name##*/}" "$(readlink "$name")"; done
 section fd
-for name in /proc/$$/fd/*; do printf '%s %s\n' "${name##*/}" "$(readlink "$name")"; done
+# No command substitution: its pipe would be one more descriptor of the shell.
+for name in /proc/$$/fd/*; do
+    printf '%s ' "${name##*/}"
+    readlink "$name" || echo
+done
 section cwd
 readlink "/proc/$$/cwd"
 section processes
