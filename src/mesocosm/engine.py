@@ -46,16 +46,30 @@ class Engine:
         return [self.isolator(name) for name in record.status.isolation]
 
     @contextlib.asynccontextmanager
-    async def locked(self, container: ContainerID) -> AsyncIterator[None]:
-        """Hold the container against every other task and process that would change it.  Raises NotFound."""
+    async def locked(self, container: ContainerID, *, create: bool = False) -> AsyncIterator[None]:
+        """Hold the container against every other task and process that would change it.
+
+        With ``create`` it need not exist yet: the lock comes before the record, so that nobody takes a
+        container that is about to be recorded for the rest of a crash.  Raises NotFound otherwise.
+        """
         pause, longest = LOCK_POLL
         while True:
-            with self.held(container) as held:
-                if held:
+            with contextlib.ExitStack() as stack:
+                if self._try(container, stack, create):
                     yield
                     return
             await asyncio.sleep(pause)
             pause = min(pause * 2, longest)
+
+    def _try(self, container: ContainerID, stack: contextlib.ExitStack, create: bool) -> bool:
+        if create:
+            self.where(container).runtime.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            return stack.enter_context(self.held(container))
+        except NotFound:
+            if not create:
+                raise
+            return False  # taken for a rest and removed between the two lines above
 
     @contextlib.contextmanager
     def held(self, container: ContainerID) -> Iterator[bool]:

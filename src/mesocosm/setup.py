@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from mesocosm import durable, host_steps, trace
 from mesocosm.engine import Engine
-from mesocosm.errors import WrongState
+from mesocosm.errors import Unsupported, WrongState
 from mesocosm.images.provisioner import Provision
 from mesocosm.isolators import registry
-from mesocosm.isolators.base import Container, Isolator
+from mesocosm.isolators.base import Container
 from mesocosm.launch.launcher import OutputPaths
 from mesocosm.lifecycle import Event
 from mesocosm.model import ImageRuntime
@@ -37,17 +37,31 @@ async def set_up(engine: Engine, record: Record, stdin: int | None) -> Record:
     return engine.records.advance(record, Event.FORKED, phases=clock.phases)
 
 
-def compose(engine: Engine, record: Record, provision: Provision | None) -> LaunchPlan:
-    """The launch plan of a container; pure but for what isolators read of the host."""
+def compose(
+    engine: Engine,
+    record: Record,
+    provision: Provision | None,
+    *,
+    refused: Callable[[str, Unsupported], None] | None = None,
+) -> LaunchPlan:
+    """The launch plan of a container; reads the host, changes nothing.
+
+    With ``refused`` an isolator that this host cannot serve is told there and left out, instead of raised.
+    """
     container = Container(
         id=record.id,
         config=record.config,
         image=provision.runtime if provision else ImageRuntime(),
         root=provision.root if provision else None,
     )
-    chosen: Sequence[Isolator] = [engine.isolator(name) for name in registry.choose(record.config)]
     contributions = [("launch", host_steps.process_tree(container.id, engine.host))]
-    contributions += [(isolator.name, isolator.prepare(container)) for isolator in chosen]
+    for name in registry.choose(record.config):
+        try:
+            contributions.append((name, engine.isolator(name).prepare(container)))
+        except Unsupported as error:
+            if refused is None:
+                raise
+            refused(name, error)
     return LaunchPlan.compose(str(container.id), contributions)
 
 
