@@ -1,0 +1,233 @@
+"""The metadata of an EROFS image: inodes, directories and the superblock, laid out behind the data.
+
+Order and content follow from the tree alone: no clock, no chance.  Equal trees give equal bytes.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+
+from mesocosm.errors import Exhausted
+from mesocosm.images import erofs_format as fmt
+from mesocosm.images.erofs_file import LayerFile
+from mesocosm.images.layer_tree import Node
+
+OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
+IMPLIED_XATTR = (b"trusted.overlay.mesocosm.implied", b"y")
+"""Marks a directory that no member described; overlayfs hides attributes of its own name space from
+containers.
+"""
+
+_FIRST_SLOT = 2
+"""Slot of the root directory.  Number 0 would do for the kernel, but readdir(3) skips entries with inode
+number 0.
+"""
+
+
+class Placed:
+    """Where one inode goes: ``offset`` in the file, its attributes packed, the content that it brings
+    along.
+    """
+
+    __slots__ = ("content_size", "layout", "node", "offset", "xattrs")
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.offset = 0
+        self.layout = fmt.FLAT_PLAIN
+        self.xattrs = fmt.pack_xattrs(_all_xattrs(node))
+        self.content_size = 0
+
+
+def _all_xattrs(node: Node) -> fmt.Xattrs:
+    extra: fmt.Xattrs = (OPAQUE_XATTR,) if node.opaque else ()
+    if node.implied:
+        extra += (IMPLIED_XATTR,)
+    return node.xattrs + extra
+
+
+class Metadata:
+    """Lays out and writes the metadata of ``inodes``, the root first, at the end of ``file``."""
+
+    def __init__(self, file: LayerFile, inodes: list[Node], block_bits: int) -> None:
+        self._file = file
+        self._block = 1 << block_bits
+        self._bits = block_bits
+        self.start = file.position
+        self._cursor = self.start + _FIRST_SLOT * fmt.SLOT
+        self._gap = self._gap_end = self._cursor
+        self._placed = [Placed(node) for node in inodes]
+        self._above = {
+            id(child): node
+            for node in inodes
+            if node.children is not None
+            for child in node.children.values()
+            if child.children is not None
+        }
+
+    def write(self) -> None:
+        """Write all of it; the file then ends at a block's end."""
+        for placed in self._placed:
+            self._place(placed)
+        self._place_content()
+        for placed in sorted(self._placed, key=lambda each: each.offset):
+            self._fill_to(placed.offset)
+            self._write_inode(placed)
+        for placed in self._placed:
+            self._write_content(placed)
+        self._file.pad(self._block)
+
+    # --- layout ---------------------------------------------------------------------------------------------
+
+    def _place(self, placed: Placed) -> None:
+        """Find room for an inode; one with inline data may not cross a block's end (kernel:
+        erofs_map_blocks).
+        """
+        node = placed.node
+        size = fmt.INODE_SIZE + len(placed.xattrs)
+        if node.children is not None:
+            names = sorted([b".", b"..", *node.children])
+            placed.content_size = node.size = fmt.directory_size(names, self._block)
+            inline = node.size % self._block
+        else:
+            placed.content_size = len(node.tail) if stat.S_ISLNK(node.mode) else 0
+            inline = len(node.tail)
+        if node.chunks is not None:
+            placed.layout = fmt.CHUNK_BASED
+            size += 4 * len(node.chunks)
+        elif inline and size + inline <= self._block:
+            placed.layout = fmt.FLAT_INLINE
+            size += inline
+        placed.offset = self._room(size)
+        node.nid = (placed.offset - self.start) // fmt.SLOT
+
+    def _room(self, size: int) -> int:
+        """Return an offset with ``size`` bytes within one block, or at a block's start when it needs more.
+
+        What is left of a block that was passed over is remembered, and filled with later, smaller inodes.
+        """
+        gap = self._gap + -self._gap % fmt.SLOT
+        if gap + size <= self._gap_end:
+            self._gap = gap + size
+            return gap
+        offset = self._cursor + -self._cursor % fmt.SLOT
+        left = -offset % self._block
+        if left and size > left:
+            if left > self._gap_end - self._gap:
+                self._gap, self._gap_end = offset, offset + left
+            offset += left
+        self._cursor = offset + size
+        return offset
+
+    def _place_content(self) -> None:
+        """Give whole blocks of directories, and links too long to be inline, addresses behind the inodes."""
+        at = (self._cursor + self._block - 1) >> self._bits
+        for placed in self._placed:
+            length = self._outside(placed)
+            if length:
+                placed.node.address = at
+                at += (length + self._block - 1) >> self._bits
+        if at >= fmt.MAX_BLOCKS:
+            raise Exhausted("layer file has more blocks than EROFS can address")
+
+    def _outside(self, placed: Placed) -> int:
+        """Return the bytes of the inode's content that stand in blocks of their own."""
+        if placed.layout == fmt.FLAT_INLINE:
+            return placed.content_size & -self._block
+        return placed.content_size
+
+    # --- writing --------------------------------------------------------------------------------------------
+
+    def _fill_to(self, offset: int) -> None:
+        missing = offset - self._file.position
+        if missing:
+            self._file.append(bytes(missing))
+
+    def _write_inode(self, placed: Placed) -> None:
+        node = placed.node
+        seconds, nanos = divmod(node.mtime, 1_000_000_000)
+        links = node.names
+        if node.children is not None:
+            links = 2 + sum(child.children is not None for child in node.children.values())
+        body = fmt.INODE.pack(
+            1 | placed.layout << 1,
+            fmt.xattr_count(placed.xattrs),
+            node.mode,
+            0,
+            node.size,
+            _union(node, self._bits),
+            node.nid & 0xFFFFFFFF,
+            node.uid,
+            node.gid,
+            seconds,
+            nanos,
+            links,
+        )
+        tail = b""
+        if node.chunks is not None:
+            tail = struct.pack(f"<{len(node.chunks)}I", *(each & 0xFFFFFFFF for each in node.chunks))
+        elif placed.layout == fmt.FLAT_INLINE:
+            tail = self._content(placed)[self._outside(placed) :] if node.children is not None else node.tail
+        self._file.append(body + placed.xattrs + tail)
+
+    def _write_content(self, placed: Placed) -> None:
+        length = self._outside(placed)
+        if length:
+            self._fill_to(placed.node.address << self._bits)
+            self._file.append(self._content(placed)[:length])
+
+    def _content(self, placed: Placed) -> bytes:
+        node = placed.node
+        if node.children is None:
+            return node.tail
+        parent = self._above.get(id(node), node).nid
+        entries = [(name, child.nid, _file_type(child)) for name, child in node.children.items()]
+        entries += [(b".", node.nid, 2), (b"..", parent, 2)]
+        return fmt.pack_directory(sorted(entries), self._block)
+
+
+def _file_type(node: Node) -> int:
+    return fmt.FILE_TYPES[stat.S_IFMT(node.mode)]
+
+
+def _union(node: Node, block_bits: int) -> int:
+    """Return ``i_u``: a chunk format, a block address, or a device number."""
+    if node.chunks is not None:
+        return node.chunk_bits - block_bits
+    if stat.S_ISCHR(node.mode) or stat.S_ISBLK(node.mode):
+        return node.rdev
+    return node.address
+
+
+def super_block(
+    *,
+    block_bits: int,
+    root_nid: int,
+    inodes: int,
+    blocks: int,
+    meta_block: int,
+    uuid: bytes,
+    chunked: bool = False,
+    devices: bytes = b"",
+) -> bytes:
+    """Return the head of an image: the superblock at byte 1024, its checksum, and the device table behind it.
+
+    ``devices`` are packed device slots; with any, ``blocks`` counts the primary file only.
+    """
+    incompat = (fmt.INCOMPAT_CHUNKED_FILE if chunked else 0) | (fmt.INCOMPAT_DEVICE_TABLE if devices else 0)
+    slot = (fmt.SUPER_OFFSET + fmt.SUPER_SIZE) // fmt.DEVICE_SLOT_SIZE
+    count = len(devices) // fmt.DEVICE_SLOT_SIZE
+
+    def packed(checksum: int) -> bytes:
+        compat = fmt.COMPAT_CHECKSUM | fmt.COMPAT_MTIME
+        fields = (fmt.MAGIC, checksum, compat, block_bits, 0, root_nid, inodes, 0, 0, blocks, meta_block, 0)
+        more = (incompat, 0, count, slot if count else 0, 0, 0, 0, 0, bytes(24))
+        return fmt.SUPER.pack(*fields, uuid, b"", *more)
+
+    covered = 1 << block_bits
+    if covered > fmt.SUPER_OFFSET:
+        covered -= fmt.SUPER_OFFSET
+    body = (packed(0) + devices).ljust(covered, b"\0")
+    checksum = fmt.crc32c(body[:covered])
+    return bytes(fmt.SUPER_OFFSET) + packed(checksum) + devices

@@ -1,0 +1,288 @@
+"""One tar header block, and the records that extend it: v7, ustar, star, GNU, PAX.
+
+Sources: POSIX.1-2017 pax(1) "ustar Interchange Format" and "pax Extended Header"; tar(5) of libarchive; the
+GNU tar manual, "Basic Tar Format" and "Storing Sparse Files".  Headers are hostile (attacks I-10, I-11):
+digits are checked as digits, numbers as ranges, and whatever two readers could read differently is Corrupt.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import stat
+import zlib
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from mesocosm.errors import Corrupt, Exhausted
+from mesocosm.images.limits import Limits
+
+BLOCK = 512
+HARDLINK = 0
+"""``TarEntry.kind`` of a hard link, where others have their ``S_IFMT`` bits."""
+
+MAX_ID = 2**32 - 2
+MAX_SECONDS = 1 << 43
+"""Times beyond some 280,000 years are refused: no file system keeps them, and nanoseconds would overflow."""
+
+Extents = tuple[tuple[int, int], ...]
+"""(offset, length) of a sparse file's data, ascending, without overlap."""
+
+_KINDS = {
+    ord("0"): stat.S_IFREG,
+    0: stat.S_IFREG,
+    ord("7"): stat.S_IFREG,
+    ord("S"): stat.S_IFREG,
+    ord("1"): HARDLINK,
+    ord("2"): stat.S_IFLNK,
+    ord("3"): stat.S_IFCHR,
+    ord("4"): stat.S_IFBLK,
+    ord("5"): stat.S_IFDIR,
+    ord("6"): stat.S_IFIFO,
+}
+
+_COMMON_NUMBERS = re.compile(
+    rb"([0-7]{7})[\0 ]([0-7]{7})[\0 ]([0-7]{7})[\0 ]([0-7]{11})[\0 ]([0-7]{11})[\0 ]([0-7]{6})\0 (.)",
+    re.DOTALL,
+)
+_OCTAL = re.compile(rb"[ ]*([0-7]*)[ \0]*", re.ASCII)
+_DECIMAL = re.compile(rb"[0-9]{1,19}", re.ASCII)
+_TIME = re.compile(rb"(-?)([0-9]{1,14})(?:\.([0-9]*))?", re.ASCII)
+_ADLER = 65521
+
+
+class TarEntry(msgspec.Struct, frozen=True, gc=False):
+    """One member as the archive describes it, nothing cleaned yet.
+
+    ``path`` and ``link`` (target of a symbolic or hard link) are raw bytes without NUL.  ``kind`` is
+    ``S_IFREG``,
+    ``S_IFDIR``, ``S_IFLNK``, ``S_IFCHR``, ``S_IFBLK``, ``S_IFIFO`` or `HARDLINK`; ``mode`` the lower twelve
+    bits.
+    ``size`` is the file's apparent size, ``stored`` the bytes of it in the archive, at ``offset`` of the
+    stream; they differ when ``extents`` is not None (sparse).  ``mtime`` is in nanoseconds since the epoch.
+    ``xattrs`` are (name, value) as found.
+    """
+
+    path: bytes
+    kind: int
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    link: bytes
+    major: int
+    minor: int
+    offset: int
+    stored: int
+    xattrs: tuple[tuple[bytes, bytes], ...] = ()
+    extents: Extents | None = None
+
+
+def number(field: bytes, what: str) -> int:
+    """Return an octal or base-256 number field; Corrupt unless it is one of the two, whole."""
+    if field[0] & 0x80:
+        value = int.from_bytes(field, "big", signed=False) & ((1 << (8 * len(field) - 1)) - 1)
+        if field[0] & 0x40:
+            value -= 1 << (8 * len(field) - 1)
+        return value
+    match = _OCTAL.fullmatch(field)
+    if match is None:
+        raise Corrupt(f"tar header: {what} is not a number: {field!r}")
+    return int(match[1] or b"0", 8)
+
+
+def bounded(value: int, low: int, high: int, what: str) -> int:
+    """Return ``value``, or Corrupt when it is not within ``low`` and ``high``."""
+    if not low <= value <= high:
+        raise Corrupt(f"tar header: {what} is out of range: {value}")
+    return value
+
+
+def text(field: bytes, what: str) -> bytes:
+    """Return a NUL-padded string field; bytes behind the first NUL are Corrupt (I-11: two readers, two
+    names).
+    """
+    value, _, rest = field.partition(b"\0")
+    if rest.strip(b"\0"):
+        raise Corrupt(f"tar header: {what} holds a NUL: {field[:80]!r}")
+    return value
+
+
+def check_sum(block: bytes, stored: int) -> None:
+    """Check a header's sum; historic writers added signed bytes, so both readings pass.
+
+    The low half of Adler-32 is one plus the sum of all bytes modulo 65521, which makes the usual case one C
+    call.
+    """
+    own = block[148:156]
+    if ((zlib.adler32(block) & 0xFFFF) - 1 - sum(own) + 256 - stored) % _ADLER == 0:
+        return
+    if _sum_matches(block, stored):
+        return
+    raise Corrupt("tar header: wrong checksum", hint="the stream is damaged, or it is no tar archive")
+
+
+def _sum_matches(block: bytes, stored: int) -> bool:
+    rest = block[:148] + b" " * 8 + block[156:]
+    unsigned = sum(rest)
+    return stored in (unsigned, unsigned - 256 * sum(byte > 127 for byte in rest))
+
+
+class Header(msgspec.Struct, gc=False):
+    """The fixed fields of one header block; ``flag`` is the type byte.  Mutable: extensions overrule it."""
+
+    path: bytes
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    flag: int
+    link: bytes
+    major: int = 0
+    minor: int = 0
+
+
+def parse_header(block: bytes) -> Header:
+    """Return the fields of a 512-byte header that is not all zero; Corrupt otherwise."""
+    match = _COMMON_NUMBERS.match(block, 100)
+    if match is not None:
+        mode, uid, gid, size, mtime, total = [int(digits, 8) for digits in match.groups()[:6]]
+        check_sum(block, total)
+    else:
+        check_sum(block, number(block[148:156], "checksum"))
+        mode = number(block[100:108], "mode")
+        uid = number(block[108:116], "user ID")
+        gid = number(block[116:124], "group ID")
+        size = number(block[124:136], "size")
+        mtime = bounded(number(block[136:148], "time"), -MAX_SECONDS, MAX_SECONDS, "time")
+    flag = block[156]
+    link = text(block[157:257], "link name") if block[157] else b""
+    header = Header(_name(block), mode, uid, gid, size, mtime * 1_000_000_000, flag, link)
+    if flag in b"34":
+        header.major = number(block[329:337], "device number")
+        header.minor = number(block[337:345], "device number")
+    return header
+
+
+def _name(block: bytes) -> bytes:
+    name = text(block[:100], "name")
+    if block[257:263] != b"ustar\0" or not block[345]:
+        return name  # v7 has no prefix, GNU keeps times and sparse maps in its place
+    end = 476 if block[508:512] == b"tar\0" else 500
+    return text(block[345:end], "name prefix") + b"/" + name
+
+
+def kind_of(header: Header) -> int:
+    """Return the kind of a member; v7 archives mark a directory by a slash only.  Unknown types are
+    Corrupt.
+    """
+    kind = _KINDS.get(header.flag)
+    if kind is None:
+        raise Corrupt(f"tar: unknown member type {chr(header.flag)!r} for {header.path[:80]!r}")
+    if header.flag in (0, 48) and header.path.endswith(b"/"):
+        return stat.S_IFDIR
+    return kind
+
+
+# --- PAX records --------------------------------------------------------------------------------------------
+
+Records = list[tuple[bytes, bytes]]
+
+
+def parse_records(body: bytes) -> Records:
+    """Return the ``key=value`` records of an extended header in their order; Corrupt unless well-formed."""
+    records: Records = []
+    position = 0
+    while position < len(body):
+        space = body.find(b" ", position, position + 21)
+        digits = body[position:space] if space > 0 else b""
+        if not _DECIMAL.fullmatch(digits):
+            raise Corrupt("tar: an extended header's record has no length")
+        end = position + int(digits)
+        record = body[space + 1 : end - 1]
+        key, equals, value = record.partition(b"=")
+        if end > len(body) or end < space + 3 or body[end - 1] != 0x0A or not equals or not key:
+            raise Corrupt("tar: malformed record in an extended header")
+        records.append((key, value))
+        position = end
+    return records
+
+
+def decimal(value: bytes, what: str, high: int = 2**63 - 1) -> int:
+    """Return a record's unsigned decimal, at most ``high``; Corrupt otherwise."""
+    if not _DECIMAL.fullmatch(value):
+        raise Corrupt(f"tar: {what} is not a number: {value[:40]!r}")
+    return bounded(int(value), 0, high, what)
+
+
+def nanoseconds(value: bytes) -> int:
+    """Return a record's time in nanoseconds, rounded down; Corrupt when it is none."""
+    match = _TIME.fullmatch(value)
+    if match is None:
+        raise Corrupt(f"tar: not a time: {value[:40]!r}")
+    seconds = bounded(int(match[2]), 0, MAX_SECONDS, "time") * 1_000_000_000
+    fraction = match[3] or b""
+    nanos = int((fraction[:9] + b"0" * 9)[:9])
+    if not match[1]:
+        return seconds + nanos
+    return -(seconds + nanos + (1 if fraction[9:].strip(b"0") else 0))
+
+
+def apply_records(header: Header, records: dict[bytes, bytes]) -> None:
+    """Let extended records overrule the header's fields.  An empty value falls back to the field (pax(1))."""
+    for key, value in records.items():
+        if not value:
+            continue
+        if key == b"path":
+            header.path = _no_nul(value, "path")
+        elif key == b"linkpath":
+            header.link = _no_nul(value, "link path")
+        elif key == b"size":
+            header.size = decimal(value, "size")
+        elif key == b"uid":
+            header.uid = decimal(value, "user ID")
+        elif key == b"gid":
+            header.gid = decimal(value, "group ID")
+        elif key == b"mtime":
+            header.mtime = nanoseconds(value)
+        elif key == b"SCHILY.devmajor":
+            header.major = decimal(value, "device number")
+        elif key == b"SCHILY.devminor":
+            header.minor = decimal(value, "device number")
+
+
+def _no_nul(value: bytes, what: str) -> bytes:
+    if b"\0" in value:
+        raise Corrupt(f"tar: {what} holds a NUL: {value[:80]!r}")
+    return value
+
+
+def xattrs_of(records: dict[bytes, bytes], limits: Limits) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the extended attributes among the records: star's raw form, and libarchive's as base64.
+
+    libarchive writes both forms; the raw one counts.  Exhausted above the limits (I-08).
+    """
+    found: dict[bytes, bytes] = {}
+    for key, value in records.items():
+        if key.startswith(b"SCHILY.xattr."):
+            found[_no_nul(key[13:], "attribute name")] = value
+        elif key.startswith(b"LIBARCHIVE.xattr."):
+            name = _no_nul(unquote_to_bytes(key[17:]), "attribute name")
+            found.setdefault(name, _base64(value))
+    if len(found) > limits.xattrs:
+        raise Exhausted(f"tar: a member has {len(found)} extended attributes, more than {limits.xattrs}")
+    if sum(len(name) + len(value) for name, value in found.items()) > limits.xattr_bytes:
+        raise Exhausted(f"tar: a member's extended attributes are larger than {limits.xattr_bytes} bytes")
+    return tuple(sorted(found.items()))
+
+
+def _base64(value: bytes) -> bytes:
+    """libarchive leaves the padding out."""
+    try:
+        return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
+    except binascii.Error:
+        raise Corrupt("tar: an extended attribute is not base64") from None
