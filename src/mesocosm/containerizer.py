@@ -348,4 +348,5 @@ class Containerizer:
         for guard in list(self._guards.values()):
             guard.cancel()
         await asyncio.gather(*self._guards.values(), return_exceptions=True)
-        self.host.cgroups.close()
+        with contextlib.suppress(OSError):
+            self.host.cgroups.remove_parent()  # stays while a container is in it
