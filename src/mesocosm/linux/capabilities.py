@@ -94,7 +94,7 @@ def last() -> int:
         return int(file.read())
 
 
-def ceiling() -> int:
+def bounding_set() -> int:
     """The caller's bounding set: what no process below it can ever have."""
     return sum(1 << bit for bit in range(64) if _in_bounding(bit))
 

@@ -1,0 +1,162 @@
+"""Waiting for a cgroup to say something: a counter that rises, the last process gone.
+
+v2 tells by inotify on the events files (cgroup-v2.rst, "Notifications"), v1 by an eventfd registered in
+``cgroup.event_control`` (cgroup-v1/memory.rst, section 9) and, for processes, not at all: there each is held
+by pidfd.  Every wait reads the state after it has armed the notification, so that nothing is missed in
+between, and holds no descriptor once it has returned or has been cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import errno
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from mesocosm.linux.cgroups.group import Cgroup
+from mesocosm.linux.syscalls import pidfd_open
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_inotify_init1 = _libc.inotify_init1
+_inotify_init1.argtypes = (ctypes.c_int,)
+_inotify_add_watch = _libc.inotify_add_watch
+_inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
+
+Changed = Callable[[], Awaitable[None]]
+
+_IN_MODIFY = 0x2
+_IN_DELETE_SELF = 0x400
+_SETTLE = (0.002, 0.01, 0.05, 0.1, 0.3)
+"""Seconds between looks after v1's memory eventfd fired: it does before the victim is killed and counted."""
+
+
+async def wait_counter(group: Cgroup, name: str, key: str, *, above: int = 0) -> int:
+    """Wait until ``key`` of a flat keyed events file exceeds ``above``; its value then.
+
+    For memory.events (v2) and memory.oom_control (v1, also when the group is merely out of memory).  A group
+    that is gone raises FileNotFoundError.
+    """
+    async with _notified(group, name) as changed:
+        while True:
+            value = _counter(group, name, key)
+            if value > above:
+                return value
+            await changed()
+            if group.version == 1:
+                await _settle(lambda: _counter(group, name, key) > above)
+
+
+async def wait_empty(group: Cgroup) -> None:
+    """Wait until no living process is in ``group`` or below it.  Returns at once when it is gone."""
+    if not group.exists():
+        return
+    if group.version == 2 and group.has("cgroup.events"):
+        await _wait_unpopulated(group)
+    else:
+        while pids := group.all_procs():
+            await _wait_any_end(pids)
+
+
+async def _wait_unpopulated(group: Cgroup) -> None:
+    try:
+        async with _inotify(f"{group.path}/cgroup.events") as changed:
+            while group.populated():
+                await changed()
+    except FileNotFoundError:
+        return
+
+
+def _counter(group: Cgroup, name: str, key: str) -> int:
+    try:
+        return group.read_table(name).get(key, 0)
+    except OSError as error:
+        if error.errno == errno.ENODEV:  # removed while the file was open
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), group.path) from None
+        raise
+
+
+async def _settle(reached: Callable[[], bool]) -> None:
+    for pause in _SETTLE:
+        if reached():
+            return
+        await asyncio.sleep(pause)
+
+
+@asynccontextmanager
+async def _notified(group: Cgroup, name: str) -> AsyncIterator[Changed]:
+    source = _inotify(f"{group.path}/{name}") if group.version == 2 else _eventfd(group, name)
+    async with source as changed:
+        yield changed
+
+
+@asynccontextmanager
+async def _inotify(path: str) -> AsyncIterator[Changed]:
+    fd = _inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
+    if fd < 0:
+        raise _os_error(path)
+    try:
+        if _inotify_add_watch(fd, os.fsencode(path), _IN_MODIFY | _IN_DELETE_SELF) < 0:
+            raise _os_error(path)
+        yield lambda: _readable(fd)
+    finally:
+        os.close(fd)
+
+
+@asynccontextmanager
+async def _eventfd(group: Cgroup, name: str) -> AsyncIterator[Changed]:
+    event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    try:
+        target = os.open(f"{group.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            group.write("cgroup.event_control", f"{event} {target}")
+        finally:
+            os.close(target)
+        yield lambda: _readable(event)
+    finally:
+        os.close(event)
+
+
+async def _wait_any_end(pids: list[int]) -> None:
+    """Wait until at least one of these processes has ended; at once when one is gone already."""
+    held: list[int] = []
+    try:
+        for pid in pids[:256]:
+            try:
+                held.append(pidfd_open(pid))
+            except OSError:
+                return
+        await _readable(*held, drain=False)
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
+async def _readable(*fds: int, drain: bool = True) -> None:
+    """Wait until one descriptor can be read, and read it, so that the next wait is for the next event."""
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+
+    def arrived() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    for fd in fds:
+        loop.add_reader(fd, arrived)
+    try:
+        await ready
+    finally:
+        for fd in fds:
+            loop.remove_reader(fd)
+    if drain:
+        for fd in fds:
+            try:
+                os.read(fd, 4096)
+            except BlockingIOError:
+                continue
+
+
+def _os_error(path: str) -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, os.strerror(code), path)
