@@ -136,6 +136,11 @@ def parse_reference(text: str) -> Reference:
         raise _bad(text, error.why, error.hint) from None
 
 
+def is_tag(text: str) -> bool:
+    """Whether ``text`` can be a tag."""
+    return _TAG.fullmatch(text) is not None
+
+
 def _parse(text: str) -> Reference:
     if not text:
         raise _bad(text, "it is empty")

@@ -52,15 +52,17 @@ SinkFactory = Callable[[], Sink]
 """Makes a fresh sink: called again when a transfer has to begin anew."""
 
 
-class _Null:
+class Discard:
+    """The sink that keeps nothing: the store is enough."""
+
     def write(self, chunk: bytes | memoryview, /) -> None:
-        pass
+        """Do nothing."""
 
     def finish(self) -> None:
-        pass
+        """Do nothing."""
 
     def abort(self) -> None:
-        pass
+        """Do nothing."""
 
 
 async def fetch(
@@ -68,7 +70,7 @@ async def fetch(
     descriptor: Descriptor,
     source: Source,
     *,
-    sink: SinkFactory = _Null,
+    sink: SinkFactory = Discard,
     report: Report = silent,
     keep: bool = True,
 ) -> None:
@@ -167,7 +169,7 @@ async def _download(ingest: Ingest, source: Source, sink: Sink, report: Report) 
 
 async def _replay(store: BlobStore, descriptor: Descriptor, make: SinkFactory, report: Report) -> None:
     """Run a stored blob through a sink, verifying it on the way."""
-    if make is not _Null:
+    if make is not Discard:
         with _aborting(make()) as sink:
             await in_thread(_feed, store.chunks(descriptor.digest, descriptor.size), sink)
             await in_thread(sink.finish)

@@ -1,0 +1,199 @@
+"""Authentication as levels, without I/O (distribution spec "Authentication"; docker's token and OAuth2
+pages).
+
+    level       sends              may escalate to
+    anonymous   nothing            bearer, basic
+    basic       user:password      bearer
+    bearer      a token            bearer (once more: expired, or a wider scope)
+
+A client asks :meth:`Authenticator.header` for what to send.  On 401 it hands the challenges to
+:meth:`Authenticator.refused`, which returns a :class:`TokenRequest` to carry out, or None for "just try
+again", or raises Denied when no level is left.  Tokens and passwords belong to one origin and go nowhere
+else (attacks G-03).
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+from urllib.parse import urlencode
+
+import msgspec
+from yarl import URL
+
+from mesocosm.errors import Corrupt, Denied
+from mesocosm.images.foreign import shown
+from mesocosm.images.registry.challenge import Challenge
+from mesocosm.images.registry.origin import Origin, next_url
+from mesocosm.images.strict import Fields, load
+
+ESCALATES: Final[dict[str, tuple[str, ...]]] = {
+    "anonymous": ("bearer", "basic"),
+    "basic": ("bearer",),
+    "bearer": ("bearer",),
+}
+
+DEFAULT_LIFETIME: Final = 60
+"""Seconds a token lives when the reply does not say (docker's token specification)."""
+
+TOKEN_LIMIT: Final = 64 << 10
+CLIENT_ID: Final = "mesocosm"
+
+
+class Credential(msgspec.Struct, frozen=True):
+    """A user and a password, or an identity (refresh) token.  Never shown: ``repr`` hides both secrets."""
+
+    username: str = ""
+    password: str = ""
+    identity_token: str = ""
+
+    def __repr__(self) -> str:
+        kind = "identity token" if self.identity_token else "password"
+        return f"Credential({self.username!r}, {kind} hidden)"
+
+    __str__ = __repr__
+
+
+class TokenRequest(msgspec.Struct, frozen=True):
+    """A request for a token: GET, or POST when ``form`` is given.  ``key`` is handed back with the reply."""
+
+    url: str
+    key: str
+    authorization: str | None = None
+    form: str | None = None
+
+    def __repr__(self) -> str:
+        return f"TokenRequest({URL(self.url).with_query(None)}, secrets hidden)"
+
+    __str__ = __repr__
+
+
+class _Token(msgspec.Struct, frozen=True):
+    value: str
+    expires: float
+
+    def __repr__(self) -> str:
+        return "_Token(hidden)"
+
+
+class Authenticator:
+    """The state of being known to one registry endpoint.
+
+    ``registry`` is the name users know it by, for messages.  ``clock`` is monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        registry: str,
+        origin: Origin,
+        credential: Credential | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._registry = registry
+        self._origin = origin
+        self._credential = credential
+        self._clock = clock
+        self._basic = False
+        self._tokens: dict[str, _Token] = {}
+        self._refresh = credential.identity_token if credential else ""
+
+    def header(self, scope: str) -> str | None:
+        """Return the ``Authorization`` value to send for ``scope``, None for none."""
+        token = self._tokens.get(scope)
+        if token is not None and token.expires > self._clock():
+            return f"Bearer {token.value}"
+        return self._basic_header() if self._basic else None
+
+    def level(self, scope: str) -> str:
+        """Return the level that :meth:`header` speaks at for ``scope``."""
+        value = self.header(scope) or ""
+        return value.partition(" ")[0].lower() or "anonymous"
+
+    def refused(self, challenges: Sequence[Challenge], scope: str, level: str) -> TokenRequest | None:
+        """Escalate after a 401 to a request sent at ``level``.
+
+        Returns the token request to carry out, or None when the next :meth:`header` is already another one.
+        Raises Denied when the server wants what cannot be given.
+        """
+        offered = {one.scheme: one for one in challenges}
+        for step in ESCALATES[level]:
+            if step == "bearer" and "bearer" in offered:
+                self._tokens.pop(scope, None)
+                return self._token_request(offered["bearer"], scope)
+            if step == "basic" and "basic" in offered and self._basic_header() is not None:
+                self._basic = True
+                return None
+        raise self.denied()
+
+    def granted(self, key: str, body: bytes) -> None:
+        """Take a token server's reply to the request with this ``key``; Corrupt when it holds no usable
+        token.
+        """
+        reply = Fields(load(body, "token reply", limit=TOKEN_LIMIT), "token reply", ())
+        value = reply.text("token") or reply.text("access_token")
+        if not value or not value.isascii() or not value.isprintable() or " " in value:
+            raise Corrupt(f"the token server of {self._registry} answered without a usable token")
+        lifetime = reply.integer("expires_in") or DEFAULT_LIFETIME
+        # Renewed at nine tenths of its life: the request carrying it takes time to arrive.
+        self._tokens[key] = _Token(value, self._clock() + 0.9 * min(max(lifetime, DEFAULT_LIFETIME), 3600))
+        refresh = reply.text("refresh_token")
+        if refresh and self._refresh:
+            self._refresh = refresh
+
+    def denied(self) -> Denied:
+        """Return the error for a refusal that no level overcomes."""
+        if self._credential is None:
+            why = "asks for credentials and there are none for it"
+        else:
+            why = f"refuses the credentials of {shown(self._credential.username or 'this token', 60)}"
+        return Denied(f"registry {self._registry} {why}", hint=f"log in with mesocosm login {self._registry}")
+
+    def _basic_header(self) -> str | None:
+        credential = self._credential
+        if credential is None or not credential.username:
+            return None
+        pair = f"{credential.username}:{credential.password}".encode()
+        return "Basic " + base64.b64encode(pair).decode("ascii")
+
+    def _token_request(self, challenge: Challenge, scope: str) -> TokenRequest:
+        realm = check_realm(self._origin, challenge.params.get("realm", ""), self._registry)
+        # Some registries name no service or no scope (MESOS-10092): what was asked for is known.
+        service = challenge.params.get("service") or self._origin.host
+        scopes = (challenge.params.get("scope") or scope).split()
+        fields = [("service", service), *(("scope", one) for one in _united(scopes, scope.split()))]
+        if self._refresh:
+            form = {
+                "grant_type": "refresh_token",
+                "refresh_token": self._refresh,
+                "client_id": CLIENT_ID,
+                "service": service,
+                "scope": " ".join(value for _, value in fields[1:]),
+            }
+            return TokenRequest(str(realm), scope, form=urlencode(form))
+        username = self._credential.username if self._credential else ""
+        if username:
+            fields.append(("account", username))
+        return TokenRequest(str(realm.extend_query(fields)), scope, authorization=self._basic_header())
+
+
+def check_realm(origin: Origin, realm: str, registry: str) -> URL:
+    """Return the token server's URL when ``origin`` may name it: https, or plain http on the same
+    plain-http host.
+
+    Anything else would send the password in clear, or to whom it was not given.  Raises Denied.
+    """
+    here = URL(str(origin))
+    target = next_url(here, realm, f"the token realm of {registry}")
+    if target.scheme != "https" and Origin.of(target).host != origin.host:
+        raise Denied(
+            f"registry {registry} wants its credentials sent to {shown(Origin.of(target), 80)}, in clear",
+            hint="the token server must use https",
+        )
+    return target
+
+
+def _united(first: Sequence[str], second: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys([*first, *second]))

@@ -1,0 +1,183 @@
+"""Pushing one blob: mount, monolithic or in chunks that survive a broken connection (distribution spec,
+"Push").
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable
+
+from yarl import URL
+
+from mesocosm.errors import Corrupt, Unavailable
+from mesocosm.images.documents import Descriptor
+from mesocosm.images.foreign import parse_uint
+from mesocosm.images.progress import Phase, Progress, Report
+from mesocosm.images.registry.faults import Transient
+from mesocosm.images.registry.retry import Retry
+from mesocosm.images.registry.transport import Reply, Transport
+
+UploadSource = Callable[[int, int], AsyncIterator[bytes]]
+"""Yields ``count`` bytes of the blob from ``offset`` on; may be asked again after a failure."""
+
+_RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,19})", re.ASCII)
+
+
+def scope(repository: str) -> str:
+    """Return the token scope for pushing."""
+    return f"repository:{repository}:pull,push"
+
+
+class Upload:
+    """One blob on its way out."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        repository: str,
+        descriptor: Descriptor,
+        source: UploadSource,
+        report: Report,
+    ) -> None:
+        self._transport = transport
+        self._repository = repository
+        self._descriptor = descriptor
+        self._source = source
+        self._report = report
+        self._scope = scope(repository)
+        self._what = f"upload of {descriptor.digest} to {repository}"
+        self._sent = 0
+
+    async def run(self, mount_from: str | None, chunk: int | None) -> bool:
+        """Mount or upload; False when mounted."""
+        started = await self._begin(mount_from)
+        if started.status == 201:
+            self._tell(already=True)
+            return False
+        location = self._location(started)
+        if chunk:
+            location = await self._send_chunks(location, chunk)
+            await self._finish(location)
+        else:
+            await self._send_whole(location)
+        self._tell(finished=True)
+        return True
+
+    async def _begin(self, mount_from: str | None) -> Reply:
+        url = self._transport.url(f"{self._repository}/blobs/uploads/")
+        wanted = self._scope
+        if mount_from is not None:
+            url = url.with_query({"mount": str(self._descriptor.digest), "from": mount_from})
+            wanted += f" repository:{mount_from}:pull"
+        return await self._transport.call("POST", url, scope=wanted, what=self._what, accept=(201, 202))
+
+    async def _send_whole(self, location: URL) -> None:
+        retry = Retry(self._transport.limits)
+        while True:
+            try:
+                return await self._put(location, 0, self._descriptor.size)
+            except Transient as error:
+                await self._transport.pause(retry, error)
+                location = self._location(await self._begin(None))
+
+    async def _send_chunks(self, location: URL, size: int) -> URL:
+        retry = Retry(self._transport.limits)
+        offset = 0
+        while offset < self._descriptor.size:
+            count = min(size, self._descriptor.size - offset)
+            try:
+                location = await self._patch(location, offset, count)
+                offset += count
+                retry.progressed(count)
+            except Transient as error:
+                await self._transport.pause(retry, error)
+                location, offset = await self._where(location)
+        return location
+
+    async def _patch(self, location: URL, offset: int, count: int) -> URL:
+        headers = {
+            "Content-Type": "application/octet-stream",
+            "Content-Range": f"{offset}-{offset + count - 1}",
+            "Content-Length": str(count),
+        }
+        async with self._transport.exchange(
+            "PATCH",
+            location,
+            scope=self._scope,
+            what=self._what,
+            headers=headers,
+            body=self._body(offset, count),
+            patience=self._patience(count),
+        ) as response:
+            if response.status == 416:
+                raise Transient(f"{self._what}: the registry expects another range")
+            await self._transport.expect(response, (202,), self._what)
+            reply = Reply(response.status, response.headers, b"", str(response.url))
+        return self._location(reply)
+
+    async def _where(self, location: URL) -> tuple[URL, int]:
+        """Ask how far the upload got; a session the registry has forgotten begins anew."""
+        try:
+            reply = await self._transport.call(
+                "GET", location, scope=self._scope, what=self._what, accept=(204, 404)
+            )
+        except Unavailable:
+            reply = await self._begin(None)
+            return self._location(reply), 0
+        if reply.status == 404:
+            return self._location(await self._begin(None)), 0
+        match = _RANGE.fullmatch(reply.headers.get("Range", ""))
+        last = parse_uint(match[1], self._descriptor.size - 1) if match else None
+        held = 0 if last is None else last + 1
+        return self._location(reply), 0 if held == 1 else held
+
+    async def _put(self, location: URL, offset: int, count: int) -> None:
+        """Close the upload with its digest, sending the last ``count`` bytes along."""
+        url = location.update_query({"digest": str(self._descriptor.digest)})
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(count)}
+        async with self._transport.exchange(
+            "PUT",
+            url,
+            scope=self._scope,
+            what=self._what,
+            headers=headers,
+            body=self._body(offset, count) if count else b"",
+            patience=self._patience(count),
+        ) as response:
+            await self._transport.expect(response, (201, 202, 204), self._what)
+            self._check_digest(response.headers.get("Docker-Content-Digest"))
+
+    async def _finish(self, location: URL) -> None:
+        retry = Retry(self._transport.limits)
+        await self._transport.retrying(lambda: self._put(location, self._descriptor.size, 0), retry)
+
+    async def _body(self, offset: int, count: int) -> AsyncIterator[bytes]:
+        self._sent = offset
+        async for chunk in self._source(offset, count):
+            yield chunk
+            self._sent += len(chunk)
+            self._tell()
+
+    def _check_digest(self, claimed: str | None) -> None:
+        if claimed is not None and claimed != str(self._descriptor.digest):
+            raise Corrupt(f"{self._what}: the registry stored it under another digest")
+
+    def _location(self, reply: Reply) -> URL:
+        return self._transport.follow(reply.url, reply.headers.get("Location"), f"the {self._what}")
+
+    def _patience(self, count: int) -> float:
+        return count / max(1, self._transport.limits.min_rate)
+
+    def _tell(self, *, already: bool = False, finished: bool = False) -> None:
+        size = self._descriptor.size
+        done = size if already or finished else self._sent
+        self._report(
+            Progress(
+                Phase.UPLOAD,
+                str(self._descriptor.digest),
+                done,
+                size,
+                already=already,
+                finished=already or finished,
+            )
+        )

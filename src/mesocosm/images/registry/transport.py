@@ -1,0 +1,295 @@
+"""HTTP to one endpoint: redirects, authentication and retries, all under limits and all done here.
+
+The HTTP library follows nothing, remembers nothing and reads nothing from the environment: redirects are
+ours because credentials and addresses are checked at each (attacks G-03, G-04, G-05), cookies are dropped,
+``.netrc`` and proxy variables are not looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from typing import Final, TypeVar
+
+import aiohttp
+import msgspec
+from multidict import CIMultiDict
+from yarl import URL
+
+from mesocosm.errors import Denied, MesocosmError, Unavailable
+from mesocosm.images.registry import body as bodies
+from mesocosm.images.registry.auth import Authenticator, Credential, TokenRequest
+from mesocosm.images.registry.challenge import parse_challenges
+from mesocosm.images.registry.faults import Transient, status_fault, wire_fault
+from mesocosm.images.registry.hosts import Endpoint
+from mesocosm.images.registry.limits import Limits
+from mesocosm.images.registry.origin import Guard, Origin, next_url
+from mesocosm.images.registry.retry import Retry
+
+Result = TypeVar("Result")
+Body = bytes | AsyncIterable[bytes] | None
+
+REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+AUTH_ROUNDS: Final = 3
+READ_BUFFER: Final = 1 << 20
+"""Bytes the socket may run ahead of the reader: large pieces mean few turns of the event loop."""
+
+USER_AGENT: Final = "mesocosm"
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """An answer read whole.  ``headers`` are looked up without regard to case; ``url`` is where it finally
+    came from.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    url: str
+
+
+class Transport:
+    """One endpoint's connections.  An async context; ``registry`` is the name users know it by."""
+
+    def __init__(
+        self,
+        registry: str,
+        endpoint: Endpoint,
+        credential: Credential | None,
+        *,
+        limits: Limits,
+        deny_private: bool = False,
+    ) -> None:
+        self.registry = registry
+        self.endpoint = endpoint
+        self.limits = limits
+        self._origin = Origin.of(endpoint.api)
+        self._guard = Guard(self._origin.host, deny_private=deny_private)
+        self._auth = Authenticator(registry, self._origin, credential)
+        self._auth_lock = asyncio.Lock()
+        self._spoken = False
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Transport:
+        self._session = self._open_session()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    def url(self, path: str) -> URL:
+        """Return the URL of an API path such as ``library/debian/tags/list``."""
+        return URL(f"{self.endpoint.api}/{path}", encoded=True)
+
+    def follow(self, current: str, location: str | None, what: str) -> URL:
+        """Return a URL that an answer points to; Denied when it may not be followed."""
+        return next_url(URL(current, encoded=True), location, what)
+
+    def is_own(self, url: URL) -> bool:
+        """Whether ``url`` lies on this endpoint's origin, where its credentials are sent."""
+        return Origin.of(url) == self._origin
+
+    async def call(
+        self,
+        method: str,
+        url: URL,
+        *,
+        scope: str,
+        what: str,
+        accept: tuple[int, ...] = (200,),
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        most: int | None = None,
+        retry: Retry | None = None,
+    ) -> Reply:
+        """Return the answer, read whole, once its status is one of ``accept``.
+
+        Other statuses are raised as what they mean; passing failures are retried.  ``what`` names the thing
+        asked for.
+        """
+
+        async def attempt() -> Reply:
+            async with self.exchange(
+                method, url, scope=scope, what=what, headers=headers, body=body
+            ) as response:
+                await self.expect(response, accept, what)
+                data = b""
+                if method != "HEAD":
+                    data = await bodies.read(response, self.limits, what, most or self.limits.reply)
+                return Reply(response.status, response.headers, data, str(response.url))
+
+        return await self.retrying(attempt, retry or Retry(self.limits))
+
+    async def retrying(self, attempt: Callable[[], Awaitable[Result]], retry: Retry) -> Result:
+        """Run ``attempt`` until it returns, fails for good, or ``retry`` gives up."""
+        while True:
+            try:
+                return await attempt()
+            except Transient as error:
+                await self.pause(retry, error)
+
+    async def pause(self, retry: Retry, error: Transient) -> None:
+        """Wait as ``retry`` says after ``error``, or raise it when there is no more trying."""
+        delay = retry.delay(error.retry_after)
+        if delay is None:
+            raise Unavailable(error.message, hint=error.hint) from error
+        await asyncio.sleep(delay)
+
+    async def expect(self, response: aiohttp.ClientResponse, accept: tuple[int, ...], what: str) -> None:
+        """Raise what the status means unless it is one of ``accept``."""
+        if response.status in accept:
+            return
+        text = b""
+        with contextlib.suppress(MesocosmError):
+            text = await bodies.read(response, self.limits, "error body", 64 << 10)
+        raise status_fault(
+            response.status,
+            text,
+            registry=self.registry,
+            what=what,
+            retry_after=response.headers.get("Retry-After"),
+        )
+
+    @contextlib.asynccontextmanager
+    async def exchange(
+        self,
+        method: str,
+        url: URL,
+        *,
+        scope: str,
+        what: str,
+        headers: Mapping[str, str] | None = None,
+        body: Body = None,
+        patience: float = 0.0,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """One request, with its redirects and the steps of authentication, as an open response of any status.
+
+        ``patience`` is added to the header limit: the seconds that sending ``body`` may take.
+        """
+        response = await self._authenticated(method, url, scope, what, headers or {}, body, patience)
+        try:
+            yield response
+        finally:
+            response.release()
+
+    async def _authenticated(
+        self,
+        method: str,
+        url: URL,
+        scope: str,
+        what: str,
+        headers: Mapping[str, str],
+        body: Body,
+        patience: float,
+    ) -> aiohttp.ClientResponse:
+        for _ in range(AUTH_ROUNDS):
+            sent, level = self._auth.header(scope), self._auth.level(scope)
+            response = await self._followed(method, url, sent, what, headers, body, patience)
+            # A stranger's 401 is not asked what it wants: the answer would be credentials (CVE-2020-15157).
+            if response.status != 401 or not self.is_own(response.url):
+                return response
+            try:
+                challenges = parse_challenges(response.headers.getall("WWW-Authenticate", ()))
+            finally:
+                response.release()
+            async with self._auth_lock:
+                if self._auth.header(scope) == sent:
+                    request = self._auth.refused(challenges, scope, level)
+                    if request is not None:
+                        await self._fetch_token(request)
+        raise self._auth.denied()
+
+    async def _followed(
+        self,
+        method: str,
+        url: URL,
+        authorization: str | None,
+        what: str,
+        headers: Mapping[str, str],
+        body: Body,
+        patience: float,
+    ) -> aiohttp.ClientResponse:
+        for _ in range(self.limits.redirects + 1):
+            full = CIMultiDict(headers)
+            if self.is_own(url):
+                full.extend(self.endpoint.headers)
+                if authorization is not None:
+                    full["Authorization"] = authorization
+            response = await self._single(method, url, full, body, patience)
+            if response.status not in REDIRECTS:
+                return response
+            response.release()
+            if method not in ("GET", "HEAD"):
+                raise Unavailable(f"registry {self.registry} answers {method} for {what} with a redirect")
+            url = next_url(url, response.headers.get("Location"), what)
+        raise Unavailable(
+            f"registry {self.registry} redirects {what} more than {self.limits.redirects} times"
+        )
+
+    async def _single(
+        self, method: str, url: URL, headers: CIMultiDict[str], body: Body, patience: float
+    ) -> aiohttp.ClientResponse:
+        if self._session is None:
+            raise RuntimeError("the transport is not open")
+        self._guard.check_literal(url.host or "")
+        try:
+            async with asyncio.timeout(self.limits.connect + self.limits.header + patience):
+                response = await self._session.request(
+                    method,
+                    url,
+                    headers=headers,
+                    data=body,
+                    allow_redirects=False,
+                    proxy=self.endpoint.proxy,
+                )
+        except (aiohttp.ClientError, OSError, ValueError, Denied) as error:
+            where = str(Origin.of(url))
+            fault = wire_fault(error, registry=self.registry, where=where, spoken=self._spoken)
+            raise fault from None
+        self._spoken = True
+        return response
+
+    async def _fetch_token(self, request: TokenRequest) -> None:
+        """Carry out a token request; its credentials go to its own origin only, and never past a redirect."""
+        what = f"the token server of {self.registry}"
+        url = URL(request.url)
+
+        async def attempt() -> bytes:
+            headers = CIMultiDict({"Accept": "application/json"})
+            method, body = "GET", None
+            if request.authorization is not None:
+                headers["Authorization"] = request.authorization
+            if request.form is not None:
+                method, body = "POST", request.form.encode("ascii")
+                headers["Content-Type"] = "application/x-www-form-urlencoded"
+            response = await self._single(method, url, headers, body, 0.0)
+            try:
+                if response.status in (400, 401, 403):
+                    raise self._auth.denied()
+                await self.expect(response, (200,), what)
+                return await bodies.read(response, self.limits, what, 64 << 10)
+            finally:
+                response.release()
+
+        self._auth.granted(request.key, await self.retrying(attempt, Retry(self.limits)))
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        tls = self.endpoint.tls
+        connector = aiohttp.TCPConnector(
+            resolver=self._guard,
+            ssl=tls.context() if self._origin.scheme == "https" or tls != type(tls)() else True,
+            limit=16,
+            use_dns_cache=False,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.limits.connect),
+            auto_decompress=False,
+            trust_env=False,
+            read_bufsize=READ_BUFFER,
+            headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
+        )
