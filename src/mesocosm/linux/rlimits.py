@@ -38,9 +38,14 @@ def canonical(name: str) -> str:
     return word
 
 
+def number_of(name: str) -> int:
+    """The number of a limit by any of its names.  ValueError when there is none."""
+    return NUMBERS[canonical(name)]
+
+
 def get(name: str, pid: int = 0) -> tuple[int, int]:
     """The ``(soft, hard)`` limit of a process, `UNLIMITED` for none; ``pid`` 0 is the caller."""
-    return prlimit(pid, NUMBERS[canonical(name)])
+    return prlimit(pid, number_of(name))
 
 
 def apply(name: str, soft: int, hard: int) -> str | None:
@@ -49,7 +54,7 @@ def apply(name: str, soft: int, hard: int) -> str | None:
     Above the hard limit in force, which takes CAP_SYS_RESOURCE, both values are clamped to it (``nofile``
     also to ``fs.nr_open``, which binds even those who have it).
     """
-    number = NUMBERS[canonical(name)]
+    number = number_of(name)
     try:
         prlimit(0, number, (soft, hard))
     except OSError as error:

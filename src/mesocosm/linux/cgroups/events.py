@@ -14,9 +14,12 @@ import errno
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
-from mesocosm.linux.cgroups.group import Cgroup
 from mesocosm.linux.syscalls import pidfd_open
+
+if TYPE_CHECKING:
+    from mesocosm.linux.cgroups.group import Cgroup
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _inotify_init1 = _libc.inotify_init1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 
+from mesocosm.linux.cgroups import events
+
 UNLIMITED_V1 = 0x7FFFFFFFFFFFF000
 """What the v1 memory controller shows for "no limit": the largest page-aligned counter."""
 
@@ -90,6 +92,10 @@ class Cgroup:
             raise OSError(code, f"{os.strerror(code)} for {str(value)!r}", path) from None
         finally:
             os.close(fd)
+
+    async def wait(self, name: str, key: str, *, above: int = 0) -> int:
+        """Wait until ``key`` of an events file exceeds ``above``; its value.  See `events.wait_counter`."""
+        return await events.wait_counter(self, name, key, above=above)
 
     # --- processes ------------------------------------------------------------------------------------------
 

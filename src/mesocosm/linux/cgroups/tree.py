@@ -26,6 +26,9 @@ from mesocosm.linux.processes import send_signal
 from mesocosm.linux.syscalls import pidfd_open
 
 LEAF = ".leaf"
+TREE = "tree"
+"""Stands among controllers for the hierarchy that holds a container's processes together."""
+
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 
@@ -72,9 +75,7 @@ class CgroupTree:
         return self._serving(controller).version
 
     def of(self, container: str, controller: str) -> Cgroup:
-        """The cgroup of a container that this controller's files are in.  It need not exist.  Raises
-        Unsupported.
-        """
+        """The cgroup that has this controller's files; it need not exist.  Raises Unsupported."""
         return self._at(self._serving(controller), container)
 
     def tracking(self, container: str) -> Cgroup:
@@ -195,12 +196,13 @@ class CgroupTree:
                 pause = min(pause * 2, 0.1)
 
     def remove_parent(self) -> None:
-        """Remove our parent cgroup from every hierarchy; EBUSY while a container is there."""
+        """Remove our parent cgroup from every hierarchy where no container is in it."""
         for hierarchy in self.layout.hierarchies:
             try:
                 os.rmdir(self._parent(hierarchy).path)  # noqa: PTH106
-            except FileNotFoundError:
-                continue
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.EBUSY):
+                    raise
 
     # --- paths ----------------------------------------------------------------------------------------------
 
@@ -209,6 +211,8 @@ class CgroupTree:
         return self.layout.unified or self._serving("freezer")
 
     def _serving(self, controller: str) -> Hierarchy:
+        if controller == TREE:
+            return self._tracker
         hierarchy = self.layout.serving(controller)
         if hierarchy is None:
             raise Unsupported(
