@@ -29,7 +29,8 @@ from mesocosm.engine import Engine
 from mesocosm.errors import Corrupt, InvalidConfig, LaunchError, MesocosmError, NotFound, WrongState
 from mesocosm.explanation import Explanation, explain
 from mesocosm.guard import watch_over
-from mesocosm.images.progress import Progress, silent
+from mesocosm.images.progress import Report as ProgressReport
+from mesocosm.images.progress import silent
 from mesocosm.images.provisioner import Provisioner
 from mesocosm.isolators.base import Isolator
 from mesocosm.isolators.host import Host
@@ -67,7 +68,7 @@ class Containerizer:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, *, root: Path = ROOT, runtime: Path = RUNTIME, progress: Progress = silent
+        cls, *, root: Path = ROOT, runtime: Path = RUNTIME, progress: ProgressReport = silent
     ) -> AsyncIterator[Self]:
         """A containerizer on these roots, recovered; what recovery found is in ``recovered``.
 

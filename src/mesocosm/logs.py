@@ -34,19 +34,27 @@ class Chunk(msgspec.Struct, frozen=True):
     data: bytes
 
 
-async def read(
+def read(
     output: OutputPaths, *, ended: Awaitable[object] | None = None, since: float | None = None
 ) -> AsyncIterator[Chunk]:
-    """All chunks so far, and with ``ended`` all that come until it is done."""
-    reader = _Reader(output)
+    """All chunks so far, and with ``ended`` all that come until it is done.
+
+    The files are opened at once, so that what is read does not depend on how long they go on existing.
+    """
+    return _chunks(_Reader(output), ended, since)
+
+
+async def _chunks(
+    reader: _Reader, ended: Awaitable[object] | None, since: float | None
+) -> AsyncIterator[Chunk]:
     try:
-        if ended is None:
+        if ended is None or not reader.opened:
             for chunk in reader.new(since):
                 yield chunk
             return
         end = asyncio.ensure_future(ended)
         try:
-            async with inotify.watch(str(output.index)) as changed:
+            async with inotify.watch(f"/proc/self/fd/{reader.index}") as changed:
                 async for chunk in _follow(reader, since, end, changed):
                     yield chunk
         finally:
@@ -76,18 +84,23 @@ async def _follow(
 
 class _Reader:
     def __init__(self, output: OutputPaths) -> None:
-        self._paths = {1: output.stdout, 2: output.stderr}
-        self._index_path = output.index
         self._streams: dict[int, int] = {}
-        self._index = -1
+        self.index = -1
         self._read = 0
         self._places = {1: 0, 2: 0}
+        with contextlib.suppress(FileNotFoundError):  # nothing has been forked yet, or nothing ever was
+            for stream, path in ((1, output.stdout), (2, output.stderr)):
+                self._streams[stream] = _open(path)
+            self.index = _open(output.index)
+
+    @property
+    def opened(self) -> bool:
+        """Whether there is anything to read from."""
+        return self.index >= 0
 
     def new(self, since: float | None) -> Iterator[Chunk]:
         """Chunks that have come since the last call."""
-        if self._index < 0 and not self._open():
-            return
-        while record := os.pread(self._index, RECORD.size, self._read):
+        while self.opened and (record := os.pread(self.index, RECORD.size, self._read)):
             if len(record) < RECORD.size:
                 return  # its writer is between two pages
             self._read += RECORD.size
@@ -105,16 +118,9 @@ class _Reader:
             data = os.pread(self._streams[stream], min(PIECE, start + length - place), place)
             yield Chunk(name, time, data)
 
-    def _open(self) -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            for stream, path in self._paths.items():
-                self._streams.setdefault(stream, _open(path))
-            self._index = _open(self._index_path)
-        return self._index >= 0
-
     def close(self) -> None:
         """Let the files go."""
-        for descriptor in (*self._streams.values(), self._index):
+        for descriptor in (*self._streams.values(), self.index):
             if descriptor >= 0:
                 os.close(descriptor)
 
