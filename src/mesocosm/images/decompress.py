@@ -14,7 +14,7 @@ import bz2
 import lzma
 import sys
 from collections.abc import Iterator
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 from isal import igzip_lib
 
@@ -45,7 +45,7 @@ MAGIC_LENGTH = 6
 """Bytes that `sniff` needs to be sure."""
 
 _FAILURES: tuple[type[Exception], ...] = (
-    igzip_lib.IsalError,
+    cast("Any", igzip_lib.IsalError),
     zstd.ZstdError,
     lzma.LZMAError,
     OSError,
