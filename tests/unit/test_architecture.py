@@ -345,7 +345,10 @@ def _simple_name(node: ast.expr) -> str:
 
 
 def undocumented(module: Module) -> Iterator[str]:
-    """Public things without a docstring; a method may inherit its own from the interface it implements."""
+    """Public things without a docstring; a method may inherit its own from the interface it implements.
+
+    Of a Protocol the class's docstring suffices: its methods are somebody else's, described together.
+    """
     if module.text.strip() and not ast.get_docstring(module.tree):
         yield module.short
     for node in module.tree.body:
@@ -355,7 +358,7 @@ def undocumented(module: Module) -> Iterator[str]:
             continue
         if not ast.get_docstring(node):
             yield f"{module.short}:{node.lineno} {node.name}"
-        if isinstance(node, ast.ClassDef):
+        if isinstance(node, ast.ClassDef) and "Protocol" not in map(_simple_name, node.bases):
             for item in node.body:
                 if not isinstance(item, ast.FunctionDef | ast.AsyncFunctionDef) or item.name.startswith("_"):
                     continue

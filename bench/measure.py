@@ -1,0 +1,81 @@
+"""Samples, taken in turns, and what is said of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal, NamedTuple
+
+Sample = Callable[[], Awaitable[float]]
+Unit = Literal["ms", "per s", "KiB"]
+OURS = "mesocosm"
+
+
+class Series(NamedTuple):
+    """What one contender did, in the order of the rounds."""
+
+    name: str
+    values: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """The middle: what is reported."""
+        return statistics.median(self.values)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """The tenth and the ninetieth percentile; both ends of the values when there are few."""
+        ordered = sorted(self.values)
+        last = len(ordered) - 1
+        return ordered[round(last * 0.1)], ordered[round(last * 0.9)]
+
+
+class Comparison(NamedTuple):
+    """Ours and one peer's, measured in the same rounds."""
+
+    name: str
+    unit: Unit
+    ours: Series
+    peer: Series
+
+    @property
+    def ratio(self) -> float:
+        """Ours divided by the peer's."""
+        return self.ours.median / self.peer.median
+
+    @property
+    def better(self) -> Literal["lower", "higher"]:
+        """Which direction is good."""
+        return "higher" if self.unit == "per s" else "lower"
+
+
+class Measured(NamedTuple):
+    """One question and what every contender answered."""
+
+    name: str
+    unit: Unit
+    series: tuple[Series, ...]
+
+    def comparisons(self) -> list[Comparison]:
+        """Ours against each peer; none when only peers were measured."""
+        mine = [one for one in self.series if one.name == OURS]
+        peers = [one for one in self.series if one.name != OURS]
+        return [Comparison(self.name, self.unit, ours, peer) for ours in mine for peer in peers]
+
+
+async def in_turns(
+    name: str, unit: Unit, contenders: Mapping[str, Sample], *, rounds: int, warm_up: int = 2
+) -> Measured:
+    """Sample each contender once a round, each round beginning with another one.
+
+    Whatever the machine does meanwhile then falls on all of them alike.  The first rounds are not counted.
+    """
+    order = list(contenders)
+    values: dict[str, list[float]] = {who: [] for who in order}
+    for number in range(warm_up + rounds):
+        start = number % len(order)
+        for who in (*order[start:], *order[:start]):
+            value = await contenders[who]()
+            if number >= warm_up:
+                values[who].append(value)
+    return Measured(name, unit, tuple(Series(who, tuple(found)) for who, found in values.items()))

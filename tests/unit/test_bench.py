@@ -1,0 +1,82 @@
+"""The benchmark's arithmetic and its two files; no timing is asserted here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bench import bundle, results
+from bench.measure import Comparison, Measured, Series, in_turns
+
+
+def _measured(unit: str = "ms") -> Measured:
+    ours = Series("mesocosm", (2.0, 1.0, 3.0))
+    peer = Series("crun", (4.0, 5.0, 3.0))
+    return Measured("launch", "per s" if unit == "per s" else "ms", (peer, ours))
+
+
+def test_ratio_is_ours_divided_by_the_peers_median() -> None:
+    [comparison] = _measured().comparisons()
+    assert (comparison.ours.median, comparison.peer.median, comparison.ratio) == (2.0, 4.0, 0.5)
+
+
+def test_nothing_is_compared_when_we_were_left_out() -> None:
+    assert Measured("launch", "ms", (Series("crun", (1.0,)), Series("runc", (2.0,)))).comparisons() == []
+
+
+def test_bold_says_who_won_in_the_direction_that_is_good() -> None:
+    assert "**0.50**" in "\n".join(results.table(_measured().comparisons()))
+    lost = "\n".join(results.table(_measured("per s").comparisons()))
+    assert "0.50" in lost
+    assert "**" not in lost
+
+
+def test_both_files_are_written(tmp_path: Path) -> None:
+    results.write(tmp_path, _measured().comparisons(), {"kernel": "9.9"})
+    [entry] = json.loads((tmp_path / "results.json").read_text())
+    assert {key: entry[key] for key in ("name", "ours", "peer", "peer_name", "unit", "ratio")} == {
+        "name": "launch",
+        "ours": 2.0,
+        "peer": 4.0,
+        "peer_name": "crun",
+        "unit": "ms",
+        "ratio": 0.5,
+    }
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert "| launch | 2.00 (1.00–3.00) | 4.00 (3.00–5.00) | crun |" in page
+    assert "- kernel: 9.9" in page
+
+
+async def test_contenders_take_turns_and_warm_up_is_not_counted() -> None:
+    order: list[str] = []
+
+    async def first() -> float:
+        order.append("a")
+        return len(order) - 1
+
+    async def second() -> float:
+        order.append("b")
+        return len(order) - 1
+
+    measured = await in_turns("x", "ms", {"a": first, "b": second}, rounds=2, warm_up=1)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert [series.values for series in measured.series] == [(3.0, 4.0), (2.0, 5.0)]
+
+
+def test_spread_is_of_the_middle_four_fifths() -> None:
+    assert Series("x", tuple(float(n) for n in range(101))).spread == (10.0, 90.0)
+
+
+def test_profile_given_to_the_peers_is_resolved() -> None:
+    """Rules for capabilities that the container has not are left out; nothing of Docker's own form remains."""
+    profile = bundle.seccomp()
+    names = {name for rule in profile["syscalls"] for name in rule["names"]}
+    assert "read" in names
+    assert "init_module" not in names
+    assert all(set(rule) <= {"names", "action", "errnoRet", "args"} for rule in profile["syscalls"])
+
+
+def test_comparison_knows_which_direction_is_good() -> None:
+    series = Series("x", (1.0,))
+    assert Comparison("x", "KiB", series, series).better == "lower"
+    assert Comparison("x", "per s", series, series).better == "higher"
