@@ -197,10 +197,19 @@ class Containerizer:
         if not await self._engine.launcher.signal(self._engine.where(container).supervisor, number):
             raise WrongState(f"container {container} has just ended, there is no process to signal")
 
-    async def stop(self, container: ContainerID, *, number: int, grace: float) -> Termination:
-        """Ask with a signal, wait ``grace`` seconds, then destroy (GAP-50)."""
+    async def stop(
+        self, container: ContainerID, *, number: int | None = None, grace: float | None = None
+    ) -> Termination:
+        """Ask with a signal, wait ``grace`` seconds, then destroy (GAP-50).
+
+        Both default to what the request or the image says, else SIGTERM and 10 s.
+        """
+        record = self._engine.records.load(container)
+        if record.termination is not None:
+            return record.termination
+        grace = record.config.stop_timeout if grace is None else grace
         try:
-            await self.kill(container, number)
+            await self.kill(container, number or record.status.stop_signal)
         except WrongState:
             return await self.destroy(container)
         ended = asyncio.ensure_future(self.wait(container))

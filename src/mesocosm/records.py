@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,7 +53,8 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Where a container stands.
 
-    ``isolation`` names of the isolators composed, in order; ``resources`` limits changed since the intent;
+    ``isolation`` names of the isolators composed, in order; ``stop_signal`` the number that asks it to stop,
+    from the request or the image; ``resources`` limits changed since the intent;
     ``phases`` seconds each step of the start took; ``failures`` what a clean-up could not give back,
     each a sentence, to be tried again (GAP-40); ``ending`` the termination a destroy is about to write.
     """
@@ -63,6 +65,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     process: Process | None = None
     supervisor: Process | None = None
     started_at: float | None = None
+    stop_signal: int = signal.SIGTERM
     resources: Resources | None = None
     phases: dict[str, float] = {}
     warnings: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from mesocosm.errors import Unsupported, WrongState
 from mesocosm.images.provisioner import Provision
 from mesocosm.isolators import registry
 from mesocosm.isolators.base import Container
+from mesocosm.isolators.image.runtime import stop_signal
 from mesocosm.launch.launcher import OutputPaths
 from mesocosm.lifecycle import Event
 from mesocosm.model import ImageRuntime
@@ -89,6 +90,7 @@ def _prepared(engine: Engine, record: Record, plan: LaunchPlan, provision: Provi
         Event.PROVISIONED,
         image=provision.identity if provision else None,
         isolation=tuple(part.isolator for part in plan.parts[1:]),
+        stop_signal=stop_signal(record.config, provision.runtime if provision else ImageRuntime()),
         warnings=plan.warnings,
     )
 

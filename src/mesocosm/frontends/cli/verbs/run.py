@@ -51,11 +51,15 @@ async def command(ctx: click.Context, **given: Any) -> int:
             if stdin is not None:
                 os.close(stdin)
             output = containerizer.logs(container, follow=True)
+            created = await containerizer.status(container)
             await _start(containerizer, container)
             if given["detach"]:
                 click.echo(str(container))
                 return 0
-            return await _stay(containerizer, container, output, report=given["report"])
+            termination = await _stay(containerizer, container, output)
+            if given["report"]:
+                show_report(created, termination)
+            return termination.status
 
 
 async def _start(containerizer: Containerizer, container: ContainerID) -> None:
@@ -67,9 +71,8 @@ async def _start(containerizer: Containerizer, container: ContainerID) -> None:
 
 
 async def _stay(
-    containerizer: Containerizer, container: ContainerID, output: AsyncIterator[Chunk], *, report: bool
-) -> int:
-    before = await containerizer.status(container)
+    containerizer: Containerizer, container: ContainerID, output: AsyncIterator[Chunk]
+) -> Termination:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: os._exit(128 + signal.SIGHUP))
     with foreground.forwarding(
         lambda number: containerizer.kill(container, number), lambda: containerizer.destroy(container)
@@ -78,9 +81,7 @@ async def _stay(
         termination = await containerizer.wait(container)
         await showing
     _say(termination)
-    if report:
-        show_report(before, termination)
-    return termination.status
+    return termination
 
 
 def _say(termination: Termination) -> None:

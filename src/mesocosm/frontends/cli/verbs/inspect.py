@@ -1,0 +1,35 @@
+"""``mesocosm inspect``: everything known of containers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import msgspec
+
+from mesocosm.errors import NotFound
+from mesocosm.frontends.cli.context import asynchronous, opened
+from mesocosm.model import ContainerID
+
+
+@click.command()
+@click.option("--format", "form", type=click.Choice(["json"]), default="json", help="How to print.")
+@click.option("--plan", is_flag=True, help="Add the launch plan as it was run.")
+@click.argument("containers", nargs=-1, required=True)
+@click.pass_context
+@asynchronous
+async def command(ctx: click.Context, form: str, plan: bool, containers: tuple[str, ...]) -> None:
+    """Show everything known of CONTAINERS, as a JSON list."""
+    del form
+    async with opened(ctx) as containerizer:
+        told: list[dict[str, Any]] = []
+        for name in containers:
+            container: ContainerID = containerizer.find(name)
+            facts = msgspec.to_builtins(await containerizer.status(container))
+            if plan:
+                try:
+                    facts["plan"] = msgspec.to_builtins(containerizer.plan(container))
+                except NotFound:
+                    facts["plan"] = None
+            told.append(facts)
+    click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
