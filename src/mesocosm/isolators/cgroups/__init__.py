@@ -1,0 +1,1 @@
+"""Isolators of what a container may use, one file a controller."""

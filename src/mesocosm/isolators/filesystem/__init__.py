@@ -1,0 +1,1 @@
+"""Isolators of what a container sees as its file system."""

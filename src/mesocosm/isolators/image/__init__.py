@@ -1,0 +1,1 @@
+"""Isolators of what an image says about its process."""

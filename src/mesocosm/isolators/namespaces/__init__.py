@@ -1,0 +1,1 @@
+"""Isolators of kernel namespaces, one file a kind."""

@@ -1,0 +1,1 @@
+"""Isolators of files from outside the image."""

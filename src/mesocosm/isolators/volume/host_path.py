@@ -1,0 +1,137 @@
+"""Volumes: files and directories of the host, and empty file systems in memory (parity VOL-H).
+
+Unless asked otherwise a volume takes no set-user-ID programs and no devices into account, because somebody on
+the host may use what a container leaves there (attack R-41); docker allows both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from mesocosm.errors import InvalidConfig, NotFound
+from mesocosm.isolators.base import Container, Isolator
+from mesocosm.isolators.volume.targets import PROC_FILES, checked
+from mesocosm.isolators.words import size
+from mesocosm.linux.mountinfo import MountEntry, read_mountinfo
+from mesocosm.model import HostPathMount, Mount, TmpfsMount
+from mesocosm.plan import Contribution, HostAction, MakeHostDirectory
+from mesocosm.plan.operations import BindMount, MountFilesystem
+
+_OPPOSITES = {"suid": "nosuid", "dev": "nodev", "exec": "noexec"}
+_BIND = ("nosuid", "nodev")
+_TMPFS = ("nosuid", "nodev", "noexec")
+
+
+class HostPath(Isolator):
+    """The request's mounts, those nearer to the root first, so that one may lie in another."""
+
+    name = "volume/host_path"
+    requires = ("filesystem/linux",)
+    nested = True
+
+    def prepare(self, container: Container) -> Contribution:
+        """One mount step each.
+
+        Raises InvalidConfig for targets, options and propagation that cannot be, NotFound for a source that
+        does not exist.
+        """
+        mounts = _by_depth(container.config.mounts)
+        return Contribution(
+            host=tuple(_sources(mounts.values())),
+            steps=tuple(_step(target, mount) for target, mount in mounts.items()),
+            notes=tuple(_note(target, mount) for target, mount in mounts.items()),
+        )
+
+
+def _by_depth(asked: Iterable[Mount]) -> dict[str, Mount]:
+    mounts: dict[str, Mount] = {}
+    for mount in asked:
+        target = checked(mount.target)
+        if target in mounts:
+            raise InvalidConfig(f"two volumes are mounted on {target}", hint="give each one its own target")
+        mounts[target] = mount
+    return {target: mounts[target] for target in sorted(mounts, key=lambda path: path.count("/"))}
+
+
+def _sources(mounts: Iterable[Mount]) -> Iterable[HostAction]:
+    for mount in mounts:
+        if isinstance(mount, HostPathMount):
+            source = _source(mount)
+            if mount.create_source and not os.path.lexists(source):
+                yield MakeHostDirectory(path=source, mode=0o755)
+
+
+def _source(mount: HostPathMount) -> str:
+    if not mount.source.startswith("/") or "\0" in mount.source:
+        raise InvalidConfig(f"volume source {mount.source!r} is not an absolute path")
+    if not mount.create_source and not Path(mount.source).exists():
+        raise NotFound(
+            f"volume source {mount.source} does not exist", hint=f"make it first: mkdir -p {mount.source}"
+        )
+    return mount.source
+
+
+def _step(target: str, mount: Mount) -> BindMount | MountFilesystem:
+    if isinstance(mount, TmpfsMount):
+        options = (f"mode={mount.mode:o}", *(() if mount.size is None else (f"size={mount.size}",)))
+        return MountFilesystem(
+            fstype="tmpfs", target=target, options=options, flags=_flags(target, mount, _TMPFS)
+        )
+    if mount.propagation != "private":
+        _check_propagation(mount)
+    return BindMount(
+        source=mount.source,
+        target=target,
+        recursive=mount.recursive,
+        flags=_flags(target, mount, _BIND),
+        propagation=mount.propagation,
+        trusted=target in PROC_FILES,
+    )
+
+
+def _flags(target: str, mount: Mount, default: tuple[str, ...]) -> tuple[str, ...]:
+    flags = {"nosuid": "nosuid" in default, "nodev": "nodev" in default, "noexec": "noexec" in default}
+    said: dict[str, bool] = {}
+    for option in mount.options:
+        name = _OPPOSITES.get(option, option)
+        if name not in flags:
+            raise InvalidConfig(
+                f"volume on {target}: option {option!r} is not known",
+                hint=f"there are {', '.join((*_OPPOSITES.values(), *_OPPOSITES))}",
+            )
+        if said.setdefault(name, name == option) != (name == option):
+            raise InvalidConfig(f"volume on {target}: {name} is both on and off")
+    chosen = tuple(name for name, on in (flags | said).items() if on)
+    return ("ro", *chosen) if mount.read_only else chosen
+
+
+def _check_propagation(mount: HostPathMount) -> None:
+    """mount_namespaces(7): only what is shared on the host can be a peer, or a master to a slave."""
+    entry = _mount_of(os.path.realpath(mount.source))
+    kinds = {field.partition(":")[0] for field in entry.propagation} if entry else set()
+    if "shared" not in kinds:
+        where = entry.mount_point if entry else mount.source
+        raise InvalidConfig(
+            f"volume {mount.source}: mounts cannot propagate, {where} is not shared on the host",
+            hint=f"mount --make-shared {where}, or leave the propagation out",
+        )
+
+
+def _mount_of(path: str) -> MountEntry | None:
+    """The mount that a real path lies in: the last of the longest."""
+    best: MountEntry | None = None
+    for entry in read_mountinfo():
+        point = entry.mount_point
+        inside = point == "/" or path == point or path.startswith(point + "/")
+        if inside and (best is None or len(point) >= len(best.mount_point)):
+            best = entry
+    return best
+
+
+def _note(target: str, mount: Mount) -> str:
+    suffix = ", read-only" if mount.read_only else ""
+    if isinstance(mount, TmpfsMount):
+        return f"memory at {target}: {'half of all' if mount.size is None else size(mount.size)}{suffix}"
+    return f"volume at {target}: {mount.source}{suffix}"
