@@ -57,7 +57,8 @@ TIERS = (
 
 LAUNCH_SIDE = ("zygote", "supervisor", "child")
 LAUNCH_IMPORTS = (
-    "os, sys, ctypes, json, socket, select, struct, errno, signal, fcntl, time, stat, resource, array, gc"
+    "__future__, os, sys, ctypes, json, socket, select, struct, errno, signal, fcntl, time, stat, resource, array"
+    ", gc, binascii"
 )
 """What the launch side may import by name; what these import themselves is measured, not listed."""
 

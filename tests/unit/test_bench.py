@@ -68,7 +68,7 @@ def test_spread_is_of_the_middle_four_fifths() -> None:
 
 
 def test_profile_given_to_the_peers_is_resolved() -> None:
-    """Rules for capabilities that the container has not are left out; nothing of Docker's own form remains."""
+    """Rules for capabilities it has not are left out; nothing of the form of Docker alone remains."""
     profile = bundle.seccomp()
     names = {name for rule in profile["syscalls"] for name in rule["names"]}
     assert "read" in names
