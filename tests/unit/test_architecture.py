@@ -31,7 +31,7 @@ class Tier(NamedTuple):
 
 
 CONTAINERIZER_PARTS = ("engine", "setup", "teardown", "guard", "session", "host_steps")
-CONTAINERIZER_PARTS += ("explanation", "reports", "logs", "simple")
+REPORTING_PARTS = ("explanation", "reports", "logs", "simple")
 
 TIERS = (
     Tier(("errors", "trace")),
@@ -40,7 +40,7 @@ TIERS = (
     Tier(("linux", "durable")),
     Tier(("records",)),
     Tier(("isolators", "images", "launch"), strangers=True),
-    Tier(("containerizer", "recovery", *CONTAINERIZER_PARTS)),
+    Tier(("containerizer", "recovery", *CONTAINERIZER_PARTS, *REPORTING_PARTS)),
     Tier(("agent",)),
     Tier(("frontends",)),
 )
