@@ -87,8 +87,9 @@ def next_url(current: URL, location: str | None, what: str) -> URL:
     if not text or len(text) > 8192 or not text.isprintable():
         raise Denied(f"{what} leads to {shown(text, 80)!r}, which is not a URL")
     try:
-        target = current.join(URL(text)).with_fragment(None)
-        port = target.port
+        given = URL(text)
+        target = current.join(given).with_fragment(None)
+        port = target.port if given.host or not given.scheme else None
     except ValueError:
         raise Denied(f"{what} leads to {shown(text, 80)!r}, which is not a URL") from None
     if target.scheme not in ("http", "https") or not target.host or not port:

@@ -32,8 +32,8 @@ Body = bytes | AsyncIterable[bytes] | None
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 AUTH_ROUNDS: Final = 3
-READ_BUFFER: Final = 1 << 20
-"""Bytes the socket may run ahead of the reader: large pieces mean few turns of the event loop."""
+READ_BUFFER: Final = 256 << 10
+"""Bytes the socket may run ahead of the reader (twice this).  Larger ones make malloc map and unmap each piece."""
 
 USER_AGENT: Final = "mesocosm"
 
