@@ -1,0 +1,79 @@
+"""Steps that put the process into cgroups and namespaces."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from mesocosm.linux import namespaces, processes, syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mesocosm.launch.child import Setup
+
+    Step = dict[str, Any]
+
+
+def join_cgroup(setup: Setup, step: Step) -> None:
+    """Move the calling process: ``0`` means the writer, cgroups(7)."""
+    del setup
+    fd = os.open(step["source"], os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, b"0")
+    finally:
+        os.close(fd)
+
+
+def join_namespaces(setup: Setup, step: Step) -> None:
+    """Enter all but the mount namespace of a living process and hold its root directory.
+
+    The PID namespace takes effect with the next clone, which is left to the gate: until then the container's
+    processes cannot see, let alone trace, the one that holds descriptors of the host (R-02).
+    """
+    pid, started = step["pid"], step["start_time"]
+    pidfd = processes.hold(pid, started)
+    if pidfd is None:
+        raise OSError(errno.ESRCH, "that process has ended")
+    root = os.open(f"/proc/{pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    if processes.has_ended(pidfd):
+        raise OSError(errno.ESRCH, "that process has ended")
+    setup.target = pidfd
+    setup.hold_root(root)
+    flags = namespaces.flags_of(step["kinds"])
+    if flags:
+        syscalls.setns(pidfd, flags)
+    setup.target_pid_namespace = "pid" in step["kinds"]
+
+
+def enter_mounts(setup: Setup, step: Step) -> None:
+    """Enter the mount namespace of the process that `join_namespaces` holds; ``/`` becomes its root."""
+    if setup.target < 0:
+        raise OSError(errno.EINVAL, f"process {step['pid']} is not held")
+    setup.bind_everything()
+    syscalls.setns(setup.target, namespaces.FLAGS["mnt"])
+    setup.forget_root()
+
+
+def enter_pid_namespace(setup: Setup) -> int:
+    """Go on as a new process inside the joined PID namespace, a sibling whose parent is the supervisor.
+
+    The pid of that process in the old one, -1 in the new one.
+    """
+    del setup
+    pid, _ = syscalls.clone3(syscalls.CLONE_PARENT, exit_signal=0)
+    return pid or -1
+
+
+def set_hostname(setup: Setup, step: Step) -> None:
+    """Name the UTS namespace."""
+    setup.require("uts")
+    syscalls.sethostname(step["name"])
+
+
+def loopback_up(setup: Setup, step: Step) -> None:
+    """Bring ``lo`` up."""
+    del step
+    setup.require("net")
+    namespaces.loopback_up()

@@ -1,0 +1,217 @@
+"""Steps that fill the held root: mounts, devices, links, hidden and read-only paths.
+
+Each target is resolved once beneath the held root, by the kernel, and what is made lands on that descriptor
+(attacks R-05, R-06, R-13, R-14).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from mesocosm.linux import beneath, mounts, syscalls
+from mesocosm.linux.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from mesocosm.launch.child import Setup
+
+    Step = dict[str, Any]
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY
+
+COVERABLE = frozenset(
+    f"/proc/{name}"
+    for name in (
+        "cpuinfo",
+        "diskstats",
+        "loadavg",
+        "meminfo",
+        "slabinfo",
+        "stat",
+        "swaps",
+        "uptime",
+        "net/dev",
+        "sys/kernel/ns_last_pid",
+    )
+)
+"""What anybody may cover in /proc: files that only inform (R-07)."""
+
+_KERNEL_VIEWS = (mounts.PROC_SUPER_MAGIC, mounts.SYSFS_MAGIC)
+
+
+def mount_filesystem(setup: Setup, step: Step) -> None:
+    """A new file system, its attributes set before anybody can see it."""
+    setup.require("mnt")
+    fstype, target = step["fstype"], step["target"]
+    attributes = _attributes(step["flags"])
+    fd = mounts.new_mount(fstype, [_option(text) for text in step["options"]], attributes=attributes)
+    place = _mount_point(setup, fstype, target, step["target_mode"])
+    mounts.attach(fd, place)
+    os.close(place)
+    os.close(fd)
+
+
+def _mount_point(setup: Setup, fstype: str, target: str, mode: int) -> int:
+    """Where to mount.  Masks and sysctls rely on /proc and /sys, so no link may lead elsewhere (R-07)."""
+    place = beneath.make_directories(setup.root, target, mode)
+    if fstype in ("proc", "sysfs"):
+        os.close(place)
+        relative = target.strip("/") or "."
+        try:
+            return syscalls.openat2(
+                setup.root, relative, _DIRECTORY, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
+            )
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise OSError(errno.ELOOP, "the image has a symbolic link there", target) from None
+            raise
+    return place
+
+
+def _option(text: str) -> tuple[str, str | None]:
+    name, equals, value = text.partition("=")
+    return name, value if equals else None
+
+
+def _attributes(flags: list[str]) -> int:
+    result = 0
+    for flag in flags:
+        if flag not in mounts.ATTRIBUTES:
+            raise OSError(errno.EINVAL, f"unknown mount flag {flag}")
+        result |= mounts.ATTRIBUTES[flag]
+    return result
+
+
+def bind_mount(setup: Setup, step: Step) -> None:
+    """A file or directory of the host at ``target``."""
+    setup.require("mnt")
+    source, target = step["source"], step["target"]
+    fd = setup.shared_source(setup.index)
+    if fd is None:
+        fd = mounts.clone_tree(source, recursive=step["recursive"])
+    attributes = _attributes(step["flags"])
+    if attributes:
+        mounts.set_attributes(fd, attributes, recursive=step["recursive"])
+    if step["propagation"] != "shared":
+        mounts.set_propagation(fd, step["propagation"], recursive=step["recursive"])
+    if stat.S_ISDIR(os.fstat(fd).st_mode):
+        place = beneath.make_directories(setup.root, target)
+    else:
+        place = beneath.make_file(setup.root, target)
+    if not step["trusted"]:
+        _check_cover(setup, fd, place, target)
+    mounts.attach(fd, place)
+    os.close(place)
+    os.close(fd)
+
+
+def _check_cover(setup: Setup, fd: int, place: int, target: str) -> None:
+    covered = syscalls.filesystem_type(place)
+    if covered in _KERNEL_VIEWS and target not in COVERABLE and syscalls.filesystem_type(fd) != covered:
+        raise OSError(errno.EPERM, "the kernel's own view may not be covered", target)
+    here, root = os.fstat(place), os.fstat(setup.root)
+    if (here.st_dev, here.st_ino) == (root.st_dev, root.st_ino):
+        raise OSError(errno.EINVAL, "the root itself cannot be covered", target)
+
+
+def make_directory(setup: Setup, step: Step) -> None:
+    """A directory, and those above it."""
+    os.close(beneath.make_directories(setup.root, step["target"], step["mode"]))
+
+
+def make_symlink(setup: Setup, step: Step) -> None:
+    """A symbolic link; an existing entry of that name stays."""
+    try:
+        beneath.make_symlink(setup.root, step["points_to"], step["target"])
+    except FileExistsError:
+        return
+
+
+def make_device(setup: Setup, step: Step) -> None:
+    """A device node, or where that is refused the host's own of the same number."""
+    target, number = step["target"], os.makedev(step["major"], step["minor"])
+    kind = {"c": stat.S_IFCHR, "b": stat.S_IFBLK}[step["kind"]]
+    above, _, name = target.rstrip("/").rpartition("/")
+    parent = beneath.make_directories(setup.root, above or "/")
+    try:
+        _replace_node(parent, name, kind, step["mode"], number)
+    except PermissionError:
+        _show_host_node(setup, step, kind, number)
+    finally:
+        os.close(parent)
+
+
+def _replace_node(parent: int, name: str, kind: int, mode: int, number: int) -> None:
+    try:
+        beneath.make_node(parent, name, kind, mode, number)
+    except FileExistsError:
+        os.unlink(name, dir_fd=parent)
+        beneath.make_node(parent, name, kind, mode, number)
+
+
+def _show_host_node(setup: Setup, step: Step, kind: int, number: int) -> None:
+    fd = _host_node(step["target"], kind, number)
+    place = beneath.make_file(setup.root, step["target"])
+    node = mounts.clone_tree(fd, recursive=False)
+    mounts.attach(node, place)
+    for each in (fd, place, node):
+        os.close(each)
+
+
+def _host_node(path: str, kind: int, number: int) -> int:
+    """The host's device node at ``path``, held, and checked to be that device and no other (R-09)."""
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    status = os.fstat(fd)
+    if stat.S_IFMT(status.st_mode) != kind or status.st_rdev != number:
+        os.close(fd)
+        raise OSError(errno.ENODEV, "the host has another device there", path)
+    return fd
+
+
+def mask_path(setup: Setup, step: Step) -> None:
+    """Hide a path; absent is fine."""
+    setup.require("mnt")
+    try:
+        place = beneath.open_in_root(setup.root, step["target"], os.O_PATH)
+    except FileNotFoundError:
+        return
+    directory = stat.S_ISDIR(os.fstat(place).st_mode)
+    cover = setup.empty_directory() if directory else _null_cover()
+    mounts.attach(cover, place)
+    setup.covered(cover)
+    os.close(place)
+
+
+def _null_cover() -> int:
+    null = _host_node("/dev/null", stat.S_IFCHR, os.makedev(1, 3))
+    try:
+        fd = mounts.clone_tree(null, recursive=False)
+    finally:
+        os.close(null)
+    mounts.set_attributes(fd, _attributes(["ro", "nosuid", "noexec"]))
+    return fd
+
+
+def read_only_path(setup: Setup, step: Step) -> None:
+    """Make a path read-only with everything mounted beneath; absent is fine."""
+    setup.require("mnt")
+    try:
+        place = beneath.open_in_root(setup.root, step["target"], os.O_PATH)
+    except FileNotFoundError:
+        return
+    fd = mounts.clone_tree(place)
+    mounts.set_attributes(fd, mounts.ATTRIBUTES["ro"], recursive=True)
+    mounts.attach(fd, place)
+    os.close(fd)
+    os.close(place)
+
+
+def read_only_root(setup: Setup, step: Step) -> None:
+    """Make the root mount read-only, and none of those below it."""
+    del step
+    setup.require("mnt")
+    mounts.set_attributes(setup.root, mounts.ATTRIBUTES["ro"])
