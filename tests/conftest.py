@@ -65,7 +65,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(scope="session", autouse=True)
 def _run_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Pytest's own folders exist before the first snapshot."""
-    tmp_path_factory.getbasetemp()
+    leaks.lies_in(str(tmp_path_factory.getbasetemp()))
 
 
 @pytest.fixture(autouse=True)

@@ -103,12 +103,14 @@ def test_thread_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == [f"thread: left over ({thread.ident})"]
 
 
-def test_socket_is_seen() -> None:
+def test_sockets_are_seen(tmp_path: Path) -> None:
     before = leaks.take()
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(f"\0{leaks.RUN}")
+    with socket.socket(socket.AF_UNIX) as abstract, socket.socket(socket.AF_UNIX) as named:
+        abstract.bind(f"\0{leaks.RUN}")
+        named.bind(str(tmp_path / "socket"))
         found = leaks.left_behind(before)
     assert f"socket: @{leaks.RUN}" in found
+    assert f"socket: {tmp_path}/socket" in found
 
 
 def test_file_in_a_shared_place_is_seen() -> None:
@@ -161,9 +163,13 @@ def test_cgroup_is_seen_and_removed(cgroup_root: str) -> None:
 
 def test_changes_by_others_count_only_where_the_machine_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     before = leaks.take()
-    other = before._replace(files=before.files | {"/dev/shm/of-another-program"})
+    strange = {"/dev/shm/mesocosm-of-another-run", "/dev/shm/of-another-program"}
+    other = before._replace(files=before.files | strange, links=before.links | {"veth0"})
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("MESOCOSM_REQUIRE_ALL", raising=False)
     assert list(leaks._differences(before, other)) == []
     monkeypatch.setenv("CI", "true")
-    assert list(leaks._differences(before, other)) == ["file: /dev/shm/of-another-program"]
+    assert list(leaks._differences(before, other)) == [
+        "link: veth0",
+        "file: /dev/shm/mesocosm-of-another-run",
+    ]
