@@ -76,7 +76,7 @@ class Containerizer:
         """
         paths = Paths(Path(os.path.abspath(root)), Path(os.path.abspath(runtime)))  # noqa: PTH100
         for directory in (paths.containers, paths.running):
-            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            durable.private_directory(directory)
         async with (
             Launcher.open(runtime=paths.runtime) as launcher,
             Provisioner.open(paths, progress=progress) as provisioner,

@@ -37,6 +37,14 @@ def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     sync_directory(path.parent)
 
 
+def private_directory(path: Path) -> None:
+    """Make a directory, and what is missing above it, for our own user only, whatever the umask (R-39)."""
+    if not path.is_dir():
+        private_directory(path.parent)
+        with contextlib.suppress(FileExistsError):
+            path.mkdir(mode=0o700)
+
+
 def sync_directory(path: Path) -> None:
     """Make the names in a directory durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -98,4 +106,4 @@ def _is_file(descriptor: int, path: Path) -> bool:
     return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
 
 
-__all__ = ["locked", "read", "sync_directory", "write"]
+__all__ = ["locked", "private_directory", "read", "sync_directory", "write"]

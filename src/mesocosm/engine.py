@@ -63,7 +63,7 @@ class Engine:
 
     def _try(self, container: ContainerID, stack: contextlib.ExitStack, create: bool) -> bool:
         if create:
-            self.where(container).runtime.mkdir(parents=True, exist_ok=True, mode=0o700)
+            durable.private_directory(self.where(container).runtime)
         try:
             return stack.enter_context(self.held(container))
         except NotFound:

@@ -122,16 +122,17 @@ class Records:
     def create(self, intent: Intent) -> Record:
         """Record a new container, durably.  Raises AlreadyExists for a taken ID or name."""
         where = self.paths.container(intent.id)
-        self.paths.containers.mkdir(parents=True, exist_ok=True, mode=0o700)
+        durable.private_directory(self.paths.containers)
         with self._name_lock(intent.config.name):
             if intent.config.name is not None:
                 self._refuse_taken(intent.config.name)
             try:
-                where.state.mkdir(parents=intent.id.parent is not None, mode=0o700)
+                durable.private_directory(where.state.parent)
+                where.state.mkdir(mode=0o700)
             except FileExistsError:
                 raise AlreadyExists(f"container {intent.id} exists already") from None
             trace.point("records.directory-made")
-            where.runtime.mkdir(parents=True, exist_ok=True, mode=0o700)
+            durable.private_directory(where.runtime)
             durable.write(where.intent, _encode(intent))
             trace.point("records.intent-written")
             durable.sync_directory(where.state.parent)
@@ -249,7 +250,7 @@ class Records:
         if name is None:
             yield
             return
-        self.paths.names.mkdir(parents=True, exist_ok=True, mode=0o700)
+        durable.private_directory(self.paths.names)
         with durable.locked(self.paths.names / ".lock"):
             yield
 
@@ -272,7 +273,7 @@ class Records:
 
     def _write_status(self, where: ContainerPaths, status: Status) -> Status:
         trace.point(f"records.before-{status.state}")
-        where.runtime.mkdir(parents=True, exist_ok=True, mode=0o700)
+        durable.private_directory(where.runtime)
         durable.write(where.status, _encode(status))
         trace.point(f"records.after-{status.state}")
         return status

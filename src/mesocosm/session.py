@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 
+from mesocosm import durable
 from mesocosm.launch.launcher import Launcher, OutputPaths
 from mesocosm.linux import beneath
 from mesocosm.model import Exit
@@ -30,7 +31,7 @@ class Session:
 
     async def begin(self, plan: LaunchPlan, *, stdin: int | None, cgroup: str | None) -> None:
         """Fork and start.  Raises LaunchError; then nothing is left behind."""
-        self._paths.directory.mkdir(parents=True, mode=0o700)
+        durable.private_directory(self._paths.directory)
         try:
             forked = await self._launcher.fork(
                 plan, self._paths, output=self.output, stdin=stdin, cgroup=cgroup
