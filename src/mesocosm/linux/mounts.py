@@ -202,7 +202,8 @@ def overlay(
 
     Layers reach the kernel as descriptors (Linux 6.13), else as ``/proc/self/fd/N``, so that no character of
     a path means anything (attack I-15).  Detached mounts are layers too.  ``options``: see the kernel's
-    ``filesystems/overlayfs.rst``; ``("volatile", None)`` never syncs the upper layer.
+    ``filesystems/overlayfs.rst``; ``("volatile", None)`` never syncs the upper layer.  A single layer without
+    ``upper`` is EINVAL to the kernel: clone it instead.
     """
     held: list[int] = []
     try:
