@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
-from typing import Literal, Protocol
-
-import msgspec
+from typing import Literal
 
 from mesocosm.images import erofs_format as fmt
-from mesocosm.images.digest import Hash
 from mesocosm.images.entries import admit, admitted_xattrs, clean_path, whiteout
 from mesocosm.images.erofs_chunks import SparseWriter
-from mesocosm.images.erofs_file import HEAD, LayerFile, SealKind, new_seal, seal_text
-from mesocosm.images.erofs_meta import Metadata, super_block
+from mesocosm.images.erofs_file import HEAD, LayerFile, SealKind, new_seal
+from mesocosm.images.erofs_meta import complete
+from mesocosm.images.layer_facts import ErofsFacts, StreamHash
 from mesocosm.images.layer_tree import LayerTree, Node
 from mesocosm.images.limits import DEFAULT_LIMITS, DEFAULT_POLICY, Limits, Policy
 from mesocosm.images.tar_header import HARDLINK, TarEntry
@@ -36,24 +34,6 @@ TAIL_BUDGET = 32 << 20
 """Ends of files held in memory until the metadata is written; once they add up to this, blocks are used."""
 
 _TRANSFER = 1 << 20
-
-
-class TarHash(Protocol):
-    """A running SHA-256 object of hashlib."""
-
-    def copy(self) -> Hash: ...
-    def hexdigest(self) -> str: ...
-
-
-class ErofsFacts(msgspec.Struct, frozen=True):
-    """What became of one layer: ``size`` of the file in bytes, its ``seal`` (see `seal_of`), its inodes, and
-    how many directories were made without being described.
-    """
-
-    size: int
-    seal: str
-    inodes: int
-    implied: int
 
 
 class ErofsSink:
@@ -89,7 +69,6 @@ class ErofsSink:
         self._tail: list[memoryview] | None = None
         self._sparse: SparseWriter | None = None
         self._later: list[tuple[Node, TarEntry]] = []
-        self._chunked = False
 
     # --- members --------------------------------------------------------------------------------------------
 
@@ -181,7 +160,6 @@ class ErofsSink:
     # --- sparse files ---------------------------------------------------------------------------------------
 
     def _begin_sparse(self, entry: TarEntry, node: Node) -> None:
-        self._chunked = True
         if self._form == "i":
             self._later.append((node, entry))
             return
@@ -210,7 +188,7 @@ class ErofsSink:
 
     # --- the end --------------------------------------------------------------------------------------------
 
-    def finish(self, tar: TarHash) -> ErofsFacts:
+    def finish(self, tar: StreamHash) -> ErofsFacts:
         """Write the metadata and publish the superblock.  ``tar`` is the running SHA-256 of the whole stream,
         whose digest names the volume.
         """
@@ -220,23 +198,8 @@ class ErofsSink:
         self._file.pad(HEAD)
         inodes = self._tree.settle()
         self._copy_sparse()
-        self._file.pad(HEAD)
-        metadata = Metadata(self._file, inodes, self._bits)
-        metadata.write()
-        self._file.pad(HEAD)
-        head = super_block(
-            block_bits=self._bits,
-            root_nid=inodes[0].nid,
-            inodes=len(inodes),
-            blocks=self._file.position >> self._bits,
-            meta_block=metadata.start >> self._bits,
-            uuid=bytes.fromhex(tar.hexdigest())[:16],
-            chunked=self._chunked,
-        )
-        size = self._file.finish(head)
-        assert self._file.seal is not None  # noqa: S101
-        implied = sum(node.implied for node in inodes)
-        return ErofsFacts(size, seal_text(self._seal_kind, self._file.seal), len(inodes), implied)
+        uuid = bytes.fromhex(tar.hexdigest())[:16]
+        return complete(self._file, inodes, self._bits, uuid, seal=self._seal_kind)
 
     def abort(self) -> None:
         """Remove the unfinished file."""

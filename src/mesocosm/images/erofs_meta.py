@@ -10,7 +10,8 @@ import struct
 
 from mesocosm.errors import Exhausted
 from mesocosm.images import erofs_format as fmt
-from mesocosm.images.erofs_file import LayerFile
+from mesocosm.images.erofs_file import HEAD, LayerFile, SealKind, seal_text
+from mesocosm.images.layer_facts import ErofsFacts
 from mesocosm.images.layer_tree import Node
 
 OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
@@ -23,6 +24,39 @@ _FIRST_SLOT = 2
 """Slot of the root directory.  Number 0 would do for the kernel, but readdir(3) skips entries with inode
 number 0.
 """
+
+
+def complete(
+    file: LayerFile,
+    inodes: list[Node],
+    block_bits: int,
+    uuid: bytes,
+    *,
+    seal: SealKind,
+    devices: bytes = b"",
+) -> ErofsFacts:
+    """Write the metadata of ``inodes`` behind the data, then the superblock; the image is durable afterwards.
+
+    ``devices`` are packed device slots of further files that hold data.
+    """
+    file.pad(HEAD)
+    metadata = Metadata(file, inodes, block_bits)
+    metadata.write()
+    file.pad(HEAD)
+    head = super_block(
+        block_bits=block_bits,
+        root_nid=inodes[0].nid,
+        inodes=len(inodes),
+        blocks=file.position >> block_bits,
+        meta_block=metadata.start >> block_bits,
+        uuid=uuid,
+        chunked=any(node.chunks is not None for node in inodes),
+        devices=devices,
+    )
+    size = file.finish(head)
+    assert file.seal is not None  # noqa: S101
+    implied = sum(node.implied for node in inodes)
+    return ErofsFacts(size, seal_text(seal, file.seal), len(inodes), implied)
 
 
 class Placed:

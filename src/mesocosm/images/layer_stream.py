@@ -14,42 +14,24 @@ import hashlib
 from collections.abc import Iterator
 from typing import Protocol
 
-import msgspec
-
 from mesocosm.errors import Corrupt
 from mesocosm.images.decompress import Compression, Decompressor
 from mesocosm.images.digest import Digest, Verifier
-from mesocosm.images.erofs import ErofsFacts, ErofsSink, TarHash
+from mesocosm.images.erofs import ErofsSink
+from mesocosm.images.layer_facts import ErofsFacts, LayerFacts, StreamHash, TreeFacts
 from mesocosm.images.limits import DEFAULT_LIMITS, Limits
 from mesocosm.images.tar import EntrySink, TarReader
-from mesocosm.images.unpack import DirectorySink, TreeFacts
+from mesocosm.images.unpack import DirectorySink
 
-__all__ = ["DirectorySink", "ErofsSink", "LayerFacts", "LayerIngest", "LayerSink"]
+__all__ = ["DirectorySink", "ErofsFacts", "ErofsSink", "LayerFacts", "LayerIngest", "LayerSink", "TreeFacts"]
 
 
 class LayerSink(EntrySink, Protocol):
     """What a layer is written with."""
 
     def raw(self, block: bytes, /) -> None: ...
-    def finish(self, tar: TarHash, /) -> ErofsFacts | TreeFacts: ...
+    def finish(self, tar: StreamHash, /) -> ErofsFacts | TreeFacts: ...
     def abort(self) -> None: ...
-
-
-class LayerFacts(msgspec.Struct, frozen=True):
-    """What an ingested layer is.
-
-    ``diff_id`` is the digest of its tar stream of ``tar_size`` bytes, ``blob_digest`` and ``blob_size``
-    those of the stream as it came, compressed by ``compression``.  ``entries`` counts the archive's members.
-    ``made`` tells what the sink made of them.
-    """
-
-    diff_id: Digest
-    tar_size: int
-    blob_digest: Digest
-    blob_size: int
-    compression: Compression
-    entries: int
-    made: ErofsFacts | TreeFacts
 
 
 class LayerIngest:

@@ -16,11 +16,9 @@ import stat
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from mesocosm.errors import Corrupt, Exhausted, MesocosmError, Unsupported
-from mesocosm.images.digest import Hash
 from mesocosm.images.entries import Whiteout, admit, admitted_xattrs, clean_path, whiteout
+from mesocosm.images.layer_facts import StreamHash, TreeFacts
 from mesocosm.images.limits import DEFAULT_LIMITS, DEFAULT_POLICY, Limits, Policy
 from mesocosm.images.tar_header import HARDLINK, Extents, TarEntry
 from mesocosm.images.unpack_tree import Directory, Made, Tree
@@ -33,13 +31,6 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _TEMPORARY = b".mesocosm-link-%d"
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class TreeFacts(msgspec.Struct, frozen=True):
-    """What became of one layer: bytes of file data written, and directories made without being described."""
-
-    size: int
-    implied: int
 
 
 class DirectorySink:
@@ -287,7 +278,7 @@ class DirectorySink:
 
     # --- the end --------------------------------------------------------------------------------------------
 
-    def finish(self, tar: Hash) -> TreeFacts:
+    def finish(self, tar: StreamHash) -> TreeFacts:
         """Write whiteouts and the times of directories, and make everything durable."""
         try:
             implied = settle(self._tree, overlay=self._overlay)

@@ -1,0 +1,190 @@
+"""Images without data of their own: many layers as one, and the small layers that a container needs on top.
+
+A merged image holds the metadata of a whole stack with its whiteouts applied, and refers to the layer files
+as further devices (kernel: erofs.rst, "device="): one mount, however deep the stack.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from mesocosm.errors import Exhausted, InvalidConfig
+from mesocosm.images import erofs_format as fmt
+from mesocosm.images.digest import Digest
+from mesocosm.images.entries import Whiteout, clean_path
+from mesocosm.images.erofs import BLOCK_BITS
+from mesocosm.images.erofs_file import LayerFile, SealKind, new_seal
+from mesocosm.images.erofs_meta import complete
+from mesocosm.images.erofs_read import ErofsImage
+from mesocosm.images.layer_facts import ErofsFacts
+from mesocosm.images.layer_tree import LayerTree, Node
+from mesocosm.images.limits import DEFAULT_LIMITS, Limits
+
+PRIMARY_BLOCKS = 1 << 22
+"""Blocks left for the merged metadata in front of the first layer, in the address space they share."""
+
+MAX_DEVICES = 128
+
+
+def write_merged(
+    path: Path,
+    layers: Sequence[Path],
+    chain_id: Digest,
+    *,
+    seal: SealKind = "crc32",
+    limits: Limits = DEFAULT_LIMITS,
+) -> ErofsFacts:
+    """Write the merge of ``layers``, lowest first, as ``path``, which must not exist.
+
+    To be mounted with one ``device=`` option per layer, in this order.  All layers must be of one form.
+    Raises InvalidConfig when they are not, Exhausted above `MAX_DEVICES` layers, Corrupt for a damaged
+    layer.
+    """
+    if not layers or len(layers) > MAX_DEVICES:
+        raise Exhausted(f"a merge of {len(layers)} layers", hint=f"one to {MAX_DEVICES} can be merged")
+    root: Node | None = None
+    devices = []
+    base, bits = PRIMARY_BLOCKS, 0
+    for layer in layers:
+        with ErofsImage(layer) as image:
+            if bits and image.block_bits != bits:
+                raise InvalidConfig(f"{layer} has blocks of another size than the layers below it")
+            bits = image.block_bits
+            upper = image.tree()
+            _shift(upper, base, bits)
+            root = _strip(upper) if root is None else _merge(root, upper)
+            devices.append(fmt.DEVICE_SLOT.pack(image.uuid.hex().encode(), image.blocks, base))
+            base += image.blocks
+    if base >= fmt.MAX_BLOCKS or root is None:
+        raise Exhausted("the layers together are larger than EROFS can address")
+    tree = LayerTree(limits)
+    tree.root = root
+    return _write(path, tree, bits, bytes.fromhex(chain_id.hex)[:16], seal, limits, b"".join(devices))
+
+
+class Point(msgspec.Struct, frozen=True):
+    """One name of a skeleton.  ``path`` is raw and relative to the root; modes are permission bits,
+    ``mtime`` in nanoseconds.  A "whiteout" hides what lower layers have there, "opaque" is a directory
+    that hides all they have in it.
+    """
+
+    path: bytes
+    kind: Literal["directory", "file", "whiteout", "opaque"] = "directory"
+    mode: int = 0o755
+    uid: int = 0
+    gid: int = 0
+    mtime: int = 0
+
+
+def write_skeleton(path: Path, points: Sequence[Point], *, limits: Limits = DEFAULT_LIMITS) -> ErofsFacts:
+    """Write a layer of empty directories and files, places to mount on, and of whiteouts, as ``path``.
+
+    Directories on the way that are no points themselves are made as root's, 0755, and hide the look that
+    lower layers gave them: name those too, with the look they have.
+    """
+    tree = LayerTree(limits)
+    for point in points:
+        where = clean_path(point.path, limits)
+        if point.kind == "whiteout":
+            tree.white_out(Whiteout(where, opaque=False))
+            continue
+        kind = stat.S_IFREG if point.kind == "file" else stat.S_IFDIR
+        node = Node(kind | point.mode, point.uid, point.gid, point.mtime)
+        if kind == stat.S_IFREG:
+            tree.put(where, node)
+            continue
+        tree.put_directory(where, node)
+        if point.kind == "opaque":
+            tree.white_out(Whiteout(where, opaque=True))
+    uuid = Digest.of(msgspec.json.encode(points)).hex
+    return _write(path, tree, BLOCK_BITS["a"], bytes.fromhex(uuid)[:16], "crc32", limits)
+
+
+def _write(
+    path: Path,
+    tree: LayerTree,
+    bits: int,
+    uuid: bytes,
+    seal: SealKind,
+    limits: Limits,
+    devices: bytes = b"",
+) -> ErofsFacts:
+    file = LayerFile(path, limit=min(limits.stream, PRIMARY_BLOCKS << bits))
+    try:
+        file.seal = new_seal(seal)
+        inodes = tree.settle()
+        for node in inodes if devices else ():
+            node.implied = False
+        return complete(file, inodes, bits, uuid, seal=seal, devices=devices)
+    except BaseException:
+        file.abort()
+        raise
+
+
+# --- merging ------------------------------------------------------------------------------------------------
+
+
+def _shift(root: Node, base: int, bits: int) -> None:
+    """Move the addresses of a layer's data to where the layer stands in the merged image."""
+    seen: set[int] = set()
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        if node.children is not None:
+            pending += node.children.values()
+            node.tail = b""
+            node.address = 0
+        elif stat.S_ISLNK(node.mode):
+            node.address = 0
+        elif stat.S_ISREG(node.mode) and id(node) not in seen:
+            if node.names > 1:
+                seen.add(id(node))
+            if node.chunks is not None:
+                node.chunks = [block + base if block >= 0 else block for block in node.chunks]
+            elif node.size > len(node.tail):
+                node.address += base
+
+
+def _is_whiteout(node: Node) -> bool:
+    return node.children is None and stat.S_ISCHR(node.mode) and not node.rdev
+
+
+def _merge(lower: Node, upper: Node) -> Node:
+    """Lay ``upper`` over ``lower``, both directories, as overlayfs shows them; returns the lower one,
+    changed.
+    """
+    pending = [(lower, upper)]
+    while pending:
+        below, above = pending.pop()
+        assert below.children is not None and above.children is not None  # noqa: S101, PT018
+        if not above.implied:
+            below.mode, below.uid, below.gid = above.mode, above.uid, above.gid
+            below.mtime, below.xattrs, below.implied = above.mtime, above.xattrs, False
+        for name, node in above.children.items():
+            old = below.children.get(name)
+            if _is_whiteout(node):
+                below.children.pop(name, None)
+            elif node.children is None:
+                below.children[name] = node
+            elif old is not None and old.children is not None and not node.opaque:
+                pending.append((old, node))
+            else:
+                below.children[name] = _strip(node)
+    return lower
+
+
+def _strip(root: Node) -> Node:
+    """Take the signs of whiteouts out of a tree that has nothing below it."""
+    pending = [root]
+    while pending:
+        node = pending.pop()
+        node.opaque = False
+        children = {name: child for name, child in (node.children or {}).items() if not _is_whiteout(child)}
+        node.children = children
+        pending += [child for child in children.values() if child.children is not None]
+    return root
