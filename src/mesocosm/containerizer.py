@@ -174,7 +174,7 @@ class Containerizer:
             user=user,
         )
         session = Session(self._engine.launcher, self._engine.where(container).session(os.urandom(6).hex()))
-        await session.begin(plan, stdin=stdin, cgroup=self.host.cgroups.tree_path(str(container)))
+        await session.begin(plan, stdin=stdin, cgroup=self._engine.birth_cgroup(container))
         return session
 
     async def explain(self, config: ContainerConfig) -> Explanation:
@@ -254,8 +254,11 @@ class Containerizer:
         """
         self._engine.records.load(container)
         where = self._engine.where(container)
-        ended = self._engine.launcher.wait(where.supervisor) if follow else None
-        return logs.read(output_of(where), ended=ended, since=since)
+        return logs.read(
+            output_of(where),
+            ended=(lambda: self._engine.launcher.wait(where.supervisor)) if follow else None,
+            since=since,
+        )
 
     # ── reports ─────────────────────────────────────────────────────────────────────────────────────────
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 from mesocosm import durable
 from mesocosm.errors import NotFound
@@ -44,6 +45,11 @@ class Engine:
     def isolators_of(self, record: Record) -> list[Isolator]:
         """The isolators the container was composed of, in order."""
         return [self.isolator(name) for name in record.status.isolation]
+
+    def birth_cgroup(self, container: ContainerID) -> Path | None:
+        """The cgroup2 directory that the container's processes are born in; None where there is only v1."""
+        group = self.host.cgroups.tracking(str(container))
+        return Path(group.path) if group.version == 2 else None
 
     @contextlib.asynccontextmanager
     async def locked(self, container: ContainerID, *, create: bool = False) -> AsyncIterator[None]:

@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import os
 import struct
-from collections.abc import AsyncIterator, Awaitable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Literal
 
 import msgspec
@@ -35,9 +35,9 @@ class Chunk(msgspec.Struct, frozen=True):
 
 
 def read(
-    output: OutputPaths, *, ended: Awaitable[object] | None = None, since: float | None = None
+    output: OutputPaths, *, ended: Callable[[], Awaitable[object]] | None = None, since: float | None = None
 ) -> AsyncIterator[Chunk]:
-    """All chunks so far, and with ``ended`` all that come until it is done.
+    """All chunks so far, and with ``ended`` all that come until what it answers is done.
 
     The files are opened at once, so that what is read does not depend on how long they go on existing.
     """
@@ -45,14 +45,14 @@ def read(
 
 
 async def _chunks(
-    reader: _Reader, ended: Awaitable[object] | None, since: float | None
+    reader: _Reader, ended: Callable[[], Awaitable[object]] | None, since: float | None
 ) -> AsyncIterator[Chunk]:
     try:
         if ended is None or not reader.opened:
             for chunk in reader.new(since):
                 yield chunk
             return
-        end = asyncio.ensure_future(ended)
+        end = asyncio.ensure_future(_outcome(ended))
         try:
             async with inotify.watch(f"/proc/self/fd/{reader.index}") as changed:
                 async for chunk in _follow(reader, since, end, changed):
@@ -64,8 +64,12 @@ async def _chunks(
         reader.close()
 
 
+async def _outcome(ended: Callable[[], Awaitable[object]]) -> None:
+    await ended()
+
+
 async def _follow(
-    reader: _Reader, since: float | None, end: asyncio.Future[object], changed: inotify.Waiter
+    reader: _Reader, since: float | None, end: asyncio.Future[None], changed: inotify.Waiter
 ) -> AsyncIterator[Chunk]:
     while True:
         # once the end is known nothing more is written, and one more look finds all of it

@@ -75,11 +75,10 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ending(msgspec.Struct, frozen=True, kw_only=True):
-    """The content of ``termination.json``: how it ended, and what of the status is worth keeping."""
+    """The content of ``termination.json``: how it ended, and its last status."""
 
     termination: Termination
-    image: ImageIdentity | None = None
-    started_at: float | None = None
+    status: Status
     version: int = VERSION
 
 
@@ -153,8 +152,7 @@ class Records:
             ending = _decode(where.termination, Ending)
         except FileNotFoundError:
             return Record(intent=intent, status=self._read_status(where))
-        status = Status(state=State.DESTROYED, image=ending.image, started_at=ending.started_at)
-        return Record(intent=intent, status=status, termination=ending.termination)
+        return Record(intent=intent, status=ending.status, termination=ending.termination)
 
     def all(self) -> tuple[list[Record], list[Damaged]]:
         """Every container, oldest first, and every one whose record cannot be read."""
@@ -204,14 +202,11 @@ class Records:
         """Record the end, durably; from here on the container is DESTROYED whatever happens."""
         ended = step(record.state, Event.CLEANED)
         where = self.paths.container(record.id)
-        ending = Ending(
-            termination=termination, image=record.status.image, started_at=record.status.started_at
-        )
-        durable.write(where.termination, _encode(ending))
-        trace.point("records.termination-written")
         status = msgspec.structs.replace(
-            record.status, state=ended, ending=None, process=None, supervisor=None
+            record.status, state=ended, ending=None, failures=(), process=None, supervisor=None
         )
+        durable.write(where.termination, _encode(Ending(termination=termination, status=status)))
+        trace.point("records.termination-written")
         return msgspec.structs.replace(record, status=status, termination=termination)
 
     def remove(self, container: ContainerID) -> None:

@@ -24,7 +24,7 @@ from mesocosm import trace
 from mesocosm.engine import Engine
 from mesocosm.errors import MesocosmError, NotFound
 from mesocosm.isolators.base import Container
-from mesocosm.launch.launcher import Evidence
+from mesocosm.launch.session import Evidence
 from mesocosm.lifecycle import State
 from mesocosm.linux.processes import boot_id
 from mesocosm.model import ContainerID, Termination

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from pathlib import Path
 
 from mesocosm import durable
 from mesocosm.launch.launcher import Launcher, OutputPaths
@@ -29,7 +30,7 @@ class Session:
             index=paths.directory / "stdio.index",
         )
 
-    async def begin(self, plan: LaunchPlan, *, stdin: int | None, cgroup: str | None) -> None:
+    async def begin(self, plan: LaunchPlan, *, stdin: int | None, cgroup: Path | None) -> None:
         """Fork and start.  Raises LaunchError; then nothing is left behind."""
         durable.private_directory(self._paths.directory)
         try:

@@ -102,13 +102,13 @@ async def _fork(engine: Engine, record: Record, plan: LaunchPlan, stdin: int | N
         where.supervisor,
         output=output_of(where),
         stdin=stdin,
-        cgroup=engine.host.cgroups.tree_path(str(record.id)),
+        cgroup=engine.birth_cgroup(record.id),
     )
     trace.point("setup.forked")
     return engine.records.note(
         record,
         process=Process(pid=forked.pid, start_time=forked.start_time),
-        supervisor=Process(pid=forked.supervisor_pid, start_time=forked.supervisor_start_time),
+        supervisor=Process(pid=forked.supervisor, start_time=forked.supervisor_start_time),
         warnings=(*record.status.warnings, *forked.warnings),
     )
 

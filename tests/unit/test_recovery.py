@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mesocosm.launch.launcher import Evidence
+from mesocosm.launch.session import Evidence
 from mesocosm.lifecycle import State
 from mesocosm.model import ContainerConfig, ContainerID, Exit
 from mesocosm.records import Intent, Record, Status

@@ -8,15 +8,13 @@ import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec
+from typing import Any
 
 import click
 
 from mesocosm.containerizer import Containerizer
 from mesocosm.images.progress import Report, silent
 from mesocosm.paths import ROOT, RUNTIME
-
-P = ParamSpec("P")
 
 
 @contextlib.asynccontextmanager
@@ -34,14 +32,14 @@ async def opened(ctx: click.Context, progress: Report = silent) -> AsyncIterator
 
 
 def asynchronous(
-    function: Callable[Concatenate[click.Context, P], Coroutine[Any, Any, int | None]],
-) -> Callable[Concatenate[click.Context, P], int]:
+    function: Callable[..., Coroutine[Any, Any, int | None]],
+) -> Callable[..., int]:
     """Run a coroutine as a command.  SIGINT and SIGTERM cancel it, so that everything is given back."""
 
     @wraps(function)
-    def run(ctx: click.Context, /, *args: P.args, **kwargs: P.kwargs) -> int:
+    def run(ctx: click.Context, **given: Any) -> int:
         async def guarded() -> int:
-            task = asyncio.ensure_future(function(ctx, *args, **kwargs))
+            task = asyncio.ensure_future(function(ctx, **given))
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.add_signal_handler(number, task.cancel)

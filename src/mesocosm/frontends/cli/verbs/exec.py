@@ -50,7 +50,7 @@ async def command(
             return 0
         try:
             with foreground.forwarding(session.signal, lambda: session.signal(9)):
-                output = logs.read(session.output, ended=session.wait())
+                output = logs.read(session.output, ended=session.wait)
                 showing = asyncio.create_task(foreground.show(output))
                 ended = await session.wait()
                 await showing
