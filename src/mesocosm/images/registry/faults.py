@@ -78,11 +78,12 @@ def wire_fault(error: Exception, *, registry: str, where: str, spoken: bool) -> 
         return Transient(
             f"registry {registry} ({where}) does not answer", hint="check the network and the name"
         )
-    if isinstance(error, aiohttp.InvalidURL | ValueError):
-        return Denied(f"registry {registry} leads to {shown(where, 80)}, which is not a server's address")
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         hint = f"put its CA into /etc/mesocosm/certs.d/{registry}/ca.crt; plain http is never tried instead"
         return Denied(f"registry {registry} ({where}) is not trusted: {_tls_reason(error)}", hint=hint)
+    # A certificate error is a ValueError too, so this comes after.
+    if isinstance(error, aiohttp.InvalidURL | ValueError):
+        return Denied(f"registry {registry} leads to {shown(where, 80)}, which is not a server's address")
     if isinstance(error, aiohttp.ClientConnectorDNSError) or isinstance(
         getattr(error, "os_error", None), socket.gaierror
     ):
