@@ -1,1 +1,82 @@
-"""Mesocosm, a universal containerizer."""
+"""Mesocosm, a universal containerizer.
+
+    import mesocosm
+
+    done = mesocosm.run("host", ["echo", "hello"], memory="256M")        # for scripts
+
+    async with mesocosm.Containerizer.open() as containerizer:           # for programs
+        container = await containerizer.create(mesocosm.ContainerConfig(image="host", command=("true",)))
+        await containerizer.start(container)
+        termination = await containerizer.wait(container)
+
+Nothing is imported before it is used: the launch side imports its own few modules through this package.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mesocosm.containerizer import Containerizer
+    from mesocosm.errors import MesocosmError
+    from mesocosm.model import (
+        CapabilityRequest,
+        ContainerConfig,
+        ContainerID,
+        HostPathMount,
+        NamespaceModes,
+        Resources,
+        Rlimit,
+        Termination,
+        TmpfsMount,
+        Usage,
+    )
+    from mesocosm.scripting import Completed, Failed, run
+
+_WHERE = {
+    "CapabilityRequest": "mesocosm.model",
+    "Completed": "mesocosm.scripting",
+    "ContainerConfig": "mesocosm.model",
+    "ContainerID": "mesocosm.model",
+    "Containerizer": "mesocosm.containerizer",
+    "Failed": "mesocosm.scripting",
+    "HostPathMount": "mesocosm.model",
+    "MesocosmError": "mesocosm.errors",
+    "NamespaceModes": "mesocosm.model",
+    "Resources": "mesocosm.model",
+    "Rlimit": "mesocosm.model",
+    "Termination": "mesocosm.model",
+    "TmpfsMount": "mesocosm.model",
+    "Usage": "mesocosm.model",
+    "run": "mesocosm.scripting",
+}
+
+
+def __getattr__(name: str) -> object:
+    """The public names, each from its module, on first use (PEP 562)."""
+    import importlib
+
+    if name not in _WHERE:
+        raise AttributeError(f"module 'mesocosm' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_WHERE[name]), name)
+    globals()[name] = value
+    return value
+
+
+__all__ = [
+    "CapabilityRequest",
+    "Completed",
+    "ContainerConfig",
+    "ContainerID",
+    "Containerizer",
+    "Failed",
+    "HostPathMount",
+    "MesocosmError",
+    "NamespaceModes",
+    "Resources",
+    "Rlimit",
+    "Termination",
+    "TmpfsMount",
+    "Usage",
+    "run",
+]

@@ -1,0 +1,28 @@
+"""Amounts of bytes as people write them."""
+
+from __future__ import annotations
+
+import re
+
+from mesocosm.errors import InvalidConfig
+
+_SIZE = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))?\s?([kmgtp]?)i?b?", re.ASCII | re.IGNORECASE)
+_SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
+
+
+def parse_size(text: str, subject: str = "size") -> int:
+    """``512m``, ``1.5g``, ``65536``, ``64KiB`` → bytes; powers of 1024, as docker has it.
+
+    ``subject`` names what the size is for in the InvalidConfig that anything else raises.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise InvalidConfig(
+            f"{subject}: {text!r} is not a size", hint="write a number and b, k, m or g, as in 512m"
+        )
+    whole, fraction, unit = match.groups()
+    shift = _SHIFTS[unit.lower()]
+    value = int(whole) << shift
+    if fraction:
+        value += (int(fraction) << shift) // 10 ** len(fraction)
+    return value
