@@ -359,7 +359,10 @@ def set_propagation(place: int | StrOrBytes, kind: str, *, recursive: bool = Tru
 
 
 def attach(mount_fd: int, target_fd: int) -> None:
-    """Move a detached mount onto what ``target_fd`` holds: a directory on a directory, a file on a file."""
+    """Move a detached mount onto what ``target_fd`` holds: a directory on a directory, a file on a file.
+
+    EINVAL for a target that was opened in another mount namespace: each has its own mounts.
+    """
     syscalls.move_mount(mount_fd, "", target_fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
 
 
