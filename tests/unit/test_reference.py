@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import pytest
 from hypothesis import example, given
@@ -192,7 +193,7 @@ def test_paths_round_trip(transport: str, path: str) -> None:
 
 
 def test_a_value_that_would_not_round_trip_cannot_be_built() -> None:
-    for wrong in (
+    wrongs: tuple[Callable[[], Reference], ...] = (
         lambda: Reference("oci", path="/a:b"),
         lambda: Reference("oci", path=f"/a@{PIN}"),
         lambda: Reference("docker", registry="docker.io", repository="debian", tag="1"),
@@ -200,6 +201,7 @@ def test_a_value_that_would_not_round_trip_cannot_be_built() -> None:
         lambda: Reference("appc", repository="a", labels=(("b", "1"), ("a", "2"))),
         lambda: Reference("dir", path="/a", ref="b"),
         lambda: Reference("ftp", path="/a"),
-    ):
+    )
+    for wrong in wrongs:
         with pytest.raises(InvalidConfig):
             wrong()

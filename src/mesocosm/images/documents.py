@@ -226,16 +226,13 @@ def _data(fields: Fields, digest: Digest, size: int) -> bytes | None:
 
 
 def _refuse_schema1(fields: Fields, content_type: str | None) -> None:
-    if (
-        base_type(content_type) in mediatypes.SCHEMA1
-        or fields.has("fsLayers")
-        or fields.raw("schemaVersion") == 1
-    ):
+    version = fields.integer("schemaVersion")
+    if base_type(content_type) in mediatypes.SCHEMA1 or fields.has("fsLayers") or version == 1:
         raise Unsupported(
             f"{fields.where} is in docker's schema 1, which names no sizes and is not verified by its digest",
             hint="push the image again with any tool newer than 2017, or allow schema 1 explicitly",
         )
-    if fields.integer("schemaVersion") != 2:
+    if version != 2:
         raise fields.fail("schemaVersion", "is not 2")
 
 
