@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from mesocosm.containerizer import Containerizer
-from mesocosm.errors import AlreadyExists, LaunchError
+from mesocosm.errors import AlreadyExists, NotFound
 from mesocosm.frontends.cli import foreground
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.progress import progress
@@ -21,6 +21,8 @@ from mesocosm.frontends.cli.report import show_report
 from mesocosm.frontends.cli.request import config_of, options
 from mesocosm.logs import Chunk
 from mesocosm.model import ContainerID, Termination
+from mesocosm.plan import LaunchPlan
+from mesocosm.reports import Report
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -48,26 +50,32 @@ async def command(ctx: click.Context, **given: Any) -> int:
             foreground.standard_input(given["interactive"] and not given["detach"]) as stdin,
         ):
             await containerizer.create(config, container=container, stdin=stdin)
+            told.close()
             if stdin is not None:
                 os.close(stdin)
             output = containerizer.logs(container, follow=True)
-            created = await containerizer.status(container)
-            await _start(containerizer, container)
+            story = await _start(containerizer, container)
             if given["detach"]:
                 click.echo(str(container))
                 return 0
             termination = await _stay(containerizer, container, output)
             if given["report"]:
-                show_report(created, termination)
+                show_report(*story, termination)
             return termination.status
 
 
-async def _start(containerizer: Containerizer, container: ContainerID) -> None:
+async def _start(containerizer: Containerizer, container: ContainerID) -> tuple[Report, LaunchPlan]:
+    """Start it; answers what a report at the end will need, which may be gone by then."""
     try:
+        plan = containerizer.plan(container)
+        created = await containerizer.status(container)
         await containerizer.start(container)
-    except LaunchError:
-        await containerizer.remove(container, force=True)
+    except BaseException:
+        await asyncio.shield(containerizer.remove(container, force=True))
         raise
+    with contextlib.suppress(NotFound):
+        return await containerizer.status(container), plan
+    return created, plan
 
 
 async def _stay(

@@ -1,0 +1,168 @@
+"""What the image side does, shown while it does it: bars on a terminal, lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from mesocosm.frontends.cli.colour import safe
+from mesocosm.frontends.cli.layout import count, duration
+from mesocosm.images.progress import Phase, Progress
+from mesocosm.isolators.words import size
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
+
+_DONE = {
+    Phase.RESOLVE: "resolved",
+    Phase.DOWNLOAD: "downloaded",
+    Phase.VERIFY: "verified",
+    Phase.UNPACK: "unpacked",
+    Phase.UPLOAD: "uploaded",
+}
+
+
+class Display:
+    """Takes reports until it is closed; this one shows nothing."""
+
+    def __call__(self, report: Progress) -> None:
+        """Take one report.  Never raises: progress must not fail what it tells of."""
+
+    def close(self) -> None:
+        """Leave the screen to what comes next.  Idempotent."""
+
+
+@contextlib.contextmanager
+def progress(*, quiet: bool) -> Iterator[Display]:
+    """A display on standard error: bars when that is a terminal, else lines, with ``quiet`` nothing."""
+    display = Display() if quiet else _Terminal() if sys.stderr.isatty() else _Lines()
+    try:
+        yield display
+    finally:
+        display.close()
+
+
+class _Lines(Display):
+    """One line for each subject a phase is finished with; what was there already is only counted."""
+
+    def __init__(self) -> None:
+        self._began: dict[tuple[Phase, str], float] = {}
+        self._present: set[str] = set()
+
+    def __call__(self, report: Progress) -> None:
+        key = (report.phase, report.subject)
+        began = self._began.setdefault(key, time.monotonic())
+        if not report.finished:
+            return
+        if report.already:
+            self._present.add(report.subject)
+            return
+        words = [_DONE[report.phase], safe(_short(report.subject))]
+        if report.total or report.done:
+            words.append(size(report.total or report.done))
+        words.append(f"in {duration(time.monotonic() - began)}")
+        if report.resumed:
+            words.append(f"({size(report.resumed)} from an earlier attempt)")
+        _say(" ".join(words))
+
+    def close(self) -> None:
+        if self._present:
+            _say(f"{count(len(self._present), 'blob')} there already")
+        self._present.clear()
+
+
+class _Phase:
+    """All subjects of one phase together."""
+
+    def __init__(self) -> None:
+        self._reports: dict[str, Progress] = {}
+
+    def take(self, report: Progress) -> None:
+        self._reports[report.subject] = report
+
+    @property
+    def amounts(self) -> tuple[int, int | None]:
+        """Bytes done and in all; None while any subject's size is unknown."""
+        totals = [report.total for report in self._reports.values()]
+        done = sum(report.done for report in self._reports.values())
+        known = [total for total in totals if total is not None]
+        return done, sum(known) if len(known) == len(totals) else None
+
+    @property
+    def finished(self) -> bool:
+        return all(report.finished for report in self._reports.values())
+
+    @property
+    def words(self) -> str:
+        """How far it is: ``3/7`` subjects, or the only one's name."""
+        if len(self._reports) == 1:
+            return safe(_short(next(iter(self._reports))))
+        finished = sum(report.finished for report in self._reports.values())
+        return f"{finished}/{len(self._reports)} layers"
+
+
+class _Terminal(Display):
+    """One bar for each phase.  Rich is imported with the first report: most commands never send one."""
+
+    def __init__(self) -> None:
+        self._bars: Bars | None = None
+        self._phases: dict[Phase, tuple[_Phase, TaskID]] = {}
+        self._closed = False
+
+    def __call__(self, report: Progress) -> None:
+        if self._closed or (report.already and report.phase not in self._phases):
+            return
+        bars = self._bars = self._bars or _start()
+        if report.phase not in self._phases:
+            self._phases[report.phase] = _Phase(), bars.add_task(str(report.phase), subject="")
+        phase, task = self._phases[report.phase]
+        phase.take(report)
+        done, total = phase.amounts
+        if phase.finished and not total:
+            done, total = 1, 1
+        bars.update(task, completed=done, total=total, subject=phase.words)
+
+    def close(self) -> None:
+        self._closed = True
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+
+
+def _start() -> Bars:
+    from rich import progress as rich  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415
+    from rich.markup import escape  # noqa: PLC0415
+
+    class Subject(rich.ProgressColumn):
+        def render(self, task: rich.Task) -> str:
+            return escape(str(task.fields["subject"]))
+
+    bars = rich.Progress(
+        rich.TextColumn("{task.description:<8}"),
+        rich.BarColumn(),
+        rich.DownloadColumn(binary_units=True),
+        rich.TransferSpeedColumn(),
+        rich.TimeRemainingColumn(compact=True),
+        Subject(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    bars.start()
+    return bars
+
+
+def _short(subject: str) -> str:
+    algorithm, colon, rest = subject.partition(":")
+    return rest[:12] if colon and algorithm in ("sha256", "sha512") else subject
+
+
+def _say(text: str) -> None:
+    with contextlib.suppress(OSError):
+        click.echo(f"mesocosm: {text}", err=True)
