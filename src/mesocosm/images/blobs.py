@@ -224,8 +224,8 @@ class Ingest:
             if count == 0:
                 break
             self._verifier.update(buffer[:count])
+            self.resumed = self.offset
             yield buffer[:count]
-        self.resumed = self.offset
         os.lseek(self._fd, self.offset, os.SEEK_SET)
 
     def restart(self) -> None:
