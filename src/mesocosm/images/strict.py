@@ -33,6 +33,21 @@ def load(data: bytes, what: str, *, limit: int = DOCUMENT_LIMIT) -> dict[str, Js
     Raises Exhausted above ``limit`` bytes and Corrupt for anything that is not exactly one strict JSON
     object.
     """
+    value = _decode(data, what, limit)
+    if not isinstance(value, dict):
+        raise Corrupt(f"{what} is not a JSON object")
+    return value
+
+
+def load_list(data: bytes, what: str, *, limit: int = DOCUMENT_LIMIT) -> list[Json]:
+    """As `load`, for a document that is a list."""
+    value = _decode(data, what, limit)
+    if not isinstance(value, list):
+        raise Corrupt(f"{what} is not a JSON list")
+    return value
+
+
+def _decode(data: bytes, what: str, limit: int) -> Json:
     if len(data) > limit:
         raise Exhausted(f"{what} has {len(data)} bytes, more than the {limit} allowed")
     try:
@@ -47,8 +62,6 @@ def load(data: bytes, what: str, *, limit: int = DOCUMENT_LIMIT) -> dict[str, Js
         _check_depth(value, what, DEPTH_LIMIT)
     except (ValueError, RecursionError) as error:
         raise Corrupt(f"{what} is not JSON: {shown(error, 120)}") from None
-    if not isinstance(value, dict):
-        raise Corrupt(f"{what} is not a JSON object")
     return value
 
 

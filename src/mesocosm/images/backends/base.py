@@ -1,0 +1,70 @@
+"""The backend contract.
+
+A backend makes a root of an image's layers, and knows nothing of where they came from.
+
+*At the start* ``probe`` is called once: it tries on this kernel and this file system what ``root`` will need,
+by doing it in miniature, and raises Unsupported with a hint where that fails.  Version numbers are never
+asked.
+
+*For a container* ``root`` is called with the layers in the form that the backend named, top first, and
+answers how the child assembles the root: one step of the launch plan.  What it prepares lies below
+``scratch``, which is the container's.  ``preview`` gives the same step with nothing done, for ``explain``.
+
+Backends of others come as entry points of the group ``mesocosm.backends``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+
+from mesocosm.images.layer_mounts import LayerMounts
+from mesocosm.images.layers import Form
+from mesocosm.plan import RootStep
+
+
+class StackedLayer(msgspec.Struct, frozen=True):
+    """One layer of an image: its diff ID's hex, and the file or tree that holds it."""
+
+    name: str
+    content: Path
+
+
+class BackendContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What a backend may use: the host's layer mounts, and a directory to try things in."""
+
+    mounts: LayerMounts
+    trial: Path
+
+
+class Backend:
+    """Base of all backends: a file holds only its difference.
+
+    ``form`` is what layers must be kept as.  ``writable`` tells whether roots can take changes.
+    """
+
+    name: ClassVar[str]
+    form: ClassVar[Form]
+    writable: ClassVar[bool] = True
+
+    def __init__(self, context: BackendContext) -> None:
+        self.context = context
+
+    def probe(self) -> None:
+        """Raise Unsupported, with what to do, where this host cannot; blocking."""
+        raise NotImplementedError
+
+    def root(self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool) -> RootStep:
+        """Prepare, and say how the root is assembled; blocking.
+
+        The layers are there, and leased.  ``read_only``: nothing is kept of what the container changes.
+        Raises Unsupported.
+        """
+        raise NotImplementedError
+
+    def preview(self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool) -> RootStep:
+        """Say what `root` would, without doing anything."""
+        raise NotImplementedError

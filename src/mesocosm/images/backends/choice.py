@@ -1,0 +1,90 @@
+"""Which backend to use on this host: found by trying, once per boot, and remembered on the runtime side."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from mesocosm import durable
+from mesocosm.errors import Corrupt
+from mesocosm.images.backends import OURS, PREFERENCE, backend_class, choose
+from mesocosm.images.backends.base import Backend, BackendContext
+from mesocosm.images.layer_mounts import LayerMounts
+from mesocosm.paths import Paths
+
+
+class _Remembered(msgspec.Struct, frozen=True):
+    """The backend found to work for a store on the file system ``device``."""
+
+    name: str
+    device: int
+
+
+class BackendChoice:
+    """The backends of one provisioner; each is tried at most once."""
+
+    def __init__(self, paths: Paths, mounts: LayerMounts) -> None:
+        self._images = paths.images
+        self._mounts = mounts
+        self._file = paths.runtime / "backend.json"
+        self._tried: dict[str, Backend] = {}
+        self._default: Backend | None = None
+
+    def get(self, name: str | None) -> Backend:
+        """Return the backend called ``name``, or the best one that works here; blocking.
+
+        Raises InvalidConfig for an unknown name, Unsupported where it cannot work.
+        """
+        if name is None:
+            self._default = self._default or self._best()
+            return self._default
+        if name not in self._tried:
+            backend_class(name)
+            self._tried[name] = self._try((name,))
+        return self._tried[name]
+
+    def likely(self, name: str | None) -> Backend:
+        """Return the backend that `get` would, without trying anything: for ``explain``."""
+        chosen = name or self._remembered() or PREFERENCE[0]
+        return backend_class(chosen)(BackendContext(mounts=self._mounts, trial=self._images))
+
+    def _best(self) -> Backend:
+        remembered = self._remembered()
+        if remembered is not None:
+            context = BackendContext(mounts=self._mounts, trial=self._images)
+            return backend_class(remembered)(context)
+        found = self._try(PREFERENCE)
+        note = _Remembered(found.name, self._device())
+        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        durable.write(self._file, msgspec.json.encode(note))
+        return found
+
+    def _remembered(self) -> str | None:
+        with contextlib.suppress(FileNotFoundError, Corrupt, msgspec.MsgspecError):
+            note = msgspec.json.decode(durable.read(self._file), type=_Remembered)
+            if note.device == self._device() and note.name in OURS:
+                return note.name
+        return None
+
+    def _device(self) -> int:
+        return self._images.stat().st_dev
+
+    def _try(self, names: tuple[str, ...]) -> Backend:
+        with self._trial() as trial:
+            found = choose(BackendContext(mounts=self._mounts, trial=trial), names)
+        return type(found)(BackendContext(mounts=self._mounts, trial=self._images))
+
+    @contextlib.contextmanager
+    def _trial(self) -> Iterator[Path]:
+        """A directory on the store's file system, removed afterwards."""
+        trial = self._images / "ingest" / f"trial-{secrets.token_hex(8)}"
+        trial.mkdir(mode=0o700)
+        try:
+            yield trial
+        finally:
+            shutil.rmtree(trial, ignore_errors=True)

@@ -1,0 +1,239 @@
+"""A tree of the container's own, copied from the layers: works everywhere, and costs what it copies (BK-4).
+
+File data is shared with the layer where the file system can (FICLONE: xfs, btrfs), else copied by the kernel.
+Layer trees hold whatever an image put there, so everything goes by descriptors and no last component is
+followed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+from mesocosm.images.backends.base import Backend, StackedLayer
+from mesocosm.images.layers import Form
+from mesocosm.linux import beneath
+from mesocosm.plan import RootStep
+from mesocosm.plan.operations import BindRoot
+
+FICLONE: Final = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
+OPAQUE: Final = "trusted.overlay.opaque"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_UNSHARED = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY)
+_PIECE = 1 << 30
+
+_Result = TypeVar("_Result")
+
+
+class CopyBackend(Backend):
+    """The root is ``scratch/root``."""
+
+    name = "copy"
+    form = Form.TREE
+
+    def probe(self) -> None:
+        """Every Linux can."""
+
+    def root(self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool) -> RootStep:
+        """As `Backend.root`: copies every layer, lowest first, the upper ones' whiteouts applied."""
+        target = scratch / "root"
+        if target.exists():
+            _remove(scratch, target.name)
+        target.mkdir(mode=0o755)
+        for layer in reversed(layers):
+            copy_layer(layer.content, target)
+        return self.preview(layers, scratch, read_only=read_only)
+
+    def preview(self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool) -> RootStep:
+        """As `Backend.preview`.  A read-only root is made so after its mounts, as for every backend."""
+        del layers, read_only
+        return BindRoot(source=str(scratch / "root"), read_only=False)
+
+
+def copy_layer(source: Path, target: Path) -> None:
+    """Put the layer tree ``source`` over the tree ``target``; blocking.  Raises OSError."""
+    source_fd = os.open(source, _DIRECTORY)
+    try:
+        target_fd = os.open(target, _DIRECTORY)
+        try:
+            _Copy(source_fd, target_fd).run()
+        finally:
+            os.close(target_fd)
+    finally:
+        os.close(source_fd)
+
+
+class _Copy:
+    """The copy of one layer.  Holds two directories open at a time, however deep the layer is."""
+
+    def __init__(self, source: int, target: int) -> None:
+        self._source = source
+        self._target = target
+        self._linked: dict[int, tuple[bytes, bytes]] = {}
+
+    def run(self) -> None:
+        """Copy everything; directories get their look and times last, innermost first."""
+        done = []
+        pending = [b"."]
+        while pending:
+            path = pending.pop()
+            done.append(path)
+            pending += self._with_both(path, self._fill)
+        for path in reversed(done):
+            self._with_both(path, _dress_directory)
+
+    def _with_both(self, path: bytes, act: Callable[[bytes, int, int], _Result]) -> _Result:
+        inner = beneath.open_beneath(self._source, path, _DIRECTORY)
+        try:
+            outer = beneath.open_beneath(self._target, path, _DIRECTORY)
+            try:
+                return act(path, inner, outer)
+            finally:
+                os.close(outer)
+        finally:
+            os.close(inner)
+
+    def _fill(self, path: bytes, source: int, target: int) -> list[bytes]:
+        """Copy what a directory holds; returns the directories in it, made but still empty."""
+        below = []
+        for name in sorted(os.fsencode(entry) for entry in os.listdir(source)):
+            status = os.stat(name, dir_fd=source, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                _make_directory(source, target, name)
+                below.append(path + b"/" + name)
+                continue
+            beneath.remove_tree(target, name)
+            if not _is_whiteout(status):
+                self._copy(path, source, target, name, status)
+        return below
+
+    def _copy(self, path: bytes, source: int, target: int, name: bytes, status: os.stat_result) -> None:
+        known = self._linked.get(status.st_ino)
+        if known is not None:
+            self._link(known, target, name)
+            return
+        if status.st_nlink > 1:
+            self._linked[status.st_ino] = (path, name)
+        if stat.S_ISREG(status.st_mode):
+            _copy_file(source, target, name, status)
+            return
+        if stat.S_ISLNK(status.st_mode):
+            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+        else:
+            kind, mode = stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)
+            beneath.make_node(target, name, kind, mode, status.st_rdev)
+        os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+        os.utime(name, ns=_times(status), dir_fd=target, follow_symlinks=False)
+
+    def _link(self, known: tuple[bytes, bytes], target: int, name: bytes) -> None:
+        parent = beneath.open_beneath(self._target, known[0], _DIRECTORY)
+        try:
+            os.link(known[1], name, src_dir_fd=parent, dst_dir_fd=target, follow_symlinks=False)
+        finally:
+            os.close(parent)
+
+
+def _make_directory(source: int, target: int, name: bytes) -> None:
+    """Have a directory to copy into: a lower layer's, or a new one where that is hidden or is none."""
+    if not _is_directory(target, name) or _is_opaque(source, name):
+        beneath.remove_tree(target, name)
+        os.mkdir(name, 0o700, dir_fd=target)
+
+
+def _is_directory(parent: int, name: bytes) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
+
+
+def _is_opaque(parent: int, name: bytes) -> bool:
+    fd = os.open(name, _DIRECTORY, dir_fd=parent)
+    try:
+        return os.getxattr(fd, OPAQUE) == b"y"
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return False
+        raise
+    finally:
+        os.close(fd)
+
+
+def _is_whiteout(status: os.stat_result) -> bool:
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
+
+
+def _copy_file(source: int, target: int, name: bytes, status: os.stat_result) -> None:
+    inner = os.open(name, _READ, dir_fd=source)
+    try:
+        outer = os.open(name, _CREATE, 0o600, dir_fd=target)
+        try:
+            _copy_data(inner, outer, status.st_size)
+            _dress(inner, outer, status)
+        finally:
+            os.close(outer)
+    finally:
+        os.close(inner)
+
+
+def _copy_data(source: int, target: int, size: int) -> None:
+    """Share the file's data, else copy its extents; holes stay holes."""
+    try:
+        fcntl.ioctl(target, FICLONE, source)
+        return
+    except OSError as error:
+        if error.errno not in _UNSHARED:
+            raise
+    os.ftruncate(target, size)
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(source, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        at = os.lseek(source, start, os.SEEK_HOLE)
+        _copy_extent(source, target, start, at)
+
+
+def _copy_extent(source: int, target: int, start: int, end: int) -> None:
+    while start < end:
+        done = os.copy_file_range(source, target, min(end - start, _PIECE), start, start)
+        if not done:
+            raise OSError(errno.EIO, "a layer's file became shorter while it was copied")
+        start += done
+
+
+def _dress_directory(path: bytes, source: int, target: int) -> None:
+    del path
+    _dress(source, target, os.fstat(source))
+
+
+def _dress(source: int, target: int, status: os.stat_result) -> None:
+    """Owner before mode and attributes: chown(2) takes set-id bits and capabilities away."""
+    os.fchown(target, status.st_uid, status.st_gid)
+    os.fchmod(target, stat.S_IMODE(status.st_mode))
+    for name in os.listxattr(source):
+        if not name.startswith("trusted.overlay."):
+            os.setxattr(target, name, os.getxattr(source, name))
+    os.utime(target, ns=_times(status))
+
+
+def _times(status: os.stat_result) -> tuple[int, int]:
+    return status.st_mtime_ns, status.st_mtime_ns
+
+
+def _remove(parent: Path, name: str) -> None:
+    fd = os.open(parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        beneath.remove_tree(fd, name)
+    finally:
+        os.close(fd)

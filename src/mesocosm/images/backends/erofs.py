@@ -1,0 +1,53 @@
+"""Overlay on EROFS files, each mounted once for the whole host: the default where the kernel can."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mesocosm.images.backends.base import Backend, StackedLayer
+from mesocosm.images.backends.overlay import make_changes, stack, try_overlay
+from mesocosm.images.erofs import ErofsSink
+from mesocosm.images.layer_mounts import mount_file
+from mesocosm.images.layers import Form
+from mesocosm.plan import RootStep
+
+
+class ErofsBackend(Backend):
+    """Layers are EROFS files; their mounts are shared, and outlive every container."""
+
+    name = "erofs"
+    form = Form.EROFS
+
+    def probe(self) -> None:
+        """Write an empty image, mount it from its file, and put a writable overlay on it."""
+        image = self.context.trial / "layer.erofs"
+        sink = ErofsSink(image)
+        try:
+            sink.finish(hashlib.sha256())
+        except BaseException:
+            sink.abort()
+            raise
+        try:
+            layer = mount_file(image)
+            try:
+                try_overlay(self.context.trial, [layer])
+            finally:
+                os.close(layer)
+        finally:
+            with contextlib.suppress(OSError):
+                image.unlink()
+
+    def root(self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool) -> RootStep:
+        """As `Backend.root`: mounts what is not mounted yet."""
+        make_changes(scratch)
+        self.context.mounts.hold({layer.name: layer.content for layer in layers})
+        return self.preview(layers, scratch, read_only=read_only)
+
+    def preview(self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool) -> RootStep:
+        """As `Backend.preview`."""
+        del read_only
+        return stack([str(self.context.mounts.where(layer.name)) for layer in layers], scratch)

@@ -1,0 +1,174 @@
+"""What images there are, and what they are called: one small file for each, and no database.
+
+    images/<manifest digest's hex>.json     an image (`ImageRecord`); its time of change is its last use
+    refs/<hash of name and platform>.json   a name (`RefRecord`)
+
+Every answer is read from these files, so there is nothing to rebuild, a damaged one costs exactly one image
+or name, and the store may be copied or moved.  A file that cannot be read is set aside as ``*.damaged`` and
+the image counts as absent: the next pull finds its layers and blobs still there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from mesocosm import durable
+from mesocosm.errors import Corrupt, InvalidConfig, NotFound
+from mesocosm.images.digest import Digest
+from mesocosm.images.foreign import shown
+from mesocosm.images.image import VERSION, ImageRecord, RefRecord
+
+_Record = TypeVar("_Record", ImageRecord, RefRecord)
+_HEX = re.compile(r"[a-f0-9]{4,128}", re.ASCII)
+SHORTEST: Final = 4
+"""Hex digits by which an image can be named, when they are unique."""
+
+
+class Catalogue:
+    """Images and names of one store; stateless, any number of processes may use it at once."""
+
+    def __init__(self, root: Path) -> None:
+        self._images = root / "images"
+        self._refs = root / "refs"
+
+    def prepare(self) -> None:
+        """Make the directories."""
+        self._images.mkdir(mode=0o700, exist_ok=True)
+        self._refs.mkdir(mode=0o700, exist_ok=True)
+
+    # --- images ---------------------------------------------------------------------------------------------
+
+    def add(self, image: ImageRecord) -> None:
+        """Record an image, durably."""
+        durable.write(self._image(image.digest), msgspec.json.encode(image))
+
+    def image(self, digest: str) -> ImageRecord | None:
+        """Return the image with this manifest digest."""
+        return _read(self._image(digest), ImageRecord)
+
+    def images(self) -> Iterator[ImageRecord]:
+        """Yield every image, in no order."""
+        yield from _read_all(self._images, ImageRecord)
+
+    def used(self, digest: str, when: float) -> None:
+        """Note that the image was used at ``when``, seconds since the epoch."""
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(self._image(digest), (when, when))
+
+    def last_used(self, digest: str) -> float:
+        """Return when the image was used last, in seconds since the epoch; 0 when it is gone."""
+        try:
+            return self._image(digest).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
+    def forget(self, digest: str) -> bool:
+        """Remove an image's record; whether there was one."""
+        return _remove(self._image(digest))
+
+    # --- names ----------------------------------------------------------------------------------------------
+
+    def name(self, ref: RefRecord) -> None:
+        """Let a name point at an image, durably; replaces where it pointed."""
+        durable.write(self._ref(ref.reference, ref.platform), msgspec.json.encode(ref))
+
+    def ref(self, reference: str, platform: str = "") -> RefRecord | None:
+        """Return where a canonical reference points."""
+        return _read(self._ref(reference, platform), RefRecord)
+
+    def refs(self) -> Iterator[RefRecord]:
+        """Yield every name, in no order."""
+        yield from _read_all(self._refs, RefRecord)
+
+    def unname(self, reference: str, platform: str = "") -> bool:
+        """Remove a name; whether there was one."""
+        return _remove(self._ref(reference, platform))
+
+    # --- by what people write -------------------------------------------------------------------------------
+
+    def by_id(self, text: str) -> ImageRecord | None:
+        """Return the image whose manifest digest or image ID is ``text``, or begins so.
+
+        ``text`` may have the algorithm before it.  Raises InvalidConfig when several do.
+        """
+        hexadecimal = text.rpartition(":")[2] if text.startswith(("sha256:", "sha512:")) else text
+        if not _HEX.fullmatch(hexadecimal):
+            return None
+        hits = {
+            image.digest: image
+            for image in self.images()
+            if _hex(image.digest).startswith(hexadecimal) or _hex(image.image_id).startswith(hexadecimal)
+        }
+        if len(hits) > 1:
+            listed = ", ".join(sorted(_hex(digest)[:12] for digest in hits))
+            raise InvalidConfig(
+                f"{shown(text, 80)} means {len(hits)} images: {listed}", hint="give more digits"
+            )
+        return next(iter(hits.values()), None)
+
+    def require(self, text: str) -> ImageRecord:
+        """As `by_id`, but raises NotFound."""
+        found = self.by_id(text)
+        if found is None:
+            raise NotFound(f"no image {shown(text, 120)}", hint="mesocosm images lists what there is")
+        return found
+
+    def _image(self, digest: str) -> Path:
+        return self._images / f"{Digest.parse(digest).hex}.json"
+
+    def _ref(self, reference: str, platform: str) -> Path:
+        key = hashlib.sha256(f"{reference}\n{platform}".encode("utf-8", "surrogateescape")).hexdigest()
+        return self._refs / f"{key}.json"
+
+
+def _hex(digest: str) -> str:
+    return digest.rpartition(":")[2]
+
+
+def _read(path: Path, kind: type[_Record]) -> _Record | None:
+    try:
+        data = durable.read(path)
+    except FileNotFoundError:
+        return None
+    except Corrupt:
+        _set_aside(path)
+        return None
+    try:
+        record: Any = msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        _set_aside(path)
+        return None
+    if record.version > VERSION:
+        raise Corrupt(f"{path} has version {record.version}", hint="it was written by a newer mesocosm")
+    found: _Record = record
+    return found
+
+
+def _read_all(directory: Path, kind: type[_Record]) -> Iterator[_Record]:
+    for name in sorted(os.listdir(directory)):  # noqa: PTH208
+        if name.endswith(".json") and not name.startswith("."):
+            record = _read(directory / name, kind)
+            if record is not None:
+                yield record
+
+
+def _remove(path: Path) -> bool:
+    try:
+        path.unlink()
+    except FileNotFoundError:
+        return False
+    durable.sync_directory(path.parent)
+    return True
+
+
+def _set_aside(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.rename(path.with_suffix(".damaged"))

@@ -1,0 +1,123 @@
+"""The one mount of each EROFS layer on this host, at ``<runtime>/layers/<diff ID's hex>``.
+
+A layer is mounted once however many containers use it: a second superblock of the same file would cache its
+pages once more (measured: a whole further copy for each).  The mounts belong to nobody's process, survive the
+agent, and are found again by looking.  A lock file beside the directory is held while they are looked at or
+changed, so that whoever holds a lease on a layer and has seen it mounted keeps it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from mesocosm import durable, trace
+from mesocosm.errors import Unsupported
+from mesocosm.linux import mounts, syscalls
+
+MountImage = Callable[[Path], int]
+"""Makes a detached mount of an EROFS file."""
+
+
+def mount_file(path: Path) -> int:
+    """Mount an EROFS file from the file itself; Unsupported where this kernel cannot (before Linux 6.12)."""
+    try:
+        return mounts.erofs(str(path), attributes=syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NODEV)
+    except OSError as error:
+        if error.errno in (errno.ENOTBLK, errno.ENODEV):
+            raise Unsupported("this kernel cannot mount EROFS files", hint="use --backend overlay") from error
+        raise
+
+
+class LayerMounts:
+    """The mounts of layers below one runtime directory."""
+
+    def __init__(self, root: Path, mount: MountImage = mount_file) -> None:
+        self._root = root
+        self._lock = root.with_name(f"{root.name}.lock")
+        self._mount = mount
+
+    def hold(self, images: Mapping[str, Path]) -> dict[str, Path]:
+        """Have every layer mounted, and return where; blocking.
+
+        ``images`` are EROFS files by diff ID's hex.  The caller holds a lease on them.
+        """
+        with self._held():
+            self._root.mkdir(mode=0o700, exist_ok=True)
+            return {name: self._hold(name, image) for name, image in images.items()}
+
+    def where(self, name: str) -> Path:
+        """Return where a layer is mounted, or would be."""
+        return self._root / name
+
+    def mounted(self) -> list[str]:
+        """Return the hex diff IDs of the layers mounted now."""
+        try:
+            names = os.listdir(self._root)  # noqa: PTH208
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in names if self._is_mounted(self._root / name))
+
+    def trim(self, needed: Callable[[], frozenset[str]]) -> list[str]:
+        """Unmount the layers that nobody needs, and return them; blocking.
+
+        ``needed`` answers with hex diff IDs and is asked under the lock.  Containers that still run on such a
+        layer keep it: their own mounts hold the file system.
+        """
+        if not self._root.exists():
+            return []
+        with self._held():
+            keep = needed()
+            dropped = [name for name in self.mounted() if name not in keep]
+            for name in dropped:
+                mounts.detach(str(self._root / name))
+            for name in os.listdir(self._root):  # noqa: PTH208
+                if name not in keep:
+                    with contextlib.suppress(OSError):
+                        (self._root / name).rmdir()
+            return dropped
+
+    def _hold(self, name: str, image: Path) -> Path:
+        where = self._root / name
+        if self._is_mounted(where):
+            return where
+        where.mkdir(mode=0o700, exist_ok=True)
+        trace.point("layer_mounts.made")
+        detached = self._mount(image)
+        try:
+            self._attach(detached, where)
+        finally:
+            os.close(detached)
+        trace.point("layer_mounts.mounted")
+        return where
+
+    def _attach(self, detached: int, where: Path) -> None:
+        target = os.open(where, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            mounts.attach(detached, target)
+        finally:
+            os.close(target)
+
+    def _is_mounted(self, where: Path) -> bool:
+        """Whether a mount lies on ``where``: it then has another mount ID than its parent directory."""
+        try:
+            return _mount_id(where) != _mount_id(where.parent)
+        except FileNotFoundError:
+            return False
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        self._root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with durable.locked(self._lock):
+            yield
+
+
+def _mount_id(path: Path) -> int:
+    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        return syscalls.mount_id(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,256 @@
+"""The layer store: layers by diff ID, each whole and verified in a form that can be mounted, or not there.
+
+    layers/<diff ID's hex>/layer.erofs   the layer as one EROFS file      } and layer.json beside it:
+    trees/<diff ID's hex>/root/          the layer as a directory tree    } what it is (`LayerRecord`)
+    ingest/layer-<hex>.<form>/           one on its way in; its .lock is flock-held by whoever makes it
+
+A layer is published by renaming its directory after everything in it has reached the disk, so a crash at any
+point leaves it unpublished or whole.  gzip and zstd of the same tar are one layer.  Whoever asks for a layer
+that is being made waits for it, in any process; when its maker dies the next one begins anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from mesocosm import durable, trace
+from mesocosm.errors import Corrupt
+from mesocosm.images.blobs import BlobStore
+from mesocosm.images.digest import HEX_LENGTH, Digest
+from mesocosm.images.documents import Descriptor
+from mesocosm.images.erofs import ErofsSink
+from mesocosm.images.layer_facts import ErofsFacts, LayerFacts
+from mesocosm.images.layer_stream import LayerIngest
+from mesocosm.images.limits import DEFAULT_LIMITS, DEFAULT_POLICY, Limits, Policy
+from mesocosm.images.progress import Phase, Progress, Report, silent
+from mesocosm.images.stores.base import Fetch
+from mesocosm.images.transfer import POLL, in_thread
+from mesocosm.images.unpack import DirectorySink
+from mesocosm.linux import beneath
+
+VERSION: Final = 1
+
+
+class Form(enum.StrEnum):
+    """What a layer is kept as."""
+
+    EROFS = "erofs"
+    TREE = "tree"
+
+
+_FOLDER = {Form.EROFS: "layers", Form.TREE: "trees"}
+_CONTENT = {Form.EROFS: "layer.erofs", Form.TREE: "root"}
+_ALGORITHM = {length: name for name, length in HEX_LENGTH.items()}
+
+
+class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stored layer is, in ``layer.json``.
+
+    ``size`` bytes on disk, ``seal`` by which a flipped bit is found (EROFS), ``blob`` the digest it was made
+    from, ``tar_size`` and ``entries`` of its archive, ``compression`` of the blob.
+    """
+
+    diff_id: str
+    form: Form
+    size: int
+    seal: str
+    blob: str
+    tar_size: int
+    entries: int
+    compression: str
+    version: int = VERSION
+
+
+class LayerStore:
+    """The layers of one store; stateless, any number of processes may use it at once."""
+
+    def __init__(
+        self,
+        root: Path,
+        blobs: BlobStore,
+        *,
+        limits: Limits = DEFAULT_LIMITS,
+        policy: Policy = DEFAULT_POLICY,
+    ) -> None:
+        self._root = root
+        self._blobs = blobs
+        self._limits = limits
+        self._policy = policy
+
+    def prepare(self) -> None:
+        """Make the directories."""
+        for folder in _FOLDER.values():
+            (self._root / folder).mkdir(mode=0o700, exist_ok=True)
+
+    def content(self, diff_id: Digest, form: Form) -> Path:
+        """Return where the layer's file or tree is, or would be."""
+        return self._directory(diff_id, form) / _CONTENT[form]
+
+    def has(self, diff_id: Digest, form: Form) -> bool:
+        """Whether the layer is there; a directory under the final name is a whole layer."""
+        return self.content(diff_id, form).exists()
+
+    def record(self, diff_id: Digest, form: Form) -> LayerRecord | None:
+        """Return what is recorded of the layer; None when it is not there or its record is unreadable."""
+        try:
+            data = durable.read(self._directory(diff_id, form) / "layer.json")
+            return msgspec.json.decode(data, type=LayerRecord)
+        except (FileNotFoundError, Corrupt, msgspec.MsgspecError):
+            return None
+
+    def list(self) -> Iterator[tuple[Digest, Form]]:
+        """Yield every layer that is there, in no order."""
+        for form, folder in _FOLDER.items():
+            for name in os.listdir(self._root / folder):  # noqa: PTH208
+                with contextlib.suppress(KeyError):
+                    yield Digest(_ALGORITHM[len(name)], name), form
+
+    async def ingest(
+        self,
+        descriptor: Descriptor,
+        diff_id: Digest,
+        form: Form,
+        source: Fetch,
+        *,
+        report: Report = silent,
+        keep: bool = True,
+    ) -> None:
+        """Have the layer, made from the blob that ``descriptor`` names, fetched by ``source`` where it is
+        missing.
+
+        One transfer and one unpacking however many ask.  Raises Corrupt when blob or diff ID is another one,
+        Exhausted beyond limits or on a full disk, and what ``source`` raises; nothing is published then.
+        """
+        async with self._making(diff_id, form) as staging:
+            if self.has(diff_id, form):
+                _report_present(descriptor, report)
+                return
+            subject = str(diff_id)
+            await source(
+                self._blobs,
+                descriptor,
+                sink=lambda: _Publisher(self, staging, descriptor, diff_id, form),
+                report=report,
+                keep=keep,
+            )
+        report(Progress(Phase.UNPACK, subject, descriptor.size, descriptor.size, finished=True))
+
+    def publish(self, staging: Path, record: LayerRecord) -> None:
+        """Move a finished layer under its name; blocking."""
+        durable.write(staging / "layer.json", msgspec.json.encode(record))
+        trace.point("layers.made")
+        target = self._directory(Digest.parse(record.diff_id), record.form)
+        staging.rename(target)
+        trace.point("layers.renamed")
+        durable.sync_directory(target.parent)
+
+    def condemn(self, diff_id: Digest, form: Form) -> bool:
+        """Move a layer to the trash, where `empty_trash` finds it; whether it was there."""
+        try:
+            self._directory(diff_id, form).rename(self._root / "trash" / secrets.token_hex(16))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def empty_trash(self) -> None:
+        """Remove what was condemned, and unfinished layers that nobody is making; blocking."""
+        ingest = self._root / "ingest"
+        for name in os.listdir(ingest):  # noqa: PTH208
+            if name.startswith("layer-") and not name.endswith(".lock"):
+                with durable.locked(ingest / f"{name}.lock", wait=False) as mine:
+                    if mine:
+                        _discard(ingest / name)
+        _remove_directories(self._root / "trash")
+
+    @contextlib.asynccontextmanager
+    async def _making(self, diff_id: Digest, form: Form) -> AsyncIterator[Path]:
+        """Hold the lock on the layer's making, and yield a path for it where nothing is."""
+        staging = self._root / "ingest" / f"layer-{diff_id.hex}.{form}"
+        lock = staging.with_name(f"{staging.name}.lock")
+        while True:
+            with durable.locked(lock, wait=False) as mine:
+                if mine:
+                    await in_thread(_discard, staging)
+                    yield staging
+                    lock.unlink(missing_ok=True)
+                    return
+            await asyncio.sleep(POLL)
+
+    def _directory(self, diff_id: Digest, form: Form) -> Path:
+        return self._root / _FOLDER[form] / diff_id.hex
+
+
+class _Publisher:
+    """Sink of one transfer: writes the layer as the blob comes in, and publishes it at the end."""
+
+    def __init__(
+        self, store: LayerStore, staging: Path, descriptor: Descriptor, diff_id: Digest, form: Form
+    ) -> None:
+        _discard(staging)
+        staging.mkdir(mode=0o700)
+        self._store = store
+        self._staging = staging
+        self._form = form
+        path, limits, policy = staging / _CONTENT[form], store._limits, store._policy
+        self._ingest = LayerIngest(
+            ErofsSink(path, limits=limits, policy=policy)
+            if form is Form.EROFS
+            else DirectorySink(path, flavour="overlay", limits=limits, policy=policy),
+            blob=descriptor.digest,
+            blob_size=descriptor.size,
+            diff_id=diff_id,
+            limits=limits,
+        )
+
+    def write(self, chunk: bytes | memoryview) -> None:
+        self._ingest.feed(chunk)
+
+    def finish(self) -> None:
+        facts = self._ingest.finish()
+        self._store.publish(self._staging, _record(facts, self._form))
+
+    def abort(self) -> None:
+        with contextlib.suppress(Exception):
+            self._ingest.abort()
+            _discard(self._staging)
+
+
+def _record(facts: LayerFacts, form: Form) -> LayerRecord:
+    return LayerRecord(
+        diff_id=str(facts.diff_id),
+        form=form,
+        size=facts.made.size,
+        seal=facts.made.seal if isinstance(facts.made, ErofsFacts) else "",
+        blob=str(facts.blob_digest),
+        tar_size=facts.tar_size,
+        entries=facts.entries,
+        compression=facts.compression,
+    )
+
+
+def _report_present(descriptor: Descriptor, report: Report) -> None:
+    size = descriptor.size
+    report(Progress(Phase.DOWNLOAD, str(descriptor.digest), size, size, size, already=True, finished=True))
+
+
+def _remove_directories(trash: Path) -> None:
+    for name in os.listdir(trash):  # noqa: PTH208
+        _discard(trash / name)
+
+
+def _discard(path: Path) -> None:
+    """Remove a tree of ours, whatever a layer put into it."""
+    parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        beneath.remove_tree(parent, path.name)
+    finally:
+        os.close(parent)

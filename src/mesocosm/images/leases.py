@@ -1,0 +1,222 @@
+"""Leases: who needs which image, so that collection leaves it alone.
+
+    leases/<owner>          what the owner needs; a container's lasts until it is released
+    leases/pull-<random>    the same for a pull under way; flock-held, so it dies with its process
+    lock                    held while a lease is written, and while something is condemned
+
+A lease is written before the things it names are looked at; what is collected is chosen and renamed away
+under the same lock.  So whoever has seen a layer under its lease keeps it (Q-18), with no lock held
+meanwhile.  Leases are not synced to the disk: a power cut ends everything that could need them, and one that
+was torn by it belongs to an earlier boot.
+
+A container's lease only ever grows: image volumes add to it (parity PRV-6 lost them).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+from collections.abc import Callable, Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from mesocosm import durable
+from mesocosm.errors import Corrupt
+from mesocosm.images.digest import Digest
+from mesocosm.linux.processes import boot_id
+
+VERSION: Final = 1
+PULL: Final = "pull-"
+CONTAINER: Final = "container-"
+PIN: Final = "pin-"
+
+
+class Lease(msgspec.Struct, frozen=True, kw_only=True):
+    """What one owner needs: digests of documents and blobs, and diff IDs of layers, as text."""
+
+    owner: str
+    digests: tuple[str, ...] = ()
+    layers: tuple[str, ...] = ()
+    boot_id: str = ""
+    version: int = VERSION
+
+    def merged(self, other: Lease) -> Lease:
+        """Return this lease with what ``other`` needs as well."""
+        return msgspec.structs.replace(
+            self,
+            digests=tuple(sorted({*self.digests, *other.digests})),
+            layers=tuple(sorted({*self.layers, *other.layers})),
+        )
+
+
+class Needed(msgspec.Struct, frozen=True, kw_only=True):
+    """All leases together: digests, diff IDs, and the owners by digest."""
+
+    digests: frozenset[str]
+    layers: frozenset[str]
+    owners: dict[str, tuple[str, ...]]
+
+
+class Leases:
+    """The leases of one store; any number of processes may use it at once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root / "leases"
+        self.lock = root / "lock"
+
+    def prepare(self) -> None:
+        """Make the directory."""
+        self._root.mkdir(mode=0o700, exist_ok=True)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[Needed]:
+        """Hold the lock, and yield what is needed: nothing else will be while it is held."""
+        with durable.locked(self.lock):
+            yield self._needed()
+
+    def extend(self, owner: str, digests: Iterable[Digest], layers: Iterable[Digest]) -> None:
+        """Record that ``owner`` needs these too."""
+        lease = Lease(
+            owner=owner,
+            digests=tuple(map(str, digests)),
+            layers=tuple(map(str, layers)),
+            boot_id="" if owner.startswith(PIN) else boot_id(),
+        )
+        with durable.locked(self.lock):
+            present = self._read(self._root / owner)
+            self._write(self._root / owner, present.merged(lease) if present else lease)
+
+    def drop(self, owner: str) -> bool:
+        """Forget an owner's lease; whether there was one."""
+        try:
+            (self._root / owner).unlink()
+        except FileNotFoundError:
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def pulling(self) -> Iterator[Pulling]:
+        """A lease that lasts as long as the context, or as its process."""
+        path = self._root / f"{PULL}{secrets.token_hex(8)}"
+        with durable.locked(self.lock):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        try:
+            yield Pulling(self, fd, path.name)
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(fd)
+
+    def owners(self, prefix: str = "") -> list[str]:
+        """Return the owners whose name begins with ``prefix``, sorted."""
+        names = os.listdir(self._root)  # noqa: PTH208
+        return sorted(name for name in names if name.startswith(prefix) and not name.startswith("."))
+
+    def get(self, owner: str) -> Lease | None:
+        """Return an owner's lease; None when there is none that holds."""
+        return self._read(self._root / owner)
+
+    def needed(self) -> Needed:
+        """Return what all leases hold together.
+
+        A pull whose process is gone is forgotten.  A lease that cannot be read is Corrupt: then nothing may
+        be collected.
+        """
+        with self.frozen() as needed:
+            return needed
+
+    def _needed(self) -> Needed:
+        digests: set[str] = set()
+        layers: set[str] = set()
+        owners: dict[str, list[str]] = {}
+        for name in self.owners():
+            lease = self._pull(name) if name.startswith(PULL) else self._read(self._root / name)
+            if lease is None:
+                continue
+            digests.update(lease.digests)
+            layers.update(lease.layers)
+            for digest in lease.digests:
+                owners.setdefault(digest, []).append(name)
+        return Needed(
+            digests=frozenset(digests),
+            layers=frozenset(layers),
+            owners={digest: tuple(names) for digest, names in owners.items()},
+        )
+
+    def drop_all_but(self, known: Callable[[], Collection[str]]) -> list[str]:
+        """Forget the leases of containers that are not known, and of pulls that died; return the owners.
+
+        ``known`` is asked after the leases were listed: a container is recorded before it takes a lease.
+        """
+        dropped = []
+        held = self.owners(CONTAINER)
+        containers = frozenset(known())
+        for name in held:
+            if name.removeprefix(CONTAINER) not in containers and self.drop(name):
+                dropped.append(name)
+        for name in self.owners(PULL):
+            if self._pull(name) is None:
+                dropped.append(name)
+        return dropped
+
+    def _pull(self, name: str) -> Lease | None:
+        """A pull's lease, or None, and its file removed, when its process is gone."""
+        path = self._root / name
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _decode(os.pread(fd, os.fstat(fd).st_size, 0), path) or Lease(owner=name)
+        else:
+            path.unlink(missing_ok=True)
+            return None
+        finally:
+            os.close(fd)
+
+    def _read(self, path: Path) -> Lease | None:
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        return _decode(data, path)
+
+    def _write(self, path: Path, lease: Lease) -> None:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_bytes(msgspec.json.encode(lease))
+        temporary.rename(path)
+
+
+class Pulling:
+    """The lease of a pull under way."""
+
+    def __init__(self, leases: Leases, fd: int, owner: str) -> None:
+        self._leases = leases
+        self._fd = fd
+        self._lease = Lease(owner=owner)
+
+    def need(self, digests: Iterable[Digest], layers: Iterable[Digest]) -> None:
+        """Record what the pull is about to look for."""
+        more = Lease(owner="", digests=tuple(map(str, digests)), layers=tuple(map(str, layers)))
+        self._lease = self._lease.merged(more)
+        with durable.locked(self._leases.lock):
+            data = msgspec.json.encode(self._lease)
+            os.pwrite(self._fd, data, 0)
+
+
+def _decode(data: bytes, path: Path) -> Lease | None:
+    if not data:
+        return None
+    try:
+        lease = msgspec.json.decode(data, type=Lease)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise Corrupt(f"lease {path} cannot be read", hint="remove it if no container runs") from error
+    if lease.version > VERSION:
+        raise Corrupt(f"lease {path} has version {lease.version}", hint="it was written by a newer mesocosm")
+    return lease

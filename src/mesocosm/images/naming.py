@@ -1,0 +1,80 @@
+"""From what people write to the image they mean: a reference, or the beginning of an image's digest."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from mesocosm.errors import NotFound
+from mesocosm.images.catalogue import Catalogue
+from mesocosm.images.foreign import shown
+from mesocosm.images.image import ImageRecord, RefRecord
+from mesocosm.images.platform import Platform, host_platform
+from mesocosm.images.reference import Reference, parse_reference
+
+_ID = re.compile(r"(?:sha256:)?[a-f0-9]{4,64}", re.ASCII)
+_WHOLE_ID = re.compile(r"sha256:[a-f0-9]{4,64}|[a-f0-9]{64}", re.ASCII)
+
+
+class Named(msgspec.Struct, frozen=True):
+    """What a text means: a ``reference`` (None when an image was named by its digest), and the image that is
+    here under it, with the record of its name."""
+
+    reference: Reference | None
+    image: ImageRecord | None
+    ref: RefRecord | None = None
+
+
+def canonical(text: str) -> Reference:
+    """Parse a reference, its path made absolute.  Raises InvalidConfig."""
+    reference = parse_reference(text)
+    if reference.path and not reference.is_url:
+        return msgspec.structs.replace(reference, path=str(Path(reference.path).absolute()))
+    return reference
+
+
+def platform_key(platform: Platform) -> str:
+    """The platform as part of a name's key: empty for the host's own."""
+    return "" if platform == host_platform() else str(platform)
+
+
+class Naming:
+    """Looks texts up in a catalogue; blocking."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+
+    def find(self, text: str, platform: Platform) -> Named:
+        """Return what ``text`` means.  A name wins over an image whose digest begins the same.
+
+        Raises InvalidConfig when it can be nothing, or several images.
+        """
+        if _WHOLE_ID.fullmatch(text):
+            return Named(None, self._catalogue.require(text))
+        reference = canonical(text)
+        ref = self._catalogue.ref(str(reference), platform_key(platform))
+        image = self._catalogue.image(ref.digest) if ref else None
+        if image is not None:
+            return Named(reference, image, ref)
+        if reference.digest is not None:
+            pinned = self._catalogue.image(str(reference.digest))
+            if pinned is not None:
+                return Named(reference, pinned, ref)
+        if _ID.fullmatch(text) and (image := self._catalogue.by_id(text)):
+            return Named(None, image)
+        return Named(reference, None)
+
+    def require(self, text: str, platform: Platform) -> Named:
+        """As `find`, but raises NotFound when no such image is here."""
+        named = self.find(text, platform)
+        if named.image is None:
+            raise missing(named.reference, text)
+        return named
+
+
+def missing(reference: Reference | None, text: str) -> NotFound:
+    """The error for an image that is not here."""
+    name = reference.familiar if reference else shown(text, 120)
+    return NotFound(f"image {name} is not on this host", hint=f"mesocosm pull {name}")

@@ -1,0 +1,282 @@
+"""The provisioner: from an image reference to a root file system, and back.
+
+    async with Provisioner.open(paths) as provisioner:
+        provision = await provisioner.provision(container, "debian:12", scratch=scratch)
+        ...                                   # the launch plan begins with provision.root
+        await provisioner.release(container)
+
+*Stores* know one image family each and say what a reference stands for; *layers* are kept once per diff ID; a
+*backend* makes a root of them; *leases* say who needs what.  None of the four knows the others: they meet
+here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from mesocosm import trace
+from mesocosm.errors import Corrupt, InvalidConfig, Unavailable
+from mesocosm.images.backends.base import Backend, StackedLayer
+from mesocosm.images.backends.choice import BackendChoice
+from mesocosm.images.families import Families
+from mesocosm.images.image import ImageRecord, RefRecord
+from mesocosm.images.image_store import ImageStore
+from mesocosm.images.layer_mounts import LayerMounts
+from mesocosm.images.leases import CONTAINER
+from mesocosm.images.naming import Named, Naming, missing
+from mesocosm.images.platform import Platform, host_platform, parse_platform
+from mesocosm.images.progress import Report, silent
+from mesocosm.images.pull import Puller, Wanted
+from mesocosm.images.reference import Reference
+from mesocosm.images.stores.base import Found, StoreContext
+from mesocosm.images.transfer import in_thread
+from mesocosm.model import ContainerID, ImageIdentity, ImageRuntime
+from mesocosm.paths import Paths
+from mesocosm.plan import RootStep
+
+if TYPE_CHECKING:
+    from mesocosm.images.registry.client import CredentialSource
+    from mesocosm.images.registry.hosts import HostsConfig
+
+POLICIES: Final = ("always", "missing", "never", "newer")
+"""When to ask the source: every time; when the image is not here; not at all; every time, but go on with what
+is here when it does not answer."""
+
+ATTEMPTS: Final = 3
+"""Times that an image is brought back when a collector took it between finding and leasing it."""
+
+
+class Provision(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container is made of: which bytes, what they say of the process, how the root is assembled."""
+
+    identity: ImageIdentity
+    runtime: ImageRuntime
+    root: RootStep
+
+
+class Provisioner:
+    """Images on this host.  Use ``Provisioner.open``; belongs to one event loop.
+
+    Any number of processes may use one store at once.  Methods raise MesocosmError only.
+    """
+
+    def __init__(self, paths: Paths, store: ImageStore, families: Families, report: Report) -> None:
+        self.store = store
+        self.mounts = LayerMounts(paths.layers)
+        self._paths = paths
+        self._families = families
+        self._report = report
+        self._backends = BackendChoice(paths, self.mounts)
+        self._naming = Naming(store.catalogue)
+        self._puller = Puller(store, families, self._admit, self._make_room)
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(
+        cls,
+        paths: Paths,
+        *,
+        progress: Report | None = None,
+        hosts: HostsConfig | None = None,
+        credentials: CredentialSource | None = None,
+    ) -> AsyncIterator[Provisioner]:
+        """Open the image store below ``paths``.  ``progress`` takes the reports of all pulls.
+
+        On leaving, layers that no container needs are unmounted.
+        """
+        store = await in_thread(ImageStore.open, paths.images)
+        context = StoreContext(paths=paths, blobs=store.blobs, hosts=hosts, credentials=credentials)
+        families = Families(context)
+        provisioner = cls(paths, store, families, progress or silent)
+        try:
+            yield provisioner
+        finally:
+            await families.close()
+            await in_thread(provisioner._trim)
+
+    # --- containers -----------------------------------------------------------------------------------------
+
+    async def provision(
+        self,
+        container: ContainerID,
+        reference: str,
+        *,
+        pull: str = "missing",
+        platform: str | None = None,
+        backend: str | None = None,
+        read_only: bool = False,
+        scratch: Path,
+    ) -> Provision:
+        """Have the image, lease it for the container, and prepare its root; changes go below ``scratch``.
+
+        May be called again for the same container: leases add up.  ``read_only`` roots have an upper layer
+        too, in which mount points are made before the root becomes read-only.
+        """
+        wanted = _platform(platform)
+        named = await in_thread(self._naming.find, reference, wanted)
+        direct = await self._direct(named, scratch, read_only)
+        if direct is not None:
+            return direct
+        chosen: Backend = await in_thread(self._backends.get, backend)
+        for _ in range(ATTEMPTS):
+            image, ref = await self._have(named, wanted, chosen, pull)
+            step = await in_thread(self._assemble, container, image, chosen, scratch, read_only)
+            if step is not None:
+                identity = image.identity(_name_of(named, image), ref.checked_at if ref else None)
+                return Provision(identity=identity, runtime=image.runtime, root=step)
+        raise Corrupt(f"layers of image {reference} keep disappearing", hint="is something removing them?")
+
+    async def preview(
+        self,
+        reference: str,
+        *,
+        platform: str | None = None,
+        backend: str | None = None,
+        read_only: bool = False,
+        scratch: Path,
+    ) -> Provision:
+        """Say what `provision` would, without changing anything.  NotFound for images that are not here."""
+        named = await in_thread(self._naming.find, reference, _platform(platform))
+        if named.reference is not None and not self._families.store(named.reference).layered:
+            return _direct(named.reference, self._families, scratch, read_only)
+        image = named.image
+        if image is None:
+            raise missing(named.reference, reference)
+        chosen: Backend = await in_thread(self._backends.likely, backend)
+        step = chosen.preview(self._stacked(image, chosen), scratch, read_only=read_only)
+        checked = named.ref.checked_at if named.ref else None
+        identity = image.identity(_name_of(named, image), checked)
+        return Provision(identity=identity, runtime=image.runtime, root=step)
+
+    async def release(self, container: ContainerID) -> None:
+        """Let go of what the container held; idempotent.  ``scratch`` stays its caller's."""
+        await in_thread(self.store.leases.drop, f"{CONTAINER}{container}")
+
+    async def recover(self, known: Collection[ContainerID] | Callable[[], Collection[ContainerID]]) -> None:
+        """Forget leases of containers that are not known, and sweep what crashes left behind.
+
+        ``known`` as a callable is asked after the leases were listed, so that a container recorded meanwhile
+        is not mistaken for one that is gone.
+        """
+        await in_thread(self._recover, known)
+
+    # --- how ------------------------------------------------------------------------------------------------
+
+    async def _direct(self, named: Named, scratch: Path, read_only: bool) -> Provision | None:
+        """The provision of a family without layers; None for the others."""
+        if named.reference is None or self._families.store(named.reference).layered:
+            return None
+        await in_thread(_make_changes, scratch)
+        return _direct(named.reference, self._families, scratch, read_only)
+
+    async def _have(
+        self, named: Named, platform: Platform, backend: Backend, policy: str
+    ) -> tuple[ImageRecord, RefRecord | None]:
+        """Have the image on this host, as fresh as the policy asks for."""
+        if policy not in POLICIES:
+            raise InvalidConfig(f"pull policy {policy!r} is unknown", hint=f"use {', '.join(POLICIES)}")
+        image, reference = named.image, named.reference
+        complete = image is not None and await in_thread(self.store.complete, image, backend.form)
+        if (
+            reference is None
+            or policy == "never"
+            or (policy == "missing" and image and not _is_local(reference))
+        ):
+            if image is None:
+                raise missing(reference, "")
+            if not complete:
+                await self._restore(reference, image, platform, backend, policy)
+            return image, named.ref
+        try:
+            pulled = await self._puller.pull(Wanted(reference, platform, backend.form), self._report)
+        except Unavailable:
+            if policy != "newer" or image is None or not complete:
+                raise
+            return image, named.ref
+        return pulled.image, pulled.ref
+
+    async def _restore(
+        self,
+        reference: Reference | None,
+        image: ImageRecord,
+        platform: Platform,
+        backend: Backend,
+        policy: str,
+    ) -> None:
+        offline = reference is None or policy == "never"
+        wanted = Wanted(reference or Reference("host"), platform, backend.form)
+        await self._puller.restore(wanted, image, self._report, offline=offline)
+
+    def _assemble(
+        self, container: ContainerID, image: ImageRecord, backend: Backend, scratch: Path, read_only: bool
+    ) -> RootStep | None:
+        """Lease the image and prepare the root; None when layers have gone meanwhile."""
+        owner = f"{CONTAINER}{container}"
+        self.store.leases.extend(owner, image.documents, image.diff_ids)
+        trace.point("provisioner.leased")
+        if not self.store.complete(image, backend.form):
+            return None
+        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        step = backend.root(self._stacked(image, backend), scratch, read_only=read_only)
+        trace.point("provisioner.prepared")
+        self.store.catalogue.used(image.digest, time.time())
+        return step
+
+    def _stacked(self, image: ImageRecord, backend: Backend) -> tuple[StackedLayer, ...]:
+        """The image's layers, top first."""
+        layers = self.store.layers
+        return tuple(
+            StackedLayer(diff_id.hex, layers.content(diff_id, backend.form))
+            for diff_id in reversed(image.diff_ids)
+        )
+
+    def _recover(self, known: Collection[ContainerID] | Callable[[], Collection[ContainerID]]) -> None:
+        ask = known if callable(known) else lambda: known
+        self.store.leases.drop_all_but(lambda: {str(container) for container in ask()})
+        self.store.sweep()
+        self._trim()
+
+    def _trim(self) -> None:
+        with contextlib.suppress(Corrupt):
+            self.mounts.trim(lambda: frozenset(map(_hex, self.store.leases.needed().layers)))
+
+    def _make_room(self) -> bool:
+        return False
+
+    async def _admit(self, reference: Reference, found: Found) -> None:
+        """Raise Denied where policy does not want this image."""
+
+
+def _platform(text: str | None) -> Platform:
+    return parse_platform(text) if text else host_platform()
+
+
+def _hex(digest: str) -> str:
+    return digest.rpartition(":")[2]
+
+
+def _name_of(named: Named, image: ImageRecord) -> str:
+    return str(named.reference) if named.reference else image.digest
+
+
+def _is_local(reference: Reference) -> bool:
+    """Whether asking costs no more than reading a file here: then the answer is never taken from memory."""
+    return bool(reference.path) and not reference.is_url
+
+
+def _make_changes(scratch: Path) -> None:
+    for directory, mode in ((scratch, 0o700), (scratch / "upper", 0o755), (scratch / "work", 0o700)):
+        directory.mkdir(mode=mode, parents=True, exist_ok=True)
+        directory.chmod(mode)
+
+
+def _direct(reference: Reference, families: Families, scratch: Path, read_only: bool) -> Provision:
+    root = families.store(reference).root(reference, scratch=scratch, read_only=read_only)
+    identity = ImageIdentity(reference=root.reference, platform=str(host_platform()), checked_at=time.time())
+    return Provision(identity=identity, runtime=ImageRuntime(), root=root.step)

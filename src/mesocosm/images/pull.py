@@ -1,0 +1,219 @@
+"""Pulling: from a reference to an image whose layers are there, named, and recorded.
+
+    discover ──► policy ──► lease ──► documents, layers (in parallel, while they stream) ──► image ──► name
+
+Each arrow is a point where everything may stop for good: what is published is whole, what is not is resumed
+or swept, and the name appears last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Final, TypeVar
+
+import msgspec
+
+from mesocosm import trace
+from mesocosm.errors import Corrupt, Exhausted, MesocosmError, NotFound
+from mesocosm.images.digest import Digest
+from mesocosm.images.families import Families
+from mesocosm.images.flights import Flights
+from mesocosm.images.image import ImageRecord, RefRecord, record_of
+from mesocosm.images.image_store import ImageStore
+from mesocosm.images.known import found_here
+from mesocosm.images.layers import Form
+from mesocosm.images.naming import platform_key
+from mesocosm.images.platform import Platform
+from mesocosm.images.progress import Phase, Progress, Report
+from mesocosm.images.reference import Reference
+from mesocosm.images.stores.base import Found
+from mesocosm.images.transfer import in_thread
+
+_Result = TypeVar("_Result")
+
+PARALLEL: Final = 3
+"""Layers brought in at a time: each has a thread, and what it holds in memory."""
+
+Check = Callable[[Reference, Found], Awaitable[None]]
+"""Raises Denied when policy does not admit what was found."""
+
+
+class Pulled(msgspec.Struct, frozen=True):
+    """An image that is there now, and what its name points at."""
+
+    image: ImageRecord
+    ref: RefRecord
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What is to be pulled: a canonical reference, the platform, the form layers are to have."""
+
+    reference: Reference
+    platform: Platform
+    form: Form
+
+    @property
+    def platform_key(self) -> str:
+        """The platform as part of a name: empty for the host's."""
+        return platform_key(self.platform)
+
+
+class Puller:
+    """Pulls into one store.  Belongs to one event loop."""
+
+    def __init__(
+        self, store: ImageStore, families: Families, check: Check, make_room: Callable[[], bool]
+    ) -> None:
+        self._store = store
+        self._families = families
+        self._check = check
+        self._make_room = make_room
+        self._flights: Flights[Pulled] = Flights()
+
+    async def pull(self, wanted: Wanted, report: Report) -> Pulled:
+        """Ask the source what the reference stands for now, and have that; once however many ask.
+
+        On a full disk garbage is collected once, and the pull goes on where it stopped.
+        """
+        return await self._flights.join(wanted, lambda: self._with_room(lambda: self._pull(wanted, report)))
+
+    async def restore(self, wanted: Wanted, image: ImageRecord, report: Report, *, offline: bool) -> None:
+        """Bring back what is missing of an image that is known: from its blobs, else from where it came.
+
+        ``offline`` asks nobody.
+        """
+        missing = self._store.missing(image, wanted.form)
+        if all(self._store.blobs.has(Digest.parse(digest)) for digest in missing):
+            found = await in_thread(found_here, self._store, image)
+        elif offline:
+            raise NotFound(
+                f"layers of image {image.digest} are not on this host",
+                hint="pull it again, without --pull never",
+            )
+        else:
+            pinned = wanted.reference
+            if pinned.transport == "docker":
+                pinned = pinned.pinned(Digest.parse(image.digest))
+            found = await self._discover(msgspec.structs.replace(wanted, reference=pinned), None)
+            if str(found.manifest.digest) != image.digest:
+                raise NotFound(
+                    f"layers of image {image.digest} are gone, and {pinned} is another image now",
+                    hint=f"mesocosm pull {wanted.reference.familiar}",
+                )
+        await self._with_room(lambda: self._bring_in(wanted, found, report))
+
+    async def keep(
+        self, found: Found, form: Form, names: tuple[Reference, ...], report: Report
+    ) -> ImageRecord:
+        """Bring in what a source has, under names of the caller's choosing."""
+        wanted = Wanted(names[0] if names else Reference("host"), found.config.platform, form)
+        image = await self._with_room(lambda: self._bring_in(wanted, found, report))
+        for name in names:
+            await in_thread(self._store.catalogue.name, RefRecord(reference=str(name), digest=image.digest))
+        return image
+
+    async def _pull(self, wanted: Wanted, report: Report) -> Pulled:
+        subject = wanted.reference.familiar
+        report(Progress(Phase.RESOLVE, subject))
+        known = await in_thread(self._named, wanted)
+        found = await self._ask(wanted, known)
+        report(Progress(Phase.RESOLVE, subject, already=found is None, finished=True))
+        if found is None and known is not None:
+            return await in_thread(self._confirmed, known)
+        if found is None:
+            raise Corrupt(f"{wanted.reference}: the source says that nothing changed, but nothing was known")
+        image = await self._bring_in(wanted, found, report)
+        ref = RefRecord(
+            reference=str(wanted.reference),
+            digest=image.digest,
+            platform=wanted.platform_key,
+            etag=found.etag,
+            checked_at=time.time(),
+            top=str(found.top.digest),
+        )
+        await in_thread(self._store.catalogue.name, ref)
+        trace.point("pull.named")
+        return Pulled(image, ref)
+
+    def _named(self, wanted: Wanted) -> Pulled | None:
+        """What the name points at, when all of that is there."""
+        ref = self._store.catalogue.ref(str(wanted.reference), wanted.platform_key)
+        image = self._store.catalogue.image(ref.digest) if ref else None
+        if ref is None or image is None or not self._store.complete(image, wanted.form):
+            return None
+        return Pulled(image, ref)
+
+    async def _ask(self, wanted: Wanted, known: Pulled | None) -> Found | None:
+        etag = known.ref.etag if known else None
+        store = self._families.store(wanted.reference)
+        return await store.discover(wanted.reference, wanted.platform, etag=etag)
+
+    async def _discover(self, wanted: Wanted, etag: str | None) -> Found:
+        found = await self._families.store(wanted.reference).discover(
+            wanted.reference, wanted.platform, etag=etag
+        )
+        if found is None:
+            raise NotFound(f"{wanted.reference}: the source gave no answer")
+        return found
+
+    def _confirmed(self, known: Pulled) -> Pulled:
+        ref = msgspec.structs.replace(known.ref, checked_at=time.time())
+        self._store.catalogue.name(ref)
+        return Pulled(known.image, ref)
+
+    async def _bring_in(self, wanted: Wanted, found: Found, report: Report) -> ImageRecord:
+        await self._check(wanted.reference, found)
+        image = record_of(found.manifest, found.config, found.source, time.time())
+        with self._store.leases.pulling() as lease:
+            documents = [document.descriptor.digest for document in found.documents]
+            blobs = [layer.digest for layer in found.manifest.layers]
+            await in_thread(lease.need, [*documents, *blobs], image.diff_ids)
+            trace.point("pull.leased")
+            for document in found.documents:
+                await in_thread(self._store.blobs.put, document.data, document.descriptor.digest)
+            trace.point("pull.documents")
+            await self._layers(wanted.form, found, report)
+            trace.point("pull.layers")
+            await in_thread(self._store.catalogue.add, image)
+            trace.point("pull.recorded")
+        return image
+
+    async def _layers(self, form: Form, found: Found, report: Report) -> None:
+        """Bring in every layer, each once; the first failure ends the others."""
+        slots = asyncio.Semaphore(PARALLEL)
+        layers = dict(zip(found.config.diff_ids, found.manifest.layers, strict=True))
+
+        async def bring(diff_id: Digest) -> None:
+            async with slots:
+                await self._store.layers.ingest(layers[diff_id], diff_id, form, found.fetch, report=report)
+
+        await _all([bring(diff_id) for diff_id in layers])
+
+    async def _with_room(self, work: Callable[[], Awaitable[_Result]]) -> _Result:
+        try:
+            return await work()
+        except Exhausted:
+            if not await in_thread(self._make_room):
+                raise
+        return await work()
+
+
+async def _all(works: Iterable[Coroutine[None, None, None]]) -> None:
+    """Run them side by side; the first failure cancels the others, is waited for, and raised."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for work in works:
+                group.create_task(work)
+    except BaseExceptionGroup as failures:
+        raise _first(failures) from None
+
+
+def _first(failures: BaseExceptionGroup) -> BaseException:
+    """The failure to tell: one that says something to people before one that does not."""
+    told = failures.subgroup(MesocosmError)
+    first: BaseException = told or failures
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    return first

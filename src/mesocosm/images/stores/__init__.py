@@ -1,0 +1,37 @@
+"""Stores: one image family each.  Loaded when a reference asks for them: the registry's HTTP library alone
+takes longer to import than a container to start.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from typing import Final
+
+from mesocosm.errors import InvalidConfig
+from mesocosm.images.stores.base import Store
+
+GROUP: Final = "mesocosm.stores"
+OURS: dict[str, str] = {
+    "docker": "docker:RegistryStore",
+    "docker-archive": "docker_archive:DockerArchiveStore",
+    "oci": "oci:OciStore",
+    "oci-archive": "oci:OciStore",
+    "dir": "directory:DirectoryStore",
+    "host": "host:HostStore",
+}
+"""Reference transport to the class that serves it."""
+
+
+def store_class(transport: str) -> type[Store]:
+    """Return the store for a reference's transport, ours or an entry point's of that name."""
+    if transport in OURS:
+        module, _, name = OURS[transport].partition(":")
+        ours: type[Store] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        return ours
+    for entry in entry_points(group=GROUP, name=transport):
+        found: type[Store] = entry.load()
+        return found
+    raise InvalidConfig(
+        f"no store serves {transport}: references", hint=f"known are {', '.join(sorted(OURS))}"
+    )

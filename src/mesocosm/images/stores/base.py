@@ -1,0 +1,144 @@
+"""The store contract.
+
+A store knows one family of images and nothing of the others, of layers on disk, or of backends.  Two
+scenarios show the whole contract.
+
+*An image is pulled.*  ``discover`` answers what a reference stands for just now: a manifest, the image's
+configuration, the bytes of every document that led there, and ``fetch``, which opens any layer's bytes from
+an offset on.  Nothing is written.  What comes back has been parsed strictly and belongs together (`resolve`);
+the bytes that ``fetch`` brings need no trust: whoever takes them checks size, digest and diff ID while they
+stream.  Asked with the ``etag`` of an earlier answer, ``discover`` may answer None: nothing has changed.
+
+*A directory is shown.*  Some families have no layers: a directory, the host.  Their store answers ``root``:
+how the container's root is assembled, with nothing fetched and nothing copied.
+
+Stores of others come as entry points of the group ``mesocosm.stores``: a class with this contract, made with
+one `StoreContext`.  Errors: NotFound, Denied, Unavailable, Corrupt, Unsupported, Exhausted.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import msgspec
+
+from mesocosm.errors import Unsupported
+from mesocosm.images import transfer
+from mesocosm.images.blobs import BlobStore
+from mesocosm.images.config import ImageConfig
+from mesocosm.images.documents import Descriptor, Manifest
+from mesocosm.images.platform import Platform
+from mesocosm.images.progress import Report
+from mesocosm.images.reference import Reference
+from mesocosm.images.transfer import SinkFactory
+from mesocosm.paths import Paths
+from mesocosm.plan import RootStep
+
+if TYPE_CHECKING:
+    from mesocosm.images.registry.client import CredentialSource
+    from mesocosm.images.registry.hosts import HostsConfig
+
+Open = Callable[[Descriptor, int], AsyncIterator[bytes]]
+"""Opens a blob's bytes from an offset on; retries by itself, ends when the blob does."""
+
+
+class Fetch(Protocol):
+    """Has a blob in ``blobs`` and its bytes run through one sink, with the promises of `transfer.fetch`."""
+
+    async def __call__(
+        self, blobs: BlobStore, descriptor: Descriptor, *, sink: SinkFactory, report: Report, keep: bool
+    ) -> None: ...
+
+
+def fetching(opened: Open) -> Fetch:
+    """Make a `Fetch` of something that opens blobs."""
+
+    async def run(
+        blobs: BlobStore, descriptor: Descriptor, *, sink: SinkFactory, report: Report, keep: bool
+    ) -> None:
+        source = functools.partial(opened, descriptor)
+        await transfer.fetch(blobs, descriptor, source, sink=sink, report=report, keep=keep)
+
+    return run
+
+
+class Document(msgspec.Struct, frozen=True):
+    """The exact bytes of a manifest, index or configuration, with its descriptor."""
+
+    descriptor: Descriptor
+    data: bytes
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """What a reference stands for now.
+
+    ``documents`` are the ones on the way from the name to the image, in order: indexes, manifest,
+    configuration.  ``source`` says where from, for people.  ``etag`` lets the source be asked again cheaply.
+    ``names`` are references the source itself gives this image (archives).
+    """
+
+    manifest: Manifest
+    config: ImageConfig
+    documents: tuple[Document, ...]
+    source: str
+    fetch: Fetch
+    etag: str | None = None
+    names: tuple[Reference, ...] = ()
+
+    @property
+    def top(self) -> Descriptor:
+        """The document that the name itself stands for."""
+        return self.documents[0].descriptor
+
+
+class Root(msgspec.Struct, frozen=True, kw_only=True):
+    """A root without layers: how it is assembled, and its canonical name."""
+
+    step: RootStep
+    reference: str
+
+
+class StoreContext(msgspec.Struct, frozen=True, kw_only=True):
+    """What a store may use: the paths of this installation, and the blob store, to look into or to keep what
+    has to be read whole before it can be named.  ``hosts`` and ``credentials`` are for registries; None: what
+    is configured on this host.
+    """
+
+    paths: Paths
+    blobs: BlobStore
+    hosts: HostsConfig | None = None
+    credentials: CredentialSource | None = None
+
+
+class Store:
+    """Base of all stores: a file holds only its difference.
+
+    ``transports`` are the reference transports it serves.  ``layered`` tells the two kinds of families apart.
+    """
+
+    name: ClassVar[str]
+    transports: ClassVar[frozenset[str]]
+    layered: ClassVar[bool] = True
+
+    def __init__(self, context: StoreContext) -> None:
+        self.context = context
+
+    async def discover(
+        self, reference: Reference, platform: Platform, *, etag: str | None = None
+    ) -> Found | None:
+        """Say what the reference stands for now; None when ``etag`` still holds."""
+        raise Unsupported(f"{reference}: the {self.name} store has no layers to give")
+
+    def root(self, reference: Reference, *, scratch: Path | None, read_only: bool) -> Root:
+        """Say how the root of a family without layers is assembled.
+
+        ``scratch`` is an existing directory for changes; without it, and with ``read_only``, the root takes
+        none.
+        """
+        raise Unsupported(f"{reference}: the {self.name} store gives layers, not a root")
+
+    async def close(self) -> None:
+        """Give back connections and descriptors."""

@@ -1,0 +1,108 @@
+"""Registries: docker's and all others that speak the distribution spec, with docker or OCI images."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from mesocosm.errors import Corrupt, NotFound
+from mesocosm.images import mediatypes
+from mesocosm.images.blobs import BlobStore
+from mesocosm.images.documents import Descriptor
+from mesocosm.images.platform import Platform
+from mesocosm.images.progress import Report
+from mesocosm.images.reference import Reference
+from mesocosm.images.registry.client import ManifestReply, RegistryClient
+from mesocosm.images.registry.credentials import Credentials
+from mesocosm.images.stores.base import Found, Store, StoreContext
+from mesocosm.images.stores.resolve import resolve, top_document
+from mesocosm.images.transfer import SinkFactory
+
+
+class RegistryStore(Store):
+    """``docker://HOST/NAME``.  One client per registry and repository, kept until `close`."""
+
+    name = "docker"
+    transports = frozenset({"docker"})
+
+    def __init__(self, context: StoreContext) -> None:
+        super().__init__(context)
+        self._clients: dict[tuple[str, str], asyncio.Task[RegistryClient]] = {}
+        self._stack = contextlib.AsyncExitStack()
+
+    async def discover(
+        self, reference: Reference, platform: Platform, *, etag: str | None = None
+    ) -> Found | None:
+        """As `Store.discover`: one conditional request where an ETag is known."""
+        client = await self.client(reference)
+        name = str(reference.digest) if reference.digest else reference.tag
+        if name is None:
+            raise NotFound(f"{reference} names neither tag nor digest")
+        reply = await client.manifest(reference.repository, name, etag=etag or "")
+        if reply is None:
+            return None
+        return await self._resolve(client, reference, platform, reply)
+
+    async def _resolve(
+        self, client: RegistryClient, reference: Reference, platform: Platform, reply: ManifestReply
+    ) -> Found:
+        async def read(descriptor: Descriptor) -> bytes:
+            blobs, repository = self.context.blobs, reference.repository
+            if blobs.has(descriptor.digest, descriptor.size):
+                with contextlib.suppress(Corrupt, NotFound):
+                    return blobs.read(descriptor.digest, limit=descriptor.size)
+            if descriptor.media_type in mediatypes.INDEXES | mediatypes.MANIFESTS:
+                answer = await client.manifest(repository, str(descriptor.digest))
+                return answer.data if answer else b""
+            return await client.read_blob(repository, descriptor)
+
+        async def fetch(
+            blobs: BlobStore, descriptor: Descriptor, *, sink: SinkFactory, report: Report, keep: bool
+        ) -> None:
+            await client.fetch_blob(
+                blobs, reference.repository, descriptor, sink=sink, report=report, keep=keep
+            )
+
+        top = top_document(reply.data, reply.media_type, reference)
+        etag = reply.etag or None
+        return await resolve(
+            top, read, reference, platform, fetch=fetch, source=reference.registry, etag=etag
+        )
+
+    async def client(self, reference: Reference) -> RegistryClient:
+        """Return the client for a reference's registry and repository, opened on first use."""
+        key = (reference.registry, reference.repository)
+        if key not in self._clients:
+            self._clients[key] = asyncio.ensure_future(self._open(*key))
+        try:
+            return await asyncio.shield(self._clients[key])
+        except BaseException:
+            task = self._clients[key]
+            if task.done() and (task.cancelled() or task.exception()):
+                self._clients.pop(key, None)
+            raise
+
+    async def _open(self, registry: str, repository: str) -> RegistryClient:
+        credentials = self.context.credentials or Credentials(credential_files(os.environ))
+        client = await RegistryClient.open(
+            registry, repository=repository, hosts=self.context.hosts, credentials=credentials
+        )
+        return await self._stack.enter_async_context(client)
+
+    async def close(self) -> None:
+        """As `Store.close`."""
+        await self._stack.aclose()
+        self._clients.clear()
+
+
+def credential_files(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """Return the files in which docker and its kin keep credentials, the one to write first."""
+    home = Path(environ.get("HOME") or "/root")
+    docker = Path(environ.get("DOCKER_CONFIG") or home / ".docker")
+    files = [docker / "config.json", home / ".config/containers/auth.json"]
+    if runtime := environ.get("XDG_RUNTIME_DIR"):
+        files.append(Path(runtime) / "containers/auth.json")
+    return tuple(file for file in files if file.is_absolute())

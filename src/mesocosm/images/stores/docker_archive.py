@@ -1,0 +1,234 @@
+"""Archives of ``docker save``: the form with ``manifest.json``, and the one before it with ``repositories``.
+
+Such an archive has no manifest with digests, so one is made of what it has: always the same for the same
+archive. Its layers' digests are checked while they are unpacked, as for every other family.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from mesocosm.errors import Corrupt, Exhausted, InvalidConfig, NotFound
+from mesocosm.images import mediatypes
+from mesocosm.images.archive import Archive, Span, chunks, open_regular
+from mesocosm.images.config import parse_config
+from mesocosm.images.decompress import MAGIC_LENGTH, sniff
+from mesocosm.images.digest import Digest, new_hash
+from mesocosm.images.documents import LAYER_LIMIT, Descriptor, descriptor_json
+from mesocosm.images.foreign import parse_uint, shown
+from mesocosm.images.platform import Platform
+from mesocosm.images.reference import Reference, parse_docker_name
+from mesocosm.images.stores.base import Document, Found, Store, fetching
+from mesocosm.images.stores.resolve import resolve
+from mesocosm.images.strict import DOCUMENT_LIMIT, Fields, Json, load, load_list
+from mesocosm.images.transfer import in_thread
+
+_MEDIA_TYPE = {"none": "", "gzip": "+gzip", "zstd": "+zstd"}
+_PIECE: Final = 1 << 20
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One image of an archive: the bytes of its configuration, its layers' members, lowest first, names."""
+
+    config: bytes
+    layers: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+class DockerArchiveStore(Store):
+    """``docker-archive:PATH[:NAME[:TAG]|:@N]``."""
+
+    name = "docker-archive"
+    transports = frozenset({"docker-archive"})
+
+    async def discover(
+        self, reference: Reference, platform: Platform, *, etag: str | None = None
+    ) -> Found | None:
+        """As `Store.discover`; an archive has no ETag."""
+        path = Path(reference.path).absolute()
+        archive, entry, documents, members = await in_thread(_read, path, reference)
+
+        async def read(descriptor: Descriptor) -> bytes:
+            return documents[descriptor.digest]
+
+        async def opened(descriptor: Descriptor, offset: int) -> AsyncIterator[bytes]:
+            async for chunk in chunks(archive.path, members[descriptor.digest], offset):
+                yield chunk
+
+        top = Document(Descriptor(mediatypes.OCI_MANIFEST, *_top(documents)), next(iter(documents.values())))
+        found = await resolve(top, read, reference, platform, fetch=fetching(opened), source=str(path))
+        return msgspec.structs.replace(found, names=tuple(map(parse_docker_name, entry.names)))
+
+
+_Parts = tuple[Archive, Entry, dict[Digest, bytes], dict[Digest, Span]]
+
+
+def _top(documents: dict[Digest, bytes]) -> tuple[Digest, int]:
+    digest, data = next(iter(documents.items()))
+    return digest, len(data)
+
+
+def _read(path: Path, reference: Reference) -> _Parts:
+    """The archive, the image meant, its documents (the manifest first), and its layers' places; blocking."""
+    archive = Archive.open(path)
+    entry = choose(entries(archive), reference)
+    layers, members = [], {}
+    config = parse_config(entry.config, what=f"{path}, image configuration")
+    if len(config.diff_ids) != len(entry.layers):
+        raise Corrupt(f"{path} has {len(entry.layers)} layers, the configuration {len(config.diff_ids)}")
+    for name, diff_id in zip(entry.layers, config.diff_ids, strict=True):
+        span = archive.span(name)
+        layer = _descriptor(path, span, diff_id)
+        layers.append(layer)
+        members[layer.digest] = span
+    config_descriptor = Descriptor(mediatypes.OCI_CONFIG, config.digest, len(entry.config))
+    manifest = manifest_bytes(config_descriptor, layers)
+    documents = {Digest.of(manifest): manifest, config.digest: entry.config}
+    return archive, entry, documents, members
+
+
+def manifest_bytes(config: Descriptor, layers: list[Descriptor]) -> bytes:
+    """Return an OCI manifest, the same bytes for the same image."""
+    document: dict[str, Json] = {
+        "schemaVersion": 2,
+        "mediaType": mediatypes.OCI_MANIFEST,
+        "config": descriptor_json(config),
+        "layers": [descriptor_json(layer) for layer in layers],
+    }
+    return msgspec.json.encode(document)
+
+
+def _descriptor(path: Path, span: Span, diff_id: Digest) -> Descriptor:
+    """A layer's descriptor: plain ones are named by their diff ID, compressed ones have to be read."""
+    fd = open_regular(path)
+    try:
+        kind = sniff(os.pread(fd, min(MAGIC_LENGTH, span.size), span.offset))
+        if kind not in _MEDIA_TYPE:
+            raise Corrupt(f"{path}: a layer is compressed with {kind}, which images are not")
+        digest = diff_id if kind == "none" else hash_span(fd, span)
+    finally:
+        os.close(fd)
+    return Descriptor(mediatypes.OCI_LAYER + _MEDIA_TYPE[kind], digest, span.size)
+
+
+def hash_span(fd: int, span: Span) -> Digest:
+    """Return the SHA-256 digest of part of a file; blocking."""
+    running = new_hash("sha256")
+    at, end = span.offset, span.offset + span.size
+    while at < end:
+        piece = os.pread(fd, min(_PIECE, end - at), at)
+        if not piece:
+            break
+        running.update(piece)
+        at += len(piece)
+    return Digest("sha256", running.hexdigest())
+
+
+def entries(archive: Archive) -> tuple[Entry, ...]:
+    """Return the images of an archive in either form; blocking."""
+    if "manifest.json" in archive:
+        return _from_manifest(archive)
+    if "repositories" in archive:
+        return _from_repositories(archive)
+    raise Corrupt(
+        f"archive {archive.path} has neither manifest.json nor repositories",
+        hint="it is not what docker save writes; OCI layouts are oci-archive:PATH",
+    )
+
+
+def _from_manifest(archive: Archive) -> tuple[Entry, ...]:
+    what = f"{archive.path}, manifest.json"
+    found = []
+    for number, item in enumerate(load_list(archive.read("manifest.json", DOCUMENT_LIMIT), what)):
+        fields = Fields(item, f"{what}, image {number}", ("Config", "RepoTags", "Layers"))
+        config = fields.text("Config")
+        if config is None:
+            raise fields.fail("Config", "is missing")
+        layers = fields.texts("Layers")
+        _check_count(len(layers), fields.where)
+        names = tuple(canonical(name, fields.where) for name in fields.texts("RepoTags"))
+        found.append(Entry(archive.read(config, DOCUMENT_LIMIT), layers, names))
+    return tuple(found)
+
+
+def _from_repositories(archive: Archive) -> tuple[Entry, ...]:
+    """Docker 1.0 to 1.9: ``repositories`` names each tag's top layer, and each layer its parent."""
+    what = f"{archive.path}, repositories"
+    table = load(archive.read("repositories", DOCUMENT_LIMIT), what)
+    named: dict[str, list[str]] = {}
+    for repository in table:
+        tags = Fields(table, what, ()).table(repository)
+        for tag, layer in tags.items():
+            named.setdefault(layer, []).append(canonical(f"{repository}:{tag}", what))
+    return tuple(_from_chain(archive, top, names) for top, names in named.items())
+
+
+def _from_chain(archive: Archive, top: str, names: list[str]) -> Entry:
+    chain: list[str] = []
+    head: Fields | None = None
+    layer: str | None = top
+    while layer is not None:
+        if layer in chain:
+            raise Corrupt(f"{archive.path}: layer {shown(layer, 80)} is its own ancestor")
+        chain.append(layer)
+        _check_count(len(chain), str(archive.path))
+        what = f"{archive.path}, {shown(layer, 80)}/json"
+        fields = Fields(load(archive.read(f"{layer}/json", DOCUMENT_LIMIT), what), what, ("parent",))
+        head = head or fields
+        layer = fields.text("parent") or None
+    members = tuple(f"{one}/layer.tar" for one in reversed(chain))
+    return Entry(_legacy_config(archive, head, members), members, tuple(names))
+
+
+def _legacy_config(archive: Archive, head: Fields | None, members: tuple[str, ...]) -> bytes:
+    """The configuration that docker 1.10 made of the old form: the top layer's, and the diff IDs."""
+    fd = open_regular(archive.path)
+    try:
+        diff_ids: list[Json] = [str(hash_span(fd, archive.span(member))) for member in members]
+    finally:
+        os.close(fd)
+    document: dict[str, Json] = {}
+    if head is not None:
+        keys = ("architecture", "os", "created", "author", "config")
+        document = {key: head.raw(key) for key in keys if head.has(key)}
+    document["rootfs"] = {"type": "layers", "diff_ids": diff_ids}
+    return msgspec.json.encode(document)
+
+
+def _check_count(count: int, where: str) -> None:
+    if count > LAYER_LIMIT:
+        raise Exhausted(f"{where} has {count} layers, more than the {LAYER_LIMIT} allowed")
+
+
+def canonical(name: str, where: str) -> str:
+    """Return a tag in an archive as ``registry/repository:tag``; Corrupt when it is none (I-20)."""
+    try:
+        named = parse_docker_name(name)
+    except InvalidConfig as error:
+        raise Corrupt(f"{where}: {error.message}") from None
+    if named.tag is None:
+        raise Corrupt(f"{where}: {shown(name, 80)} has no tag")
+    return f"{named.name}:{named.tag}"
+
+
+def choose(images: tuple[Entry, ...], reference: Reference) -> Entry:
+    """Return the image that a reference means: by place, by name, or the only one there is."""
+    wanted = reference.ref
+    if wanted is None:
+        hits = images
+    elif wanted.startswith("@"):
+        number = parse_uint(wanted[1:], 9999)
+        hits = images[number : number + 1] if number is not None else ()
+    else:
+        hits = tuple(image for image in images if wanted in image.names)
+    if len(hits) == 1:
+        return hits[0]
+    listed = ", ".join(name for image in images for name in image.names[:3]) or f"@0 to @{len(images) - 1}"
+    if not hits:
+        raise NotFound(f"{reference}: no such image in the archive", hint=f"it has {shown(listed, 300)}")
+    raise InvalidConfig(f"{reference} means {len(hits)} images", hint=f"choose one of {shown(listed, 300)}")

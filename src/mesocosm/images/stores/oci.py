@@ -1,0 +1,113 @@
+"""OCI image layouts, as a directory or as a tar file (OCI image spec, "image-layout.md")."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from mesocosm.errors import Corrupt, InvalidConfig, NotFound
+from mesocosm.images import mediatypes
+from mesocosm.images.archive import Archive, Span, chunks, read_span
+from mesocosm.images.digest import Digest
+from mesocosm.images.documents import REF_NAME, Descriptor, Index, parse_document
+from mesocosm.images.foreign import shown
+from mesocosm.images.platform import Platform
+from mesocosm.images.reference import Reference
+from mesocosm.images.stores.base import Document, Found, Store, fetching
+from mesocosm.images.stores.resolve import resolve
+from mesocosm.images.strict import DOCUMENT_LIMIT, Fields, load
+from mesocosm.images.transfer import in_thread
+
+
+class Layout:
+    """Files of a layout: ``name`` to where its bytes are, in a directory or within an archive."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._archive = None if path.is_dir() else Archive.open(path)
+
+    def locate(self, name: str) -> tuple[Path, Span]:
+        """Return the file that holds the bytes of ``name``, and where in it; blocking."""
+        if self._archive is not None:
+            return self.path, self._archive.span(name)
+        file = self.path / name
+        try:
+            status = file.lstat()
+        except FileNotFoundError:
+            raise NotFound(f"{self.path} has no {name}", hint="it is not a whole OCI image layout") from None
+        if not stat.S_ISREG(status.st_mode):
+            raise Corrupt(f"{file} is not a regular file")
+        return file, Span(0, status.st_size)
+
+    def read(self, name: str) -> bytes:
+        """Return a document; blocking.  Raises NotFound or Corrupt."""
+        file, span = self.locate(name)
+        if span.size > DOCUMENT_LIMIT:
+            raise Corrupt(f"{file}: {name} has {span.size} bytes, more than a document may have")
+        return read_span(file, span)
+
+    def blob(self, digest: Digest) -> str:
+        """Return the name of a blob's file."""
+        return f"blobs/{digest.algorithm}/{digest.hex}"
+
+    async def chunks(self, descriptor: Descriptor, offset: int) -> AsyncIterator[bytes]:
+        """Yield a blob's bytes from ``offset`` on."""
+        file, span = await in_thread(self.locate, self.blob(descriptor.digest))
+        async for chunk in chunks(file, span, offset):
+            yield chunk
+
+
+class OciStore(Store):
+    """``oci:PATH[:REF]`` and ``oci-archive:PATH[:REF]``."""
+
+    name = "oci"
+    transports = frozenset({"oci", "oci-archive"})
+
+    async def discover(
+        self, reference: Reference, platform: Platform, *, etag: str | None = None
+    ) -> Found | None:
+        """As `Store.discover`; a layout has no ETag: reading its index is the check."""
+        layout = await in_thread(open_layout, reference)
+        chosen = await in_thread(_choose, layout, reference)
+
+        async def read(descriptor: Descriptor) -> bytes:
+            data: bytes = await in_thread(layout.read, layout.blob(descriptor.digest))
+            return data
+
+        top = Document(chosen, await read(chosen))
+        source = str(layout.path)
+        return await resolve(top, read, reference, platform, fetch=fetching(layout.chunks), source=source)
+
+
+def open_layout(reference: Reference) -> Layout:
+    """Open and check the layout that a reference names; blocking."""
+    path = Path(reference.path).resolve()
+    if not path.exists():
+        raise NotFound(f"{reference}: no such file or directory")
+    if reference.transport == "oci-archive" and path.is_dir():
+        raise InvalidConfig(f"{reference}: that is a directory", hint=f"write oci:{reference.path}")
+    layout = Layout(path)
+    marker = Fields(load(layout.read("oci-layout"), f"{path}, oci-layout"), "oci-layout", ())
+    version = marker.text("imageLayoutVersion")
+    if version is None or not version.startswith("1."):
+        raise Corrupt(f"{path}, oci-layout: version {shown(version, 40)} is not 1.x")
+    return layout
+
+
+def _choose(layout: Layout, reference: Reference) -> Descriptor:
+    """The index entry that a reference means: by name, by digest, or the only one there is."""
+    what = f"{layout.path}, index.json"
+    index = parse_document(layout.read("index.json"), content_type=mediatypes.OCI_INDEX, what=what)
+    if not isinstance(index, Index):
+        raise Corrupt(f"{what} is not an index")
+    entries = index.named(reference.ref) if reference.ref else index.manifests
+    if reference.digest is not None:
+        entries = tuple(one for one in entries if one.digest == reference.digest) or entries
+    if len(entries) == 1:
+        return entries[0]
+    names = sorted({shown(one.annotations.get(REF_NAME, one.digest), 80) for one in index.manifests})
+    listed = ", ".join(names[:10]) or "none"
+    if not entries:
+        raise NotFound(f"{reference}: no such image in the layout", hint=f"it has {listed}")
+    raise InvalidConfig(f"{reference} means {len(entries)} images", hint=f"choose one of {listed}")

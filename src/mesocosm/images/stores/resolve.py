@@ -1,0 +1,100 @@
+"""From a name's document to one image: through indexes, by platform, to manifest and configuration.
+
+The same walk for every family that speaks in OCI documents, so that no store is laxer than another (G-02):
+each document is verified against the descriptor that led to it, the pinned digest must be one that was
+passed, and manifest and configuration must agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from mesocosm.errors import Corrupt, Exhausted, NotFound
+from mesocosm.images.config import ImageConfig, match_layers, parse_config
+from mesocosm.images.digest import Digest, verify
+from mesocosm.images.documents import Descriptor, Index, Manifest, parse_document
+from mesocosm.images.platform import Platform, rank
+from mesocosm.images.reference import Reference
+from mesocosm.images.stores.base import Document, Fetch, Found
+from mesocosm.images.strict import DOCUMENT_LIMIT
+
+DEPTH: Final = 4
+"""Indexes within indexes that are followed."""
+
+Read = Callable[[Descriptor], Awaitable[bytes]]
+"""Gives the bytes of a document that a descriptor names."""
+
+
+async def resolve(
+    top: Document,
+    read: Read,
+    reference: Reference,
+    platform: Platform,
+    *,
+    fetch: Fetch,
+    source: str,
+    etag: str | None = None,
+) -> Found:
+    """Return the image that ``top``, the document ``reference`` stands for, means on ``platform``.
+
+    Neither ``top`` nor ``read`` need be trusted.  Raises Corrupt, NotFound (no such platform, another
+    digest), Unsupported.
+    """
+    what = str(reference)
+    verify(top.data, top.descriptor.digest, top.descriptor.size, what=f"{what}, document")
+    chain = [top]
+    found = _parse(top, what)
+    while isinstance(found, Index):
+        if len(chain) > DEPTH:
+            raise Exhausted(f"{what} nests more than {DEPTH} indexes")
+        chain.append(await _read(read, found.select(platform, what), what))
+        found = _parse(chain[-1], what)
+    _require_pinned(reference, chain)
+    manifest = found.require_image(what)
+    chain.append(await _read(read, manifest.config, what))
+    config = _config(chain[-1], manifest, platform, what)
+    return Found(
+        manifest=manifest, config=config, documents=tuple(chain), source=source, fetch=fetch, etag=etag
+    )
+
+
+def top_document(data: bytes, media_type: str, reference: Reference) -> Document:
+    """Wrap the bytes that a name stands for; a pinned digest decides the algorithm they are named by."""
+    algorithm = reference.digest.algorithm if reference.digest else "sha256"
+    return Document(Descriptor(media_type, Digest.of(data, algorithm), len(data)), data)
+
+
+def _parse(document: Document, what: str) -> Manifest | Index:
+    one = document.descriptor
+    return parse_document(
+        document.data, content_type=one.media_type, algorithm=one.digest.algorithm, what=what
+    )
+
+
+async def _read(read: Read, descriptor: Descriptor, what: str) -> Document:
+    if descriptor.size > DOCUMENT_LIMIT:
+        raise Exhausted(f"{what}: a document of {descriptor.size} bytes, more than {DOCUMENT_LIMIT}")
+    data = descriptor.data if descriptor.data is not None else await read(descriptor)
+    verify(data, descriptor.digest, descriptor.size, what=f"{what}, document")
+    return Document(descriptor, data)
+
+
+def _require_pinned(reference: Reference, chain: list[Document]) -> None:
+    digests = [document.descriptor.digest for document in chain]
+    if reference.digest is not None and reference.digest not in digests:
+        raise Corrupt(
+            f"{reference} resolves to {digests[0]}, not to the digest it is pinned to",
+            hint="the source serves another image under this name",
+        )
+
+
+def _config(document: Document, manifest: Manifest, platform: Platform, what: str) -> ImageConfig:
+    config = parse_config(document.data, algorithm=document.descriptor.digest.algorithm, what=what)
+    match_layers(manifest, config, what)
+    if config.platform.architecture and rank(config.platform, platform) is None:
+        raise NotFound(
+            f"{what} is an image for {config.platform}, not for {platform}",
+            hint=f"run it all the same with --platform {config.platform}",
+        )
+    return config
