@@ -1,9 +1,10 @@
 """Waiting for a cgroup to say something: a counter that rises, the last process gone.
 
-v2 tells by inotify on the events files (cgroup-v2.rst, "Notifications"), v1 by an eventfd registered in
-``cgroup.event_control`` (cgroup-v1/memory.rst, section 9) and, for processes, not at all: there each is held
-by pidfd.  Every wait reads the state after it has armed the notification, so that nothing is missed in
-between, and holds no descriptor once it has returned or has been cancelled.
+v2 tells by inotify on its events files (cgroup-v2.rst, "Notifications"), v1's memory controller by an eventfd
+registered in ``cgroup.event_control`` (cgroup-v1/memory.rst, section 9).  Of other counters v1 does not tell,
+so they are looked at now and then, nor that the last process is gone, so each is held by pidfd.  Every wait
+reads the state after it has armed the notification, so that nothing is missed in between, and holds no
+descriptor once it has returned or has been cancelled.
 """
 
 from __future__ import annotations
@@ -31,15 +32,18 @@ Changed = Callable[[], Awaitable[None]]
 
 _IN_MODIFY = 0x2
 _IN_DELETE_SELF = 0x400
-_SETTLE = (0.002, 0.01, 0.05, 0.1, 0.3)
+_BETWEEN_LOOKS = 0.2
+"""Seconds, where the kernel does not tell."""
+
+_SETTLE = (0.002, 0.01, 0.05, 0.1, 0.3, 0.5, 1.0, 2.0)
 """Seconds between looks after v1's memory eventfd fired: it does before the victim is killed and counted."""
 
 
 async def wait_counter(group: Cgroup, name: str, key: str, *, above: int = 0) -> int:
     """Wait until ``key`` of a flat keyed events file exceeds ``above``; its value then.
 
-    For memory.events (v2) and memory.oom_control (v1, also when the group is merely out of memory).  A group
-    that is gone raises FileNotFoundError.
+    For memory.events (v2), memory.oom_control (v1), pids.events (both).  A group that is gone raises
+    FileNotFoundError.
     """
     async with _notified(group, name) as changed:
         while True:
@@ -47,7 +51,7 @@ async def wait_counter(group: Cgroup, name: str, key: str, *, above: int = 0) ->
             if value > above:
                 return value
             await changed()
-            if group.version == 1:
+            if group.has("cgroup.event_control"):
                 await _settle(lambda: _counter(group, name, key) > above)
 
 
@@ -89,9 +93,19 @@ async def _settle(reached: Callable[[], bool]) -> None:
 
 @asynccontextmanager
 async def _notified(group: Cgroup, name: str) -> AsyncIterator[Changed]:
-    source = _inotify(f"{group.path}/{name}") if group.version == 2 else _eventfd(group, name)
+    if group.version == 2:
+        source = _inotify(f"{group.path}/{name}")
+    elif group.has("cgroup.event_control"):
+        source = _eventfd(group, name)
+    else:
+        source = _clock()
     async with source as changed:
         yield changed
+
+
+@asynccontextmanager
+async def _clock() -> AsyncIterator[Changed]:
+    yield lambda: asyncio.sleep(_BETWEEN_LOOKS)
 
 
 @asynccontextmanager

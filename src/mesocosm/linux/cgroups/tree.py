@@ -166,9 +166,11 @@ class CgroupTree:
         uninterruptible sleep.
         """
         async with asyncio.timeout(within):
-            for group in self._present(container):
+            present = self._present(container)
+            for group in present:
                 while group.populated():
                     _kill(group)
+                    _thaw(present)
                     await _until_empty(group)
 
     async def wait_empty(self, container: str) -> None:
@@ -313,6 +315,14 @@ def _signal_members(group: Cgroup) -> None:
     finally:
         for fd in held.values():
             os.close(fd)
+
+
+def _thaw(groups: Sequence[Cgroup]) -> None:
+    """What the v1 freezer holds does not die, by whatever it was killed."""
+    for group in groups:
+        if group.has("freezer.state"):
+            for below in group.walk():
+                below.write("freezer.state", "THAWED")
 
 
 def _frozen(group: Cgroup, *, frozen: bool) -> None:
