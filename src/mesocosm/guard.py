@@ -23,12 +23,15 @@ async def watch_over(engine: Engine, container: ContainerID) -> Termination:
     try:
         await asyncio.wait([ended, *watches], return_when=asyncio.FIRST_COMPLETED)
         ending = _conclude(ended, watches)
+        for watch in watches:
+            watch.cancel()
+        async with engine.locked(container):
+            return await tear_down(engine, container, ending)
     finally:
+        # some notifications take the kernel a grace period to give up: the end does not wait for that
         for task in (ended, *watches):
             task.cancel()
         await asyncio.gather(ended, *watches, return_exceptions=True)
-    async with engine.locked(container):
-        return await tear_down(engine, container, ending)
 
 
 def _conclude(ended: asyncio.Task[Exit | None], watches: list[asyncio.Task[Limitation]]) -> Termination:

@@ -1,0 +1,159 @@
+"""``kill -9`` of a command between any two steps; afterwards ``ps``, ``rm -f`` and recovery leave nothing.
+
+A dry run lists the trace points a command passes; then the command is killed at each of them, and what the
+next command makes of it is compared with a host on which nothing had happened (Q-01, Q-02, Q-03; REC-5).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fixtures import leaks
+
+HERE = Path(__file__).parent
+PYTHON = sys.executable
+
+
+class World:
+    """One pair of roots, driven by commands that die or do not."""
+
+    def __init__(self, base: Path, image: Path) -> None:
+        self.root = base / "state"
+        self.runtime = base / "run"
+        self.image = f"dir:{image}"
+        self.environment = {"PATH": os.environ["PATH"], "HOME": str(base)}
+
+    def _run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [PYTHON, *words], capture_output=True, text=True, timeout=60, env=self.environment, check=False
+        )
+
+    def roots(self) -> tuple[str, ...]:
+        """The options that name the roots."""
+        return ("--root", str(self.root), "--runtime", str(self.runtime))
+
+    def command(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """A command that lives."""
+        return self._run("-m", "mesocosm.frontends.cli.main", *self.roots(), *words)
+
+    def points(self, file: Path, *words: str) -> list[str]:
+        """The points a command passes, each once, in order."""
+        done = self._run(str(HERE / "dying_command.py"), "--list", str(file), *self.roots(), *words)
+        assert done.returncode == 0, done.stderr
+        return list(dict.fromkeys(file.read_text().split()))
+
+    def kill_at(self, point: str, *words: str) -> None:
+        """The command, killed at a point."""
+        done = self._run(str(HERE / "dying_command.py"), "--at", point, *self.roots(), *words)
+        assert done.returncode == -9, f"{point} was not passed: {done.returncode} {done.stderr}"
+
+    def containers(self) -> list[dict[str, object]]:
+        """What ``ps`` lists, after its recovery."""
+        done = self.command("ps", "-a", "--format", "json")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        listed: list[dict[str, object]] = json.loads(done.stdout)
+        return listed
+
+    def assert_clean(self) -> None:
+        """Nothing of a container is left: no record, name, directory, cgroup, mount or half-written blob."""
+        assert _files(self.root / "containers") == []
+        assert [path for path in _files(self.root / "names") if path != ".lock"] == []
+        assert _files(self.runtime / "containers") == []
+        assert _files(self.root / "images" / "ingest") == []
+        mounts = Path("/proc/self/mountinfo").read_text()
+        assert str(self.root) not in mounts
+        ours = [path for path in leaks.cgroup_directories() if "mesocosm-" in path]
+        assert ours == []
+
+
+def _files(directory: Path) -> list[str]:
+    return sorted(os.listdir(directory)) if directory.exists() else []
+
+
+@pytest.fixture
+def world(tmp_path: Path, busybox_root: Path) -> World:
+    return World(tmp_path, busybox_root)
+
+
+def settle(world: World) -> None:
+    """Recovery by ``ps``, then ``rm -f`` of whatever is left."""
+    left = [str(one["id"]) for one in world.containers()]
+    if left:
+        done = world.command("rm", "-f", *left)
+        assert done.returncode == 0, done.stderr
+    assert world.containers() == []
+    world.assert_clean()
+
+
+RUN = ("run", "--rm", "--quiet", "--memory", "32m", "--name", "victim")
+
+
+@pytest.mark.timeout(600)
+def test_run_killed_at_every_point_leaves_nothing(world: World, tmp_path: Path) -> None:
+    words = (*RUN, world.image, "true")
+    points = world.points(tmp_path / "points", *words)
+    assert len(points) > 25
+    world.assert_clean()
+    for point in points:
+        world.kill_at(point, *words)
+        settle(world)
+
+
+@pytest.mark.timeout(600)
+def test_a_container_whose_creator_was_killed_after_the_gate_can_be_started(world: World) -> None:
+    """CREATED survives: the supervisor holds the gate."""
+    world.kill_at("containerizer.created", "create", "--name", "held", world.image, "echo", "still here")
+    assert [one["state"] for one in world.containers()] == ["created"]
+    assert world.command("start", "held").returncode == 0
+    assert world.command("wait", "held").stdout == "0\n"
+    assert world.command("logs", "held").stdout == "still here\n"
+    settle(world)
+
+
+@pytest.mark.timeout(600)
+def test_a_running_container_does_not_notice_that_its_command_is_killed(world: World) -> None:
+    world.kill_at("records.after-running", "run", "--name", "on", world.image, "sleep", "1000")
+    assert [one["state"] for one in world.containers()] == ["running"]
+    done = world.command("exec", "on", "sh", "-c", "echo inside")
+    assert (done.returncode, done.stdout) == (0, "inside\n"), done.stderr
+    settle(world)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("verb", ["stop", "rm"])
+def test_ending_killed_at_every_point_is_finished_by_the_next_command(
+    world: World, tmp_path: Path, verb: str
+) -> None:
+    """DES-9, GAP-40: a destroy that was interrupted is never stuck."""
+    ending = ("stop", "-t", "0", "victim") if verb == "stop" else ("rm", "-f", "victim")
+    start = ("run", "-d", "--quiet", "--name", "victim", world.image, "sleep", "1000")
+    assert world.command(*start).returncode == 0
+    points = world.points(tmp_path / "points", *ending)
+    settle(world)
+    assert len(points) > 8
+    for point in points:
+        done = world.command(*start)
+        assert done.returncode == 0, done.stderr
+        world.kill_at(point, *ending)
+        settle(world)
+
+
+@pytest.mark.timeout(600)
+def test_recovery_killed_at_every_point_is_finished_by_the_next_command(world: World, tmp_path: Path) -> None:
+    def lose() -> None:
+        world.kill_at("setup.forked", *RUN, world.image, "true")
+
+    lose()
+    points = world.points(tmp_path / "points", "ps", "-a")
+    settle(world)
+    for point in points:
+        lose()
+        world.kill_at(point, "ps", "-a")
+        settle(world)
