@@ -54,8 +54,8 @@ class TarReader:
 
     ``feed`` takes the stream in pieces of any size (large ones are cheaper), ``finish`` tells that it ended.
     Both raise Corrupt or Exhausted; the reader is of no use afterwards.  ``whole`` asks for the end mark of
-    two zero blocks; without it a stream may also end between two members, which Go's writers do, and which
-    only a digest of the stream makes safe.
+    two zero blocks; without it a stream may also end behind a member's data, which Go's writers
+    do (umoci leaves out even the padding), and which only a digest of the stream makes safe.
     """
 
     def __init__(self, sink: EntrySink, limits: Limits = DEFAULT_LIMITS, *, whole: bool = True) -> None:
@@ -113,7 +113,8 @@ class TarReader:
 
     def finish(self) -> None:
         """The stream has ended; Corrupt unless the archive has, too."""
-        if self._data or self._padding or self._held or self._map or self._sparse:
+        padding = self._padding and self._whole
+        if self._data or padding or self._held or self._map or self._sparse:
             raise Corrupt("tar: the archive ends within a member", hint="the stream is truncated")
         if self._records is not None or self._long_name is not None or self._long_link is not None:
             raise Corrupt("tar: the archive ends behind an extended header", hint="the stream is truncated")
