@@ -112,7 +112,7 @@ class Credentials:
         if helper is not None:
             return await self._ask(helper, "erase", _key(registry)) is not None
         auths = _table(document, "auths", path)
-        doomed = [key for key in _keys(registry) if key in auths]
+        doomed = [key for key in dict.fromkeys(_keys(registry)) if key in auths]
         for key in doomed:
             del auths[key]
         if doomed:
@@ -218,15 +218,15 @@ def _helper_path(name: str, directories: Iterable[str]) -> str:
 
 
 def _helper_for(document: Mapping[str, Json], path: Path, registry: str) -> str | None:
-    helpers = document.get("credHelpers") or {}
-    store = document.get("credsStore") or None
-    if not isinstance(helpers, dict) or not isinstance(store, str | None):
-        raise InvalidConfig(f"{path}: credHelpers or credsStore is malformed")
+    helpers = _table(document, "credHelpers", path)
+    store = document.get("credsStore")
+    if not isinstance(store, str | None):
+        raise InvalidConfig(f"{path}: credsStore is not a name")
     for key in _keys(registry):
         named = helpers.get(key)
         if isinstance(named, str) and named:
             return named
-    return store
+    return store or None
 
 
 def _from_helper(answer: bytes, helper: str) -> Credential:
@@ -263,7 +263,7 @@ def _credential(username: str, password: str, token: str, where: str) -> Credent
             f"{where}: the user name holds control characters or a colon", hint="log in again"
         )
     if username == "<token>":
-        return Credential(identity_token=password)
+        return Credential(identity_token=token or password)
     return Credential(username, password, token)
 
 
@@ -321,7 +321,9 @@ def _read(path: Path) -> dict[str, Json]:
 
 
 def _table(document: Mapping[str, Json], name: str, path: Path) -> dict[str, Json]:
-    value = document.get(name) or {}
+    value = document.get(name)
+    if value is None:
+        return {}
     if not isinstance(value, dict):
         raise InvalidConfig(
             f"{path}: {name} is not an object", hint="repair or remove the file, and log in again"
