@@ -10,28 +10,21 @@ descriptor once it has returned or has been cancelled.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import errno
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from mesocosm.linux.inotify import readable, watch
 from mesocosm.linux.syscalls import pidfd_open
 
 if TYPE_CHECKING:
     from mesocosm.linux.cgroups.group import Cgroup
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_inotify_init1 = _libc.inotify_init1
-_inotify_init1.argtypes = (ctypes.c_int,)
-_inotify_add_watch = _libc.inotify_add_watch
-_inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
-
 Changed = Callable[[], Awaitable[None]]
+"""Waits for the next sign that something may have changed."""
 
-_IN_MODIFY = 0x2
-_IN_DELETE_SELF = 0x400
 _BETWEEN_LOOKS = 0.2
 """Seconds, where the kernel does not tell."""
 
@@ -68,7 +61,7 @@ async def wait_empty(group: Cgroup) -> None:
 
 async def _wait_unpopulated(group: Cgroup) -> None:
     try:
-        async with _inotify(f"{group.path}/cgroup.events") as changed:
+        async with watch(f"{group.path}/cgroup.events") as changed:
             while group.populated():
                 await changed()
     except FileNotFoundError:
@@ -94,7 +87,7 @@ async def _settle(reached: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def _notified(group: Cgroup, name: str) -> AsyncIterator[Changed]:
     if group.version == 2:
-        source = _inotify(f"{group.path}/{name}")
+        source = watch(f"{group.path}/{name}")
     elif group.has("cgroup.event_control"):
         source = _eventfd(group, name)
     else:
@@ -109,19 +102,6 @@ async def _clock() -> AsyncIterator[Changed]:
 
 
 @asynccontextmanager
-async def _inotify(path: str) -> AsyncIterator[Changed]:
-    fd = _inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK)
-    if fd < 0:
-        raise _os_error(path)
-    try:
-        if _inotify_add_watch(fd, os.fsencode(path), _IN_MODIFY | _IN_DELETE_SELF) < 0:
-            raise _os_error(path)
-        yield lambda: _readable(fd)
-    finally:
-        os.close(fd)
-
-
-@asynccontextmanager
 async def _eventfd(group: Cgroup, name: str) -> AsyncIterator[Changed]:
     event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     try:
@@ -130,7 +110,7 @@ async def _eventfd(group: Cgroup, name: str) -> AsyncIterator[Changed]:
             group.write("cgroup.event_control", f"{event} {target}")
         finally:
             os.close(target)
-        yield lambda: _readable(event)
+        yield lambda: readable(event)
     finally:
         os.close(event)
 
@@ -144,36 +124,7 @@ async def _wait_any_end(pids: list[int]) -> None:
                 held.append(pidfd_open(pid))
             except OSError:
                 return
-        await _readable(*held, drain=False)
+        await readable(*held, drain=False)
     finally:
         for fd in held:
             os.close(fd)
-
-
-async def _readable(*fds: int, drain: bool = True) -> None:
-    """Wait until one descriptor can be read, and read it, so that the next wait is for the next event."""
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-
-    def arrived() -> None:
-        if not ready.done():
-            ready.set_result(None)
-
-    for fd in fds:
-        loop.add_reader(fd, arrived)
-    try:
-        await ready
-    finally:
-        for fd in fds:
-            loop.remove_reader(fd)
-    if drain:
-        for fd in fds:
-            try:
-                os.read(fd, 4096)
-            except BlockingIOError:
-                continue
-
-
-def _os_error(path: str) -> OSError:
-    code = ctypes.get_errno()
-    return OSError(code, os.strerror(code), path)
