@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml scripts/make-venv
 
 run: setup  ## run a payload in a container made from the host image, limits enforced, and report
 	@$(BIN)/mesocosm run --report --rm --memory 256M --cpus 1 --pids-limit 64 \
-		host python3 -c "$$(cat scripts/first-payload.py)"
+		--volume '$(CURDIR)/scripts/first-payload.py:/payload.py:ro' host python3 /payload.py
 
 test: setup test-tools  ## install what the tests need and run them all
 	@$(BIN)/python -m pytest $(ARGS)

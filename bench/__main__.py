@@ -79,7 +79,7 @@ def main() -> int:
     )
     try:
         found = asyncio.run(measure(options, disk, fast))
-    except (ours.Unavailable, FileNotFoundError) as error:
+    except (ours.Unavailable, FileNotFoundError, RuntimeError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
+import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,6 +39,8 @@ class Ours:
             from mesocosm import Containerizer
         except ImportError as error:
             raise Unavailable(f"mesocosm cannot be measured yet: {error}") from error
+        if not Path(COMMAND).exists():
+            raise Unavailable(f"{COMMAND} is not there: run make setup")
         async with Containerizer.open(root=state, runtime=runtime) as containerizer:
             yield cls(containerizer, root)
 
@@ -122,14 +124,10 @@ class Ours:
         return container
 
     def _supervisor(self, container: ContainerID) -> int:
-        import json
-
         path = self._containerizer.paths.container(container).supervisor.process
-        return int(json.loads(path.read_text())["supervisor"]["pid"])
+        return int(json.loads(path.read_text())["supervisor"][0])
 
-
-def command(*words: str, state: Path) -> tuple[str, ...]:
-    """Our command line, on roots of its own."""
-    if not Path(COMMAND).exists():
-        raise Unavailable(f"{COMMAND} is not there: run make setup with {sys.executable}")
-    return (COMMAND, "--root", str(state / "state"), "--runtime", str(state / "run"), *words)
+    def command(self, *words: str) -> tuple[str, ...]:
+        """Our command line, on roots beside those of this containerizer."""
+        paths = self._containerizer.paths
+        return (COMMAND, "--root", f"{paths.root}-command", "--runtime", f"{paths.runtime}-command", *words)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from bench.measure import OURS, Measured, Sample, in_turns
-from bench.ours import Ours, command
+from bench.ours import Ours
 from bench.peers import Peers
 
 
@@ -22,6 +22,6 @@ async def run(ours: Ours | None, peers: Peers, *, rounds: int) -> list[Measured]
     for name, mine, theirs in questions:
         contenders: dict[str, Sample] = {"crun": partial(peers.sample, theirs)}
         if ours:
-            contenders[OURS] = partial(peers.sample, command(*mine, state=peers.state("mesocosm")))
+            contenders[OURS] = partial(peers.sample, ours.command(*mine))
         found.append(await in_turns(name, "ms", contenders, rounds=rounds))
     return found

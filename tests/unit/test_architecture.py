@@ -31,7 +31,7 @@ class Tier(NamedTuple):
 
 
 CONTAINERIZER_PARTS = ("engine", "setup", "teardown", "guard", "session", "host_steps")
-REPORTING_PARTS = ("explanation", "reports", "logs", "simple")
+REPORTING_PARTS = ("explanation", "reports", "logs", "scripting")
 
 TIERS = (
     Tier(("errors", "trace")),
