@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fixtures.isolation import host, prepare
 from mesocosm.errors import InvalidConfig, Unsupported
-from mesocosm.isolators.linux.capabilities import granted
+from mesocosm.isolators.granted import granted
 from mesocosm.linux import capabilities
 from mesocosm.linux.capabilities import ALL, DEFAULT, NAMES
 from mesocosm.model import CapabilityRequest, Rlimit

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mesocosm.isolators.base import Container
-from mesocosm.isolators.namespaces.uts import hostname
+from mesocosm.isolators.hostname import hostname
 from mesocosm.paths import Paths
 from mesocosm.plan import HostAction, MakeHostDirectory, WriteHostFile
 from mesocosm.plan.operations import BindMount

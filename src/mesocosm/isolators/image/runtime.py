@@ -16,7 +16,7 @@ import signal
 
 from mesocosm.errors import InvalidConfig
 from mesocosm.isolators.base import Container, Isolator
-from mesocosm.isolators.namespaces.uts import hostname
+from mesocosm.isolators.hostname import hostname
 from mesocosm.isolators.words import nearest
 from mesocosm.model import ContainerConfig, ImageRuntime
 from mesocosm.plan import Contribution, merge_environment

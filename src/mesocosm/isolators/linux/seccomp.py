@@ -11,7 +11,7 @@ import base64
 
 from mesocosm.errors import InvalidConfig
 from mesocosm.isolators.base import Container, Isolator
-from mesocosm.isolators.linux.capabilities import granted
+from mesocosm.isolators.granted import granted
 from mesocosm.isolators.linux.profiles import load_default
 from mesocosm.linux import capabilities, seccomp
 from mesocosm.plan import Contribution

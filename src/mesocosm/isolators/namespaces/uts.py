@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 from mesocosm.errors import InvalidConfig
 from mesocosm.isolators.base import Container, Isolator
+from mesocosm.isolators.hostname import hostname
 from mesocosm.plan import Contribution
 from mesocosm.plan.operations import SetHostname
 
-SHORT = 12  # characters of an ID that people get to see, as docker has it
-
 # sethostname(2) takes up to 64 bytes; the name also goes into files of lines and words.
 _HOSTNAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9])?", re.ASCII)
-
-
-def hostname(container: Container) -> str:
-    """The name by which the container knows its host: asked for, the host's own, or the short ID."""
-    config = container.config
-    if config.hostname is not None:
-        return config.hostname
-    if config.namespaces.uts == "host":
-        return os.uname().nodename
-    return container.id.segments[-1][:SHORT].rstrip("-_")
 
 
 class UtsNamespace(Isolator):
