@@ -17,7 +17,8 @@ import msgspec
 
 from mesocosm.isolators.words import size
 from mesocosm.linux.cgroups import Cgroup
-from mesocosm.linux.inotify import readable, watch
+from mesocosm.linux.cgroups.events import registered
+from mesocosm.linux.inotify import watch
 
 THRESHOLDS = (0.5, 0.75, 0.9, 0.97)
 _PAUSE = 0.02  # seconds between looks: a cgroup that lives at its limit has events all the time
@@ -77,27 +78,12 @@ class Witness:
                 await asyncio.sleep(_PAUSE)
 
     async def _stay_by_thresholds(self, limit: int) -> None:
-        event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        try:
-            self._arm(event, limit)
+        wishes = [("memory.usage_in_bytes", str(int(limit * part))) for part in THRESHOLDS]
+        async with registered(self.group, *wishes) as crossed:
             while True:
-                await readable(event)
+                await crossed()
                 self.look()
                 await asyncio.sleep(_PAUSE)
-        finally:
-            os.close(event)
-
-    def _arm(self, event: int, limit: int) -> None:
-        for part in THRESHOLDS:
-            self._register(event, "memory.usage_in_bytes", str(int(limit * part)))
-        self._register(event, "memory.oom_control", "")
-
-    def _register(self, event: int, name: str, argument: str) -> None:
-        target = os.open(f"{self.group.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            self.group.write("cgroup.event_control", f"{event} {target} {argument}".rstrip())
-        finally:
-            os.close(target)
 
 
 def examine(pid: int) -> Process | None:

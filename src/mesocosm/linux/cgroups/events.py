@@ -89,7 +89,7 @@ async def _notified(group: Cgroup, name: str) -> AsyncIterator[Changed]:
     if group.version == 2:
         source = watch(f"{group.path}/{name}")
     elif group.has("cgroup.event_control"):
-        source = _eventfd(group, name)
+        source = registered(group, (name, ""))
     else:
         source = _clock()
     async with source as changed:
@@ -102,17 +102,30 @@ async def _clock() -> AsyncIterator[Changed]:
 
 
 @asynccontextmanager
-async def _eventfd(group: Cgroup, name: str) -> AsyncIterator[Changed]:
+async def registered(group: Cgroup, *wishes: tuple[str, str]) -> AsyncIterator[Changed]:
+    """An eventfd registered in v1's ``cgroup.event_control`` for each ``(file, argument)``.
+
+    Every registration waits for a grace period of the kernel, some 10 ms: a thread does it, and nobody else
+    waits.  Raises OSError.
+    """
     event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    registering = asyncio.ensure_future(asyncio.to_thread(_register, group, event, wishes))
     try:
-        target = os.open(f"{group.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            group.write("cgroup.event_control", f"{event} {target}")
-        finally:
-            os.close(target)
+        await asyncio.shield(registering)
         yield lambda: readable(event)
     finally:
+        # the thread uses the number: it must be done before the number can be another file's
+        await asyncio.gather(registering, return_exceptions=True)
         os.close(event)
+
+
+def _register(group: Cgroup, event: int, wishes: tuple[tuple[str, str], ...]) -> None:
+    for name, argument in wishes:
+        target = os.open(f"{group.path}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            group.write("cgroup.event_control", f"{event} {target} {argument}".rstrip())
+        finally:
+            os.close(target)
 
 
 async def _wait_any_end(pids: list[int]) -> None:
