@@ -9,6 +9,7 @@ started = time.monotonic()
 primes = [n for n in range(2, 60_000) if all(n % d for d in range(2, int(n**0.5) + 1))]
 processes = sorted(int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
 found = Path("/tmp/primes")
+found.parent.mkdir(exist_ok=True)
 found.write_text("".join(f"{n}\n" for n in primes))
 
 print(f"hello from {socket.gethostname()}, process {os.getpid()} of {processes}, user {os.getuid()}")
