@@ -218,15 +218,22 @@ class Ingest:
         if self.size is not None and held > self.size:
             self.restart()
             return
+        self.resumed = held
         buffer = memoryview(bytearray(min(CHUNK, held)))
         while self.offset < held:
-            count = os.preadv(self._fd, [buffer], self.offset)
-            if count == 0:
-                break
+            count = self._read_held(buffer)
             self._verifier.update(buffer[:count])
-            self.resumed = self.offset
             yield buffer[:count]
         os.lseek(self._fd, self.offset, os.SEEK_SET)
+
+    def _read_held(self, buffer: memoryview) -> int:
+        try:
+            count = os.preadv(self._fd, [buffer], self.offset)
+        except OSError as error:
+            raise Corrupt(f"{self._path} cannot be read: {error.strerror}", hint="check the disk") from error
+        if count == 0:
+            raise Corrupt(f"{self._path} became shorter while it was read")
+        return count
 
     def restart(self) -> None:
         """Forget every byte held, and begin at zero."""
@@ -355,7 +362,7 @@ def _same_file(fd: int, path: Path) -> bool:
 def _remove_if_idle(path: Path, older_than: float | None) -> int:
     """Unlink ``path`` unless somebody holds its lock or it is too young; return the bytes freed."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return 0
     try:

@@ -96,10 +96,12 @@ class RegistryClient:
         for endpoint in endpoints_of(registry, config):
             name = _name_of(endpoint, registry)
             credential = await credentials.find(name, repository) if credentials else None
+            bounds = limits or Limits()
+            if endpoint.mirror:
+                # Another server stands behind it: its silence is not worth a minute.
+                bounds = msgspec.structs.replace(bounds, attempts=min(2, bounds.attempts))
             transports.append(
-                Transport(
-                    name, endpoint, credential, limits=limits or Limits(), deny_private=config.deny_private
-                )
+                Transport(name, endpoint, credential, limits=bounds, deny_private=config.deny_private)
             )
         return cls(registry, tuple(transports))
 
