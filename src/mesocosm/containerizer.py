@@ -361,5 +361,6 @@ class Containerizer:
         for guard in list(self._guards.values()):
             guard.cancel()
         await asyncio.gather(*self._guards.values(), return_exceptions=True)
+        await self._engine.quiet()
         with contextlib.suppress(OSError):
             self.host.cgroups.remove_parent()  # stays while a container is in it

@@ -63,7 +63,7 @@ def read(path: Path) -> bytes:
     except OSError as error:
         raise Corrupt(f"{path} cannot be read: {error.strerror}") from error
     try:
-        data = os.read(descriptor, SIZE_LIMIT + 1)
+        data = os.read(descriptor, min(os.fstat(descriptor).st_size, SIZE_LIMIT) + 1)
     except OSError as error:
         raise Corrupt(f"{path} cannot be read: {error.strerror}") from error
     finally:

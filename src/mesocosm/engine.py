@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 from mesocosm import durable
 from mesocosm.errors import NotFound
@@ -31,6 +32,7 @@ class Engine:
         self.provisioner = provisioner
         self.launcher = launcher
         self._isolators: dict[str, Isolator] = {}
+        self._background: set[asyncio.Future[Any]] = set()
 
     def where(self, container: ContainerID) -> ContainerPaths:
         """The container's directories."""
@@ -45,6 +47,15 @@ class Engine:
     def isolators_of(self, record: Record) -> list[Isolator]:
         """The isolators the container was composed of, in order."""
         return [self.isolator(name) for name in record.status.isolation]
+
+    def in_background(self, task: asyncio.Future[Any]) -> None:
+        """Let a cancelled task end when it can: giving a notification up takes the kernel a grace period."""
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    async def quiet(self) -> None:
+        """Until everything in the background has ended."""
+        await asyncio.gather(*self._background, return_exceptions=True)
 
     def birth_cgroup(self, container: ContainerID) -> Path | None:
         """The cgroup2 directory that the container's processes are born in; None where there is only v1."""

@@ -23,20 +23,17 @@ async def watch_over(engine: Engine, container: ContainerID) -> Termination:
     try:
         await asyncio.wait([ended, *watches], return_when=asyncio.FIRST_COMPLETED)
         ending = _conclude(ended, watches)
-        for watch in watches:
-            watch.cancel()
-        async with engine.locked(container):
-            return await tear_down(engine, container, ending)
     finally:
-        # some notifications take the kernel a grace period to give up: the end does not wait for that
         for task in (ended, *watches):
             task.cancel()
-        await asyncio.gather(ended, *watches, return_exceptions=True)
+            engine.in_background(task)
+    async with engine.locked(container):
+        return await tear_down(engine, container, ending)
 
 
 def _conclude(ended: asyncio.Task[Exit | None], watches: list[asyncio.Task[Limitation]]) -> Termination:
     for watch in watches:
-        if watch.done():
+        if watch.done() and watch.exception() is None:
             limitation = watch.result()
             return Termination(reason="limited", message=limitation.message, limitation=limitation)
     if ended.result() is None:

@@ -88,14 +88,11 @@ async def usage_of(engine: Engine, record: Record) -> Usage:
 
 
 async def _reached(engine: Engine, record: Record) -> Limitation | None:
-    watches = [asyncio.ensure_future(isolator.watch(record.id)) for isolator in engine.isolators_of(record)]
-    if not watches:
-        return None
-    done, pending = await asyncio.wait(watches, timeout=0)
-    for watch in pending:
-        watch.cancel()
-    await asyncio.gather(*watches, return_exceptions=True)
-    return next((watch.result() for watch in done if not watch.cancelled() and not watch.exception()), None)
+    for isolator in engine.isolators_of(record):
+        limitation = await isolator.reached(record.id)
+        if limitation is not None:
+            return limitation
+    return None
 
 
 async def _until_clean(engine: Engine, record: Record) -> Record:

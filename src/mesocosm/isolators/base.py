@@ -10,8 +10,9 @@ why ``mesocosm explain`` can call it too.  The containerizer applies the host's 
 child and holds it, and ``isolate`` is called on every isolator with the child's pid, for what can only be
 done then.
 
-*It runs.*  ``watch`` waits until a limit that ends the container is reached; ``usage`` and ``status`` answer
-their part at once; ``update`` changes limits, up and down, and leaves the old ones in force when it fails.
+*It runs.*  ``watch`` waits until a limit that ends the container is reached, and ``reached`` tells afterwards;
+``usage`` and ``status`` answer their part at once; ``update`` changes limits, up and down, and leaves the old
+ones in force when it fails.
 
 *It ends.*  All processes are gone; ``cleanup`` is called in reverse order, gives back everything named after
 the ID, and may be called twice, for a half-prepared container, or for one it has never seen.
@@ -85,8 +86,13 @@ class Isolator:
     async def isolate(self, container: ContainerID, pid: int) -> None:
         """Act on the forked, held child ``pid``; not dependent on another isolator's private state."""
 
+    async def reached(self, container: ContainerID) -> Limitation | None:
+        """A limit that was reached while nobody watched, answered at once; None when there was none."""
+        del container
+        return None
+
     async def watch(self, container: ContainerID) -> Limitation:
-        """Wait until a limit that must end the container is reached, also one reached while nobody watched.
+        """Wait until a limit that must end the container is reached, at once when it was before.
 
         Never returns otherwise; survives being cancelled and called again.
         """

@@ -184,12 +184,22 @@ class Memory(Controller):
 
     # ── the end of a limit ──────────────────────────────────────────────────────────────────────────────
 
-    async def watch(self, container: ContainerID) -> Limitation:
-        """Wait until the kernel has killed a process of the container for lack of memory."""
+    async def reached(self, container: ContainerID) -> Limitation | None:
+        """Whether the kernel has killed a process of the container: it counts from the group's beginning."""
         group = self.group(container)
         try:
-            if killed := group.read_table(self._files.events).get(KILLS, 0):
-                return self._limitation(group, killed, None)
+            killed = group.read_table(self._files.events).get(KILLS, 0)
+            return self._limitation(group, killed, None) if killed else None
+        except OSError:
+            return None
+
+    async def watch(self, container: ContainerID) -> Limitation:
+        """Wait until the kernel has killed a process of the container for lack of memory."""
+        before = await self.reached(container)
+        if before is not None:
+            return before
+        group = self.group(container)
+        try:
             limit = group.read_limit(self._files.limit)
             async with Witness.watching(group, limit) as witness:
                 killed = await wait_counter(group, self._files.events, KILLS)
