@@ -10,7 +10,7 @@ why ``mesocosm explain`` can call it too.  The containerizer applies the host's 
 child and holds it, and ``isolate`` is called on every isolator with the child's pid, for what can only be
 done then.
 
-*It runs.*  ``watch`` waits until a limit that ends the container is reached, and ``reached`` tells afterwards;
+*It runs.*  ``watch`` waits until a limit that ends the container is reached, ``reached`` tells afterwards;
 ``usage`` and ``status`` answer their part at once; ``update`` changes limits, up and down, and leaves the old
 ones in force when it fails.
 
