@@ -46,7 +46,8 @@ _KINDS = {
 def snapshot(path: Path | str, *, holes: bool = False, xattrs: bool = True) -> dict[bytes, Seen]:
     """Return what is below ``path``, itself as b"."; nothing is followed, mounts below are entered.
 
-    Attributes of overlayfs' own name space are left out: they say nothing to who looks into the tree.
+    Attributes of overlayfs' own name space are left out: they say nothing to who looks into the tree.  So are
+    names that are listed but not there: overlayfs lists a whiteout in a directory that one layer alone has.
     """
     root = os.fsencode(path)
     found: dict[bytes, Seen] = {}
@@ -55,7 +56,12 @@ def snapshot(path: Path | str, *, holes: bool = False, xattrs: bool = True) -> d
     while pending:
         name = pending.pop()
         full = root if name == b"." else root + b"/" + name
-        status = os.lstat(full)
+        try:
+            status = os.lstat(full)
+        except FileNotFoundError:
+            if name == b".":
+                raise
+            continue
         if stat.S_ISDIR(status.st_mode):
             children = sorted(os.listdir(full), reverse=True)
             pending += [child if name == b"." else name + b"/" + child for child in children]
