@@ -4,6 +4,7 @@
 126  the executable is there but cannot be executed
 127  the executable is not there
 130  interrupted
+141  whoever read our output has gone (128 and SIGPIPE)
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from mesocosm.errors import LaunchError, MesocosmError
 
 INTERRUPTED = 130
 FAILED = 125
+READER_GONE = 141
 
 
 def status_of(error: MesocosmError, *, running: bool) -> int:

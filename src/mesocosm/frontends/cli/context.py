@@ -1,29 +1,46 @@
-"""Opening the containerizer for one command."""
+"""Opening the containerizer for one command, and running the command to its end or to a signal."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
+import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import click
 
-from mesocosm.containerizer import Containerizer
+from mesocosm.frontends.cli.settings import Interrupted, Settings
+from mesocosm.frontends.cli.signals import Signals
 from mesocosm.images.progress import Report, silent
-from mesocosm.paths import ROOT, RUNTIME
+from mesocosm.paths import ROOT, RUNTIME, Paths
+
+if TYPE_CHECKING:
+    from mesocosm.containerizer import Containerizer
+
+P = ParamSpec("P")
+
+
+def paths_of(ctx: click.Context) -> Paths:
+    """The roots that the command line names, absolute."""
+    settings: Settings = ctx.find_root().obj
+    root = Path(settings.root).absolute() if settings.root else ROOT
+    runtime = Path(settings.runtime).absolute() if settings.runtime else RUNTIME
+    return Paths(root, runtime)
 
 
 @contextlib.asynccontextmanager
 async def opened(ctx: click.Context, progress: Report = silent) -> AsyncIterator[Containerizer]:
     """The containerizer on the roots that the command line names; what recovery could not do is told."""
-    root, runtime = ctx.find_root().obj
-    async with Containerizer.open(
-        root=Path(root) if root else ROOT, runtime=Path(runtime) if runtime else RUNTIME, progress=progress
-    ) as containerizer:
+    from mesocosm.containerizer import Containerizer  # noqa: PLC0415
+
+    paths = paths_of(ctx)
+    async with Containerizer.open(root=paths.root, runtime=paths.runtime, progress=progress) as containerizer:
         for failure in containerizer.recovered.failures:
             click.echo(f"mesocosm: warning: {failure}", err=True)
         for damaged in containerizer.recovered.damaged:
@@ -32,22 +49,37 @@ async def opened(ctx: click.Context, progress: Report = silent) -> AsyncIterator
 
 
 def asynchronous(
-    function: Callable[..., Coroutine[Any, Any, int | None]],
-) -> Callable[..., int]:
-    """Run a coroutine as a command.  SIGINT and SIGTERM cancel it, so that everything is given back."""
+    function: Callable[Concatenate[click.Context, P], Coroutine[Any, Any, int | None]],
+) -> Callable[Concatenate[click.Context, P], int]:
+    """Run a coroutine as a command.  The first signal cancels it, so that everything is given back."""
 
     @wraps(function)
-    def run(ctx: click.Context, **given: Any) -> int:
-        async def guarded() -> int:
-            task = asyncio.ensure_future(function(ctx, **given))
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                loop.add_signal_handler(number, task.cancel)
-            try:
-                return await task or 0
-            except asyncio.CancelledError:
-                raise KeyboardInterrupt from None
-
-        return asyncio.run(guarded())
+    def run(ctx: click.Context, /, *args: P.args, **kwargs: P.kwargs) -> int:
+        if not ctx.find_root().obj.debug:
+            _keep_faults_quiet()
+        return asyncio.run(_guarded(ctx, function(ctx, *args, **kwargs)))
 
     return run
+
+
+async def _guarded(ctx: click.Context, command: Coroutine[Any, Any, int | None]) -> int:
+    task = asyncio.ensure_future(command)
+    signals = ctx.meta["mesocosm.signals"] = Signals()
+    with signals.ending(task) as ended_by:
+        try:
+            return await task or 0
+        except asyncio.CancelledError:
+            raise Interrupted(ended_by[0] if ended_by else signal.SIGINT) from None
+
+
+def signals_of(ctx: click.Context) -> Signals:
+    """The signals of this command."""
+    found: Signals = ctx.meta["mesocosm.signals"]
+    return found
+
+
+def _keep_faults_quiet() -> None:
+    """A failure is one line: what a forgotten task, a thread or a finaliser raises is for --debug."""
+    logging.getLogger().addHandler(logging.NullHandler())
+    sys.unraisablehook = lambda _: None
+    threading.excepthook = lambda _: None

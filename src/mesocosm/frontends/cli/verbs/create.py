@@ -17,9 +17,11 @@ from mesocosm.frontends.cli.request import config_of, options
 @options
 @click.pass_context
 @asynchronous
-async def command(ctx: click.Context, **given: Any) -> None:
+async def command(ctx: click.Context, /, **given: Any) -> None:
     """Set a container of IMAGE up, hold it before its first instruction, and print its ID."""
     config = config_of(given, auto_remove=given["auto_remove"])
     with progress(quiet=given["quiet"]) as told:
         async with opened(ctx, told) as containerizer:
-            click.echo(str(await containerizer.create(config)))
+            container = await containerizer.create(config)
+            told.close()
+            click.echo(str(container))

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import os
+import signal
+from typing import TYPE_CHECKING
 
 import click
 
 from mesocosm import logs
 from mesocosm.frontends.cli import foreground, grammar
-from mesocosm.frontends.cli.context import asynchronous, opened
+from mesocosm.frontends.cli.context import asynchronous, opened, signals_of
+from mesocosm.frontends.cli.settings import ReaderGone
+
+if TYPE_CHECKING:
+    from mesocosm.session import Session
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -35,25 +40,38 @@ async def command(
     arguments: tuple[str, ...],
 ) -> int:
     """Run ARGUMENTS inside CONTAINER: same namespaces, limits, capabilities and system call filter."""
-    async with opened(ctx) as containerizer, foreground.standard_input(interactive and not detach) as stdin:
-        session = await containerizer.execute(
-            containerizer.find(container),
-            arguments,
-            environment=grammar.environment(env, env_file),
-            workdir=workdir,
-            user=user,
-            stdin=stdin,
-        )
-        if stdin is not None:
-            os.close(stdin)
-        if detach:
-            return 0
-        try:
-            with foreground.forwarding(session.signal, lambda: session.signal(9)):
-                output = logs.read(session.output, ended=session.wait)
-                showing = asyncio.create_task(foreground.show(output))
-                ended = await session.wait()
-                await showing
-        finally:
-            await session.close()
-        return ended.status
+    with foreground.standard_input(interactive and not detach) as stdin:
+        async with opened(ctx) as containerizer:
+            session = await containerizer.execute(
+                containerizer.find(container),
+                arguments,
+                environment=grammar.environment(env, env_file),
+                workdir=workdir,
+                user=user,
+                stdin=stdin.descriptor,
+            )
+            stdin.close()
+            return 0 if detach else await _stay(ctx, session)
+
+
+async def _stay(ctx: click.Context, session: Session) -> int:
+    try:
+        with foreground.forwarding(
+            signals_of(ctx), session.signal, lambda: session.signal(signal.SIGKILL)
+        ) as started:
+            started.set()
+            return await _see_it_through(session)
+    finally:
+        await session.close()
+
+
+async def _see_it_through(session: Session) -> int:
+    showing = asyncio.create_task(foreground.show(logs.read(session.output, ended=session.wait)))
+    try:
+        await showing
+    except ReaderGone:
+        await session.signal(signal.SIGKILL)
+        raise
+    finally:
+        showing.cancel()
+    return (await session.wait()).status

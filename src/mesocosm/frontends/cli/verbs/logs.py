@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator
@@ -13,6 +12,7 @@ import click
 from mesocosm.errors import InvalidConfig
 from mesocosm.frontends.cli import grammar
 from mesocosm.frontends.cli.context import asynchronous, opened
+from mesocosm.frontends.cli.foreground import Outlet
 from mesocosm.logs import Chunk
 
 
@@ -34,9 +34,11 @@ async def command(
         skip = 0
         if tail is not None and tail != "all":
             skip = await _lines_before(containerizer.logs(found, since=begin), _count(tail))
-        writer = _Writer(timestamps=timestamps, skip=skip)
+        lines = _Lines(timestamps=timestamps, skip=skip)
+        outlet = Outlet()
         async for chunk in containerizer.logs(found, follow=follow, since=begin):
-            writer.write(chunk)
+            if data := lines.of(chunk):
+                await outlet.write(chunk.stream, data)
 
 
 async def _lines_before(chunks: AsyncIterator[Chunk], keep: int) -> int:
@@ -49,28 +51,27 @@ async def _lines_before(chunks: AsyncIterator[Chunk], keep: int) -> int:
     return max(0, ends + (last != b"\n") - keep)
 
 
-class _Writer:
-    """Lines to our streams, counted and stamped."""
+class _Lines:
+    """Lines counted and stamped."""
 
     def __init__(self, *, timestamps: bool, skip: int) -> None:
-        self._streams = {"stdout": sys.stdout.buffer, "stderr": sys.stderr.buffer}
         self._timestamps = timestamps
         self._skip = skip
         self._fresh = {"stdout": True, "stderr": True}
 
-    def write(self, chunk: Chunk) -> None:
-        pieces = deque(
-            chunk.data.splitlines(keepends=True) if self._skip or self._timestamps else [chunk.data]
-        )
+    def of(self, chunk: Chunk) -> bytes:
+        """What is to be shown of a chunk."""
+        if not (self._skip or self._timestamps):
+            return chunk.data
+        pieces = deque(chunk.data.splitlines(keepends=True))
         while pieces and self._skip:
             self._skip -= pieces.popleft().endswith(b"\n")
-        stream = self._streams[chunk.stream]
-        for piece in pieces:
-            if self._timestamps and self._fresh[chunk.stream]:
-                stream.write(_stamp(chunk.time))
-            self._fresh[chunk.stream] = piece.endswith(b"\n")
-            stream.write(piece)
-        stream.flush()
+        return b"".join(self._stamped(piece, chunk) for piece in pieces)
+
+    def _stamped(self, piece: bytes, chunk: Chunk) -> bytes:
+        fresh = self._fresh[chunk.stream]
+        self._fresh[chunk.stream] = piece.endswith(b"\n")
+        return _stamp(chunk.time) + piece if self._timestamps and fresh else piece
 
 
 def _stamp(seconds: float) -> bytes:

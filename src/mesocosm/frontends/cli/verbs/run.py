@@ -5,24 +5,28 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mesocosm.containerizer import Containerizer
 from mesocosm.errors import AlreadyExists, NotFound
 from mesocosm.frontends.cli import foreground
-from mesocosm.frontends.cli.context import asynchronous, opened
+from mesocosm.frontends.cli.colour import safe
+from mesocosm.frontends.cli.context import asynchronous, opened, signals_of
 from mesocosm.frontends.cli.progress import progress
 from mesocosm.frontends.cli.report import show_report
 from mesocosm.frontends.cli.request import config_of, options
-from mesocosm.logs import Chunk
+from mesocosm.frontends.cli.settings import ReaderGone
+from mesocosm.frontends.faults import READER_GONE
 from mesocosm.model import ContainerID, Termination
-from mesocosm.plan import LaunchPlan
-from mesocosm.reports import Report
+
+if TYPE_CHECKING:
+    from mesocosm.containerizer import Containerizer
+    from mesocosm.logs import Chunk
+    from mesocosm.plan import LaunchPlan
+    from mesocosm.reports import Report
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
@@ -35,7 +39,7 @@ from mesocosm.reports import Report
 @options
 @click.pass_context
 @asynchronous
-async def command(ctx: click.Context, **given: Any) -> int:
+async def command(ctx: click.Context, /, **given: Any) -> int:
     """Create and start a container of IMAGE.
 
     Nothing after IMAGE is read as an option of ours.  The exit status is the payload's, 128 and the signal's
@@ -44,24 +48,46 @@ async def command(ctx: click.Context, **given: Any) -> int:
     """
     config = config_of(given, auto_remove=given["auto_remove"], stdin=given["interactive"])
     container = ContainerID.generate()
-    with _identity_file(given["cidfile"], container), progress(quiet=given["quiet"]) as told:
-        async with (
-            opened(ctx, told) as containerizer,
-            foreground.standard_input(given["interactive"] and not given["detach"]) as stdin,
-        ):
-            await containerizer.create(config, container=container, stdin=stdin)
+    with (
+        IdentityFile(given["cidfile"], container) as identity,
+        progress(quiet=given["quiet"]) as told,
+        foreground.standard_input(given["interactive"] and not given["detach"]) as stdin,
+    ):
+        async with opened(ctx, told) as containerizer:
+            await containerizer.create(config, container=container, stdin=stdin.descriptor)
             told.close()
-            if stdin is not None:
-                os.close(stdin)
-            output = containerizer.logs(container, follow=True)
-            story = await _start(containerizer, container)
+            stdin.close()
             if given["detach"]:
+                await _start(containerizer, container)
+                identity.keep()
                 click.echo(str(container))
                 return 0
-            termination = await _stay(containerizer, container, output)
-            if given["report"]:
-                show_report(*story, termination)
-            return termination.status
+            return await _stay(ctx, containerizer, container, identity, report=given["report"])
+
+
+async def _stay(
+    ctx: click.Context,
+    containerizer: Containerizer,
+    container: ContainerID,
+    identity: IdentityFile,
+    *,
+    report: bool,
+) -> int:
+    output = containerizer.logs(container, follow=True)
+    with foreground.forwarding(
+        signals_of(ctx),
+        lambda number: containerizer.kill(container, number),
+        lambda: containerizer.destroy(container),
+    ) as started:
+        story = await _start(containerizer, container)
+        identity.keep()
+        started.set()
+        termination, gone = await _see_it_through(containerizer, container, output)
+    if termination.reason in ("limited", "lost"):
+        click.echo(f"mesocosm: {safe(termination.message)}", err=True)
+    if report:
+        show_report(*story, termination)
+    return READER_GONE if gone else termination.status
 
 
 async def _start(containerizer: Containerizer, container: ContainerID) -> tuple[Report, LaunchPlan]:
@@ -78,39 +104,51 @@ async def _start(containerizer: Containerizer, container: ContainerID) -> tuple[
     return created, plan
 
 
-async def _stay(
+async def _see_it_through(
     containerizer: Containerizer, container: ContainerID, output: AsyncIterator[Chunk]
-) -> Termination:
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: os._exit(128 + signal.SIGHUP))
-    with foreground.forwarding(
-        lambda number: containerizer.kill(container, number), lambda: containerizer.destroy(container)
-    ):
-        showing = asyncio.create_task(foreground.show(output))
-        termination = await containerizer.wait(container)
+) -> tuple[Termination, bool]:
+    """Until it has ended and all its output is shown; whether that was because nobody reads it any more."""
+    showing = asyncio.create_task(foreground.show(output))
+    ending = asyncio.create_task(containerizer.wait(container))
+    try:
+        await asyncio.wait({showing, ending}, return_when=asyncio.FIRST_EXCEPTION)
+        if showing.done() and isinstance(showing.exception(), ReaderGone):
+            ended = await containerizer.destroy(container, message="nobody reads its output any more")
+            return ended, True
         await showing
-    _say(termination)
-    return termination
+        return await ending, False
+    finally:
+        for task in (showing, ending):
+            task.cancel()
+        await asyncio.gather(showing, ending, return_exceptions=True)
 
 
-def _say(termination: Termination) -> None:
-    if termination.reason in ("limited", "lost"):
-        click.echo(f"mesocosm: {termination.message}", err=True)
+class IdentityFile:
+    """``--cidfile``: the container's ID in a file of its own; gone again if it never started."""
 
+    def __init__(self, path: Path | None, container: ContainerID) -> None:
+        self._path = path
+        self._container = container
+        self._kept = False
 
-@contextlib.contextmanager
-def _identity_file(path: Path | None, container: ContainerID) -> Iterator[None]:
-    """The container's ID in a file that did not exist before; gone again when it never started."""
-    if path is None:
-        yield
-        return
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    except FileExistsError:
-        raise AlreadyExists(f"--cidfile: {path} exists", hint="remove it, or name another file") from None
-    os.write(descriptor, str(container).encode())
-    os.close(descriptor)
-    try:
-        yield
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+    def keep(self) -> None:
+        """It has started: the file stays."""
+        self._kept = True
+
+    def __enter__(self) -> IdentityFile:
+        if self._path is not None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            try:
+                descriptor = os.open(self._path, flags, 0o644)
+            except FileExistsError:
+                raise AlreadyExists(
+                    f"--cidfile: {self._path} exists", hint="remove it, or name another file"
+                ) from None
+            os.fchmod(descriptor, 0o644)
+            os.write(descriptor, str(self._container).encode())
+            os.close(descriptor)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._path is not None and not self._kept:
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,146 @@
+"""The verbs, each the module of its name; nothing is imported before it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from mesocosm.frontends.cli.settings import Settings
+
+COMPLETION = "_MESOCOSM_COMPLETE"
+
+VERBS = {
+    "run": "Create and start a container, and show its output",
+    "create": "Set a container up and hold it before its first instruction",
+    "start": "Start created containers",
+    "exec": "Run a further command inside a running container",
+    "ps": "List containers",
+    "logs": "Show what a container wrote",
+    "wait": "Wait until containers end, and print their exit statuses",
+    "inspect": "Show everything known of containers",
+    "stats": "Show what containers use",
+    "update": "Change the limits of running containers",
+    "kill": "Send a signal to containers",
+    "stop": "Ask containers to end, then end them by force",
+    "rm": "Remove ended containers",
+    "pull": "Fetch images",
+    "images": "List images",
+    "rmi": "Remove images",
+    "explain": "Show what a run would do, without doing it",
+    "doctor": "Check what this host can do, and how to fix what it cannot",
+}
+"""The verbs in the order of a container's life, then images, then advice."""
+
+RUNNING = frozenset({"run", "create", "exec"})
+"""Verbs whose exit status belongs to a payload: our own failures are 125."""
+
+SYNONYMS = {
+    "list": "ps",
+    "ls": "ps",
+    "remove": "rm",
+    "delete": "rm",
+    "del": "rm",
+    "top": "stats",
+    "image": "images",
+    "check": "doctor",
+    "plan": "explain",
+    "log": "logs",
+    "attach": "logs",
+    "terminate": "stop",
+    "signal": "kill",
+    "state": "inspect",
+    "fetch": "pull",
+}
+"""What people who come from elsewhere type; answered with the verb, never run in its place."""
+
+_EPILOG = """\b
+Examples:
+  mesocosm run host echo hello             the host's own root, copy-on-write
+  mesocosm run -m 256m --cpus 1.5 debian   an image from a registry, with limits
+  mesocosm explain debian                  what that would do, step by step
+  mesocosm doctor                          whether this host can do it
+
+\b
+Completion of verbs, options and containers by the Tab key, for bash (zsh and fish alike):
+  eval "$(_MESOCOSM_COMPLETE=bash_source mesocosm)"
+"""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs, in the order of a container's life."""
+        del ctx
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb's command; None when there is none."""
+        del ctx
+        if cmd_name not in VERBS:
+            return None
+        module = importlib.import_module(f"mesocosm.frontends.cli.verbs.{cmd_name}")
+        command: click.Command = module.command
+        command.short_help = VERBS[cmd_name]
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of verbs, without importing any of them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command meant; an unknown one is answered with the nearest."""
+        if args and args[0] not in VERBS and not ctx.resilient_parsing:
+            meant = nearest_verb(args[0])
+            ctx.fail(f"no command {args[0]!r}{f', did you mean {meant}?' if meant else ''}")
+        if args and isinstance(ctx.obj, Settings):
+            ctx.obj.verb = args[0]
+        return super().resolve_command(ctx, args)
+
+
+def nearest_verb(word: str) -> str | None:
+    """The verb that a mistyped or foreign word most likely stands for."""
+    if word in SYNONYMS:
+        return SYNONYMS[word]
+    import difflib  # noqa: PLC0415
+
+    near = difflib.get_close_matches(word, VERBS, n=1)
+    return near[0] if near else None
+
+
+def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    del param
+    if not wanted or ctx.resilient_parsing:
+        return
+    from importlib.metadata import version  # noqa: PLC0415
+
+    click.echo(f"mesocosm {version('mesocosm')}")
+    ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog=_EPILOG,
+)
+@click.option("--root", envvar="MESOCOSM_ROOT", metavar="DIR", help="Where images and containers are kept.")
+@click.option(
+    "--runtime", envvar="MESOCOSM_RUNTIME", metavar="DIR", help="Where what runs is kept, best on tmpfs."
+)
+@click.option("--debug", envvar="MESOCOSM_DEBUG", is_flag=True, help="With a failure, show where it arose.")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version."
+)
+@click.pass_context
+def cli(ctx: click.Context, root: str | None, runtime: str | None, debug: bool) -> None:
+    """Run processes inside exactly the isolation asked for, from any kind of image."""
+    settings = ctx.ensure_object(Settings)
+    settings.root, settings.runtime, settings.debug = root, runtime, debug
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())

@@ -1,0 +1,110 @@
+"""The command line's edge: every way a command can end becomes an exit status, and a failure one line."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+import click
+
+from mesocosm.errors import MesocosmError
+from mesocosm.frontends.cli.commands import COMPLETION, RUNNING, cli
+from mesocosm.frontends.cli.settings import Interrupted, ReaderGone, Settings
+from mesocosm.frontends.faults import FAILED, INTERRUPTED, READER_GONE, status_of
+
+
+def run(arguments: list[str]) -> int:
+    """Read and run a command line; answers the exit status."""
+    settings = Settings()
+    try:
+        status = _invoke(arguments, settings)
+        sys.stdout.flush()
+    except BaseException as error:
+        if settings.debug and isinstance(error, Exception):
+            _trace(error)
+        status = _answer(error, settings)
+    _let_streams_go()
+    return status
+
+
+def _invoke(arguments: list[str], settings: Settings) -> int:
+    if COMPLETION in os.environ:
+        from click.shell_completion import shell_complete  # noqa: PLC0415
+
+        return shell_complete(cli, {"obj": settings}, "mesocosm", COMPLETION, os.environ[COMPLETION])
+    try:
+        with cli.make_context("mesocosm", list(arguments), obj=settings) as context:
+            status = cli.invoke(context)
+            return status if isinstance(status, int) else 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+
+
+def _answer(error: BaseException, settings: Settings) -> int:
+    """The exit status for what was raised; what a person has to know of it is said."""
+    running = settings.verb in RUNNING
+    if isinstance(error, BaseExceptionGroup):
+        known = error.subgroup(MesocosmError)
+        error = next(_leaves(known)) if known is not None else error
+    match error:
+        case MesocosmError():
+            _say(str(error))
+            return status_of(error, running=running)
+        case click.ClickException():
+            _say(_usage(error))
+            return FAILED if running else 2
+        case Interrupted():
+            return 128 + error.number
+        case KeyboardInterrupt() | click.Abort():
+            return INTERRUPTED
+        case BrokenPipeError() | ReaderGone():
+            return READER_GONE
+        case SystemExit():
+            return error.code if isinstance(error.code, int) else 1
+        case OSError():
+            where = f"{error.filename}: " if error.filename else ""
+            _say(f"{where}{error.strerror or error}")
+        case _:
+            _say(f"unexpected {type(error).__name__}: {error} (a fault of ours; --debug shows where)")
+    return FAILED if running else 1
+
+
+def _usage(error: click.ClickException) -> str:
+    text = " ".join(error.format_message().split()).rstrip(".")
+    context = getattr(error, "ctx", None)
+    hint = f" ({context.command_path} --help shows what there is)" if context is not None else ""
+    return text[:1].lower() + text[1:] + hint
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def _say(text: str) -> None:
+    line = " ".join(text.splitlines())
+    with contextlib.suppress(OSError):
+        click.echo(f"mesocosm: {line}", err=True)
+
+
+def _trace(error: Exception) -> None:
+    import traceback  # noqa: PLC0415
+
+    with contextlib.suppress(OSError):
+        traceback.print_exception(error)
+
+
+def _let_streams_go() -> None:
+    """What cannot be written any more is dropped, rather than complained of while the interpreter ends."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, stream.fileno())
+            os.close(null)

@@ -1,0 +1,72 @@
+"""What a signal to this command does: the topmost of those who want it decides."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import click
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Signals:
+    """Handlers in layers, on the running event loop.
+
+    A signal that was ignored when we were started stays ignored, as ``nohup`` and a shell's ``&`` want it.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._layers: dict[int, list[Callable[[int], None]]] = {}
+
+    @contextlib.contextmanager
+    def handling(self, numbers: Iterable[int], act: Callable[[int], None]) -> Iterator[None]:
+        """While inside, ``act`` is called with each of these signals that arrives."""
+        taken = [number for number in numbers if self._take(number, act)]
+        try:
+            yield
+        finally:
+            for number in taken:
+                self._layers[number].pop()
+                if not self._layers[number]:
+                    self._loop.remove_signal_handler(number)
+                    signal.signal(number, signal.SIG_DFL)
+
+    def _take(self, number: int, act: Callable[[int], None]) -> bool:
+        layers = self._layers.setdefault(number, [])
+        if not layers:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                return False
+            self._loop.add_signal_handler(number, self._arrived, number)
+        layers.append(act)
+        return True
+
+    def _arrived(self, number: int) -> None:
+        layers = self._layers.get(number)
+        if layers:
+            layers[-1](number)
+
+    @contextlib.contextmanager
+    def ending(self, task: asyncio.Future[Any]) -> Iterator[list[int]]:
+        """The first of INT, TERM and HUP cancels ``task``; the yielded list tells which came.
+
+        Giving back may take a moment: the second signal is answered with that, the third cancels again.
+        """
+        came: list[int] = []
+
+        def arrived(number: int) -> None:
+            came.append(number)
+            if len(came) == 2:
+                with contextlib.suppress(OSError):
+                    click.echo(
+                        "mesocosm: giving back what was begun, once more leaves it half done", err=True
+                    )
+            else:
+                task.cancel()
+
+        with self.handling(ENDING, arrived):
+            yield came
