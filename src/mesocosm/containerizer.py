@@ -34,6 +34,7 @@ from mesocosm.images.progress import silent
 from mesocosm.images.provisioner import Provisioner
 from mesocosm.isolators.base import Isolator
 from mesocosm.isolators.host import Host
+from mesocosm.launch import failures
 from mesocosm.launch.launcher import Launcher
 from mesocosm.lifecycle import Event, State
 from mesocosm.linux.processes import boot_id
@@ -142,9 +143,10 @@ class Containerizer:
             try:
                 await self._engine.launcher.start(self._engine.where(container).supervisor)
             except LaunchError as error:
-                ending = Termination(reason="failed", message=str(error))
+                named = self._named(container, error)
+                ending = Termination(reason="failed", message=str(named))
                 await asyncio.shield(tear_down(self._engine, container, ending))
-                raise
+                raise named from error
             trace.point("containerizer.started")
             phases = {**record.status.phases, "start": time.monotonic() - began}
             self._engine.records.advance(record, Event.STARTED, started_at=time.time(), phases=phases)
@@ -331,6 +333,13 @@ class Containerizer:
         self._engine.records.remove(container)
 
     # ── of this process ─────────────────────────────────────────────────────────────────────────────────
+
+    def _named(self, container: ContainerID, error: LaunchError) -> LaunchError:
+        """The failure of the last step, in that step's words."""
+        try:
+            return failures.executing(self.plan(container), error)
+        except (NotFound, Corrupt):
+            return error
 
     def _running(self, container: ContainerID) -> Record:
         record = self._engine.records.load(container)

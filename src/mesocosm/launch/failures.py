@@ -76,3 +76,10 @@ def nameless(code: int, detail: str, status: int) -> LaunchError:
     """The error when the plan is not at hand."""
     step = "execute" if status in (126, 127) else "start"
     return LaunchError(f"cannot {step}: {_reason(code, detail)}", step=step, errno=code, status=status)
+
+
+def executing(plan: LaunchPlan, error: LaunchError) -> LaunchError:
+    """A nameless error of the last step in that step's words."""
+    if error.status not in (126, 127):
+        return error
+    return launch_error(plan, len(plan.steps) - 1, error.errno, "", error.status)
