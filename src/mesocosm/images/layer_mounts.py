@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from mesocosm import durable, trace
@@ -60,6 +60,13 @@ class LayerMounts:
         except FileNotFoundError:
             return []
         return sorted(name for name in names if self._is_mounted(self._root / name))
+
+    def drop(self, names: Iterable[str]) -> None:
+        """Unmount layers whoever needs them, so that the next container mounts them anew; blocking."""
+        with self._held():
+            for name in names:
+                if self._is_mounted(self._root / name):
+                    mounts.detach(str(self._root / name))
 
     def trim(self, needed: Callable[[], frozenset[str]]) -> list[str]:
         """Unmount the layers that nobody needs, and return them; blocking.

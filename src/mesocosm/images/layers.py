@@ -27,14 +27,10 @@ from mesocosm.errors import Corrupt
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.digest import HEX_LENGTH, Digest
 from mesocosm.images.documents import Descriptor
-from mesocosm.images.erofs import ErofsSink
-from mesocosm.images.layer_facts import ErofsFacts, LayerFacts
-from mesocosm.images.layer_stream import LayerIngest
 from mesocosm.images.limits import DEFAULT_LIMITS, DEFAULT_POLICY, Limits, Policy
 from mesocosm.images.progress import Phase, Progress, Report, silent
 from mesocosm.images.stores.base import Fetch
 from mesocosm.images.transfer import POLL, in_thread
-from mesocosm.images.unpack import DirectorySink
 from mesocosm.linux import beneath
 
 VERSION: Final = 1
@@ -48,7 +44,7 @@ class Form(enum.StrEnum):
 
 
 _FOLDER = {Form.EROFS: "layers", Form.TREE: "trees"}
-_CONTENT = {Form.EROFS: "layer.erofs", Form.TREE: "root"}
+CONTENT = {Form.EROFS: "layer.erofs", Form.TREE: "root"}
 _ALGORITHM = {length: name for name, length in HEX_LENGTH.items()}
 
 
@@ -83,8 +79,8 @@ class LayerStore:
     ) -> None:
         self._root = root
         self._blobs = blobs
-        self._limits = limits
-        self._policy = policy
+        self.limits = limits
+        self.policy = policy
 
     def prepare(self) -> None:
         """Make the directories."""
@@ -93,7 +89,7 @@ class LayerStore:
 
     def content(self, diff_id: Digest, form: Form) -> Path:
         """Return where the layer's file or tree is, or would be."""
-        return self._directory(diff_id, form) / _CONTENT[form]
+        return self._directory(diff_id, form) / CONTENT[form]
 
     def has(self, diff_id: Digest, form: Form) -> bool:
         """Whether the layer is there; a directory under the final name is a whole layer."""
@@ -130,6 +126,8 @@ class LayerStore:
         One transfer and one unpacking however many ask.  Raises Corrupt when blob or diff ID is another one,
         Exhausted beyond limits or on a full disk, and what ``source`` raises; nothing is published then.
         """
+        from mesocosm.images.layer_writer import LayerWriter  # decompressors: only who pulls needs them
+
         async with self._making(diff_id, form) as staging:
             if self.has(diff_id, form):
                 _report_present(descriptor, report)
@@ -138,7 +136,7 @@ class LayerStore:
             await source(
                 self._blobs,
                 descriptor,
-                sink=lambda: _Publisher(self, staging, descriptor, diff_id, form),
+                sink=lambda: LayerWriter(self, staging, descriptor, diff_id, form),
                 report=report,
                 keep=keep,
             )
@@ -168,7 +166,7 @@ class LayerStore:
             if name.startswith("layer-") and not name.endswith(".lock"):
                 with durable.locked(ingest / f"{name}.lock", wait=False) as mine:
                     if mine:
-                        _discard(ingest / name)
+                        discard(ingest / name)
         _remove_directories(self._root / "trash")
 
     @contextlib.asynccontextmanager
@@ -179,7 +177,7 @@ class LayerStore:
         while True:
             with durable.locked(lock, wait=False) as mine:
                 if mine:
-                    await in_thread(_discard, staging)
+                    await in_thread(discard, staging)
                     yield staging
                     lock.unlink(missing_ok=True)
                     return
@@ -189,54 +187,6 @@ class LayerStore:
         return self._root / _FOLDER[form] / diff_id.hex
 
 
-class _Publisher:
-    """Sink of one transfer: writes the layer as the blob comes in, and publishes it at the end."""
-
-    def __init__(
-        self, store: LayerStore, staging: Path, descriptor: Descriptor, diff_id: Digest, form: Form
-    ) -> None:
-        _discard(staging)
-        staging.mkdir(mode=0o700)
-        self._store = store
-        self._staging = staging
-        self._form = form
-        path, limits, policy = staging / _CONTENT[form], store._limits, store._policy
-        self._ingest = LayerIngest(
-            ErofsSink(path, limits=limits, policy=policy)
-            if form is Form.EROFS
-            else DirectorySink(path, flavour="overlay", limits=limits, policy=policy),
-            blob=descriptor.digest,
-            blob_size=descriptor.size,
-            diff_id=diff_id,
-            limits=limits,
-        )
-
-    def write(self, chunk: bytes | memoryview) -> None:
-        self._ingest.feed(chunk)
-
-    def finish(self) -> None:
-        facts = self._ingest.finish()
-        self._store.publish(self._staging, _record(facts, self._form))
-
-    def abort(self) -> None:
-        with contextlib.suppress(Exception):
-            self._ingest.abort()
-            _discard(self._staging)
-
-
-def _record(facts: LayerFacts, form: Form) -> LayerRecord:
-    return LayerRecord(
-        diff_id=str(facts.diff_id),
-        form=form,
-        size=facts.made.size,
-        seal=facts.made.seal if isinstance(facts.made, ErofsFacts) else "",
-        blob=str(facts.blob_digest),
-        tar_size=facts.tar_size,
-        entries=facts.entries,
-        compression=facts.compression,
-    )
-
-
 def _report_present(descriptor: Descriptor, report: Report) -> None:
     size = descriptor.size
     report(Progress(Phase.DOWNLOAD, str(descriptor.digest), size, size, size, already=True, finished=True))
@@ -244,10 +194,10 @@ def _report_present(descriptor: Descriptor, report: Report) -> None:
 
 def _remove_directories(trash: Path) -> None:
     for name in os.listdir(trash):  # noqa: PTH208
-        _discard(trash / name)
+        discard(trash / name)
 
 
-def _discard(path: Path) -> None:
+def discard(path: Path) -> None:
     """Remove a tree of ours, whatever a layer put into it."""
     parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -26,6 +26,12 @@ class Named(msgspec.Struct, frozen=True):
     image: ImageRecord | None
     ref: RefRecord | None = None
 
+    def require_image(self) -> ImageRecord:
+        """Return the image; NotFound when it is not here."""
+        if self.image is None:
+            raise missing(self.reference, "")
+        return self.image
+
 
 def canonical(text: str) -> Reference:
     """Parse a reference, its path made absolute.  Raises InvalidConfig."""

@@ -24,18 +24,22 @@ from mesocosm import trace
 from mesocosm.errors import Corrupt, InvalidConfig, Unavailable
 from mesocosm.images.backends.base import Backend, StackedLayer
 from mesocosm.images.backends.choice import BackendChoice
+from mesocosm.images.collect import Collector, Limits, Plan
 from mesocosm.images.families import Families
-from mesocosm.images.image import ImageRecord, RefRecord
+from mesocosm.images.image import Image, ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
+from mesocosm.images.inspection import Inspection, Step, Usage
 from mesocosm.images.layer_mounts import LayerMounts
 from mesocosm.images.leases import CONTAINER
-from mesocosm.images.naming import Named, Naming, missing
+from mesocosm.images.naming import Named, Naming, canonical, missing
 from mesocosm.images.platform import Platform, host_platform, parse_platform
 from mesocosm.images.progress import Report, silent
 from mesocosm.images.pull import Puller, Wanted
 from mesocosm.images.reference import Reference
+from mesocosm.images.removal import Removal, pin_owner, remove
 from mesocosm.images.stores.base import Found, StoreContext
 from mesocosm.images.transfer import in_thread
+from mesocosm.images.verification import Verdict, Verification
 from mesocosm.model import ContainerID, ImageIdentity, ImageRuntime
 from mesocosm.paths import Paths
 from mesocosm.plan import RootStep
@@ -75,6 +79,8 @@ class Provisioner:
         self._backends = BackendChoice(paths, self.mounts)
         self._naming = Naming(store.catalogue)
         self._puller = Puller(store, families, self._admit, self._make_room)
+        self._collector = Collector(store)
+        self._inspection = Inspection(store, lambda: self._backends.likely(None).form, self.mounts.mounted)
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -166,6 +172,97 @@ class Provisioner:
         """
         await in_thread(self._recover, known)
 
+    # --- images ---------------------------------------------------------------------------------------------
+
+    async def pull(
+        self,
+        reference: str,
+        *,
+        policy: str = "always",
+        platform: str | None = None,
+        backend: str | None = None,
+        progress: Report | None = None,
+    ) -> Image:
+        """Have the image on this host, ready to be mounted, as fresh as ``policy`` asks for (`POLICIES`)."""
+        wanted = _platform(platform)
+        named = await in_thread(self._naming.find, reference, wanted)
+        if named.reference is not None and not self._families.store(named.reference).layered:
+            raise InvalidConfig(f"{reference} has nothing to pull", hint="it is used as it is")
+        chosen: Backend = await in_thread(self._backends.get, backend)
+        image, _ = await self._have(named, wanted, chosen, policy, progress)
+        found: Image = await in_thread(self._inspection.image, image)
+        return found
+
+    async def images(self) -> list[Image]:
+        """Return every image on this host, the latest pulled first."""
+        found: list[Image] = await in_thread(self._inspection.images)
+        return found
+
+    async def inspect(self, text: str, *, platform: str | None = None) -> Image:
+        """Return one image, by name or by the beginning of its digest.  Raises NotFound."""
+        return await in_thread(self._inspection.image, await self._here(text, platform))
+
+    async def documents(self, text: str, *, platform: str | None = None) -> tuple[bytes, bytes]:
+        """Return the exact bytes of an image's manifest and of its configuration."""
+        return await in_thread(self._inspection.documents, await self._here(text, platform))
+
+    async def history(self, text: str, *, platform: str | None = None) -> list[Step]:
+        """Return how an image was made, the latest step first."""
+        return await in_thread(self._inspection.history, await self._here(text, platform))
+
+    async def usage(self) -> Usage:
+        """Return what images take on disk, layer by layer, and who has them."""
+        return await in_thread(self._inspection.usage)
+
+    async def tag(self, text: str, name: str, *, platform: str | None = None) -> Image:
+        """Give an image one more name, or move the name to it: ``HOST/NAME:TAG``."""
+        image = await self._here(text, platform)
+        reference = canonical(name)
+        if reference.transport != "docker" or reference.tag is None or reference.digest is not None:
+            raise InvalidConfig(f"{name} is not a name to give", hint="names are written HOST/NAME:TAG")
+        await in_thread(self.store.catalogue.name, RefRecord(reference=str(reference), digest=image.digest))
+        return await in_thread(self._inspection.image, image)
+
+    async def remove(self, text: str, *, force: bool = False, platform: str | None = None) -> Removal:
+        """Remove a name, and with the last one the image; Busy while a container holds it."""
+        named = await in_thread(self._naming.require, text, _platform(platform))
+        return await in_thread(lambda: remove(self.store, named, named.require_image(), force=force))
+
+    async def prune(self, limits: Limits | None = None, *, dry_run: bool = False) -> Plan:
+        """Remove images without a name, and with ``limits`` those unused for longest; what is held stays.
+
+        ``dry_run`` only says what would go.
+        """
+        await in_thread(self._trim)
+        act = self._collector.plan if dry_run else self._collector.collect
+        return await in_thread(act, limits)
+
+    async def pin(self, text: str) -> Image:
+        """Keep an image from being collected or removed."""
+        image = await self._here(text, None)
+        leases = self.store.leases
+        await in_thread(leases.extend, pin_owner(image), image.documents, image.diff_ids)
+        return await in_thread(self._inspection.image, image)
+
+    async def unpin(self, text: str) -> Image:
+        """Undo `pin`; idempotent."""
+        image = await self._here(text, None)
+        await in_thread(self.store.leases.drop, pin_owner(image))
+        return await in_thread(self._inspection.image, image)
+
+    async def verify(self, text: str, *, repair: bool = False, platform: str | None = None) -> Verdict:
+        """Read an image again and compare every byte.  ``repair`` fetches anew what is damaged or absent."""
+        wanted = _platform(platform)
+        named = await in_thread(self._naming.require, text, wanted)
+        image, chosen = named.require_image(), await in_thread(self._backends.get, None)
+        verification = Verification(self.store)
+        verdict: Verdict = await in_thread(verification.image, image, chosen.form)
+        if repair and not verdict.sound:
+            await in_thread(verification.discard, verdict)
+            await in_thread(self.mounts.drop, [_hex(digest) for digest in verdict.damaged])
+            await self._restore(named.reference, image, wanted, chosen, "always")
+        return verdict
+
     # --- how ------------------------------------------------------------------------------------------------
 
     async def _direct(self, named: Named, scratch: Path, read_only: bool) -> Provision | None:
@@ -176,7 +273,12 @@ class Provisioner:
         return _direct(named.reference, self._families, scratch, read_only)
 
     async def _have(
-        self, named: Named, platform: Platform, backend: Backend, policy: str
+        self,
+        named: Named,
+        platform: Platform,
+        backend: Backend,
+        policy: str,
+        progress: Report | None = None,
     ) -> tuple[ImageRecord, RefRecord | None]:
         """Have the image on this host, as fresh as the policy asks for."""
         if policy not in POLICIES:
@@ -194,7 +296,8 @@ class Provisioner:
                 await self._restore(reference, image, platform, backend, policy)
             return image, named.ref
         try:
-            pulled = await self._puller.pull(Wanted(reference, platform, backend.form), self._report)
+            wanted = Wanted(reference, platform, backend.form)
+            pulled = await self._puller.pull(wanted, progress or self._report)
         except Unavailable:
             if policy != "newer" or image is None or not complete:
                 raise
@@ -247,7 +350,13 @@ class Provisioner:
             self.mounts.trim(lambda: frozenset(map(_hex, self.store.leases.needed().layers)))
 
     def _make_room(self) -> bool:
-        return False
+        """Remove what nobody needs; whether that freed anything."""
+        self._trim()
+        return self._collector.collect().size > 0
+
+    async def _here(self, text: str, platform: str | None) -> ImageRecord:
+        named: Named = await in_thread(self._naming.require, text, _platform(platform))
+        return named.require_image()
 
     async def _admit(self, reference: Reference, found: Found) -> None:
         """Raise Denied where policy does not want this image."""

@@ -124,6 +124,8 @@ class Puller:
             return await in_thread(self._confirmed, known)
         if found is None:
             raise Corrupt(f"{wanted.reference}: the source says that nothing changed, but nothing was known")
+        if known is not None and known.image.digest == str(found.manifest.digest) and found.etag is None:
+            return known
         image = await self._bring_in(wanted, found, report)
         ref = RefRecord(
             reference=str(wanted.reference),

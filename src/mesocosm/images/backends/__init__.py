@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.metadata import entry_points
 from typing import Final
 
 from mesocosm.errors import InvalidConfig, Unsupported
@@ -26,10 +25,13 @@ def backend_class(name: str) -> type[Backend]:
     """Return the backend called ``name``, ours or an entry point's; raises InvalidConfig."""
     if name in OURS:
         return OURS[name]
-    for entry in entry_points(group=GROUP, name=name):
-        found: type[Backend] = entry.load()
+    from importlib.metadata import entry_points  # slow to import, and rarely needed
+
+    theirs = {entry.name: entry for entry in entry_points(group=GROUP)}
+    if name in theirs:
+        found: type[Backend] = theirs[name].load()
         return found
-    known = ", ".join(sorted({*OURS, *(entry.name for entry in entry_points(group=GROUP))}))
+    known = ", ".join(sorted({*OURS, *theirs}))
     raise InvalidConfig(f"there is no backend {shown(name, 60)!r}", hint=f"known are {known}")
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from mesocosm.images.backends.base import Backend, StackedLayer
 from mesocosm.images.backends.overlay import make_changes, stack, try_overlay
-from mesocosm.images.erofs import ErofsSink
 from mesocosm.images.layer_mounts import mount_file
 from mesocosm.images.layers import Form
 from mesocosm.plan import RootStep
@@ -24,6 +23,8 @@ class ErofsBackend(Backend):
 
     def probe(self) -> None:
         """Write an empty image, mount it from its file, and put a writable overlay on it."""
+        from mesocosm.images.erofs import ErofsSink  # only for the trial, once per boot
+
         image = self.context.trial / "layer.erofs"
         sink = ErofsSink(image)
         try:

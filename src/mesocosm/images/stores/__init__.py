@@ -5,7 +5,6 @@ takes longer to import than a container to start.
 from __future__ import annotations
 
 import importlib
-from importlib.metadata import entry_points
 from typing import Final
 
 from mesocosm.errors import InvalidConfig
@@ -29,6 +28,8 @@ def store_class(transport: str) -> type[Store]:
         module, _, name = OURS[transport].partition(":")
         ours: type[Store] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
         return ours
+    from importlib.metadata import entry_points  # slow to import, and rarely needed
+
     for entry in entry_points(group=GROUP, name=transport):
         found: type[Store] = entry.load()
         return found

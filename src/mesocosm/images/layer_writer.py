@@ -1,0 +1,66 @@
+"""Writes a layer while its blob comes in, and publishes it when everything about it was found right."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mesocosm.images.digest import Digest
+from mesocosm.images.documents import Descriptor
+from mesocosm.images.erofs import ErofsSink
+from mesocosm.images.layer_facts import ErofsFacts, LayerFacts
+from mesocosm.images.layer_stream import LayerIngest
+from mesocosm.images.layers import CONTENT, Form, LayerRecord, discard
+from mesocosm.images.unpack import DirectorySink
+
+if TYPE_CHECKING:
+    from mesocosm.images.layers import LayerStore
+
+
+class LayerWriter:
+    """Sink of one transfer: makes the layer below ``staging`` and has ``store`` publish it at the end."""
+
+    def __init__(
+        self, store: LayerStore, staging: Path, descriptor: Descriptor, diff_id: Digest, form: Form
+    ) -> None:
+        discard(staging)
+        staging.mkdir(mode=0o700)
+        self._store = store
+        self._staging = staging
+        self._form = form
+        path, limits, policy = staging / CONTENT[form], store.limits, store.policy
+        self._ingest = LayerIngest(
+            ErofsSink(path, limits=limits, policy=policy)
+            if form is Form.EROFS
+            else DirectorySink(path, flavour="overlay", limits=limits, policy=policy),
+            blob=descriptor.digest,
+            blob_size=descriptor.size,
+            diff_id=diff_id,
+            limits=limits,
+        )
+
+    def write(self, chunk: bytes | memoryview) -> None:
+        self._ingest.feed(chunk)
+
+    def finish(self) -> None:
+        facts = self._ingest.finish()
+        self._store.publish(self._staging, _record(facts, self._form))
+
+    def abort(self) -> None:
+        with contextlib.suppress(Exception):
+            self._ingest.abort()
+            discard(self._staging)
+
+
+def _record(facts: LayerFacts, form: Form) -> LayerRecord:
+    return LayerRecord(
+        diff_id=str(facts.diff_id),
+        form=form,
+        size=facts.made.size,
+        seal=facts.made.seal if isinstance(facts.made, ErofsFacts) else "",
+        blob=str(facts.blob_digest),
+        tar_size=facts.tar_size,
+        entries=facts.entries,
+        compression=facts.compression,
+    )
