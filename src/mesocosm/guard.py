@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from mesocosm.engine import Engine
+from mesocosm.errors import NotFound
 from mesocosm.model import ContainerID, Exit, Limitation, Termination
 from mesocosm.teardown import tear_down
 
@@ -27,8 +28,11 @@ async def watch_over(engine: Engine, container: ContainerID) -> Termination:
         for task in (ended, *watches):
             task.cancel()
             engine.in_background(task)
-    async with engine.locked(container):
-        return await tear_down(engine, container, ending)
+    try:
+        async with engine.locked(container):
+            return await tear_down(engine, container, ending)
+    except NotFound:
+        return ending  # somebody else has ended and removed it
 
 
 def _conclude(ended: asyncio.Task[Exit | None], watches: list[asyncio.Task[Limitation]]) -> Termination:

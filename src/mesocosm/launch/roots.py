@@ -15,6 +15,7 @@ from mesocosm.linux.syscalls import AT_FDCWD, AT_RECURSIVE, MNT_DETACH, MS_SLAVE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from mesocosm.launch.child import Setup
@@ -55,11 +56,12 @@ def host_root(setup: Setup, step: Step) -> None:
     """The host's own root, copy-on-write, and each of ``submounts`` likewise."""
     setup.require("mnt")
     places = ["/", *sorted(step["submounts"])]
-    hidden: dict[str, list[str]] = {place: [] for place in places}
-    for path in step["hidden"]:
-        hidden[_home_of(path, places)].append(path)
+    covers = {place: _cover(place) for place in places}
+    for path in sorted((*step["hidden"], *step["emptied"])):
+        place = _home_of(path, places)
+        _put(covers[place], place, path, _whiteout if path in step["hidden"] else _emptied)
     for place in places:
-        fd = _view_of_host(setup, step, place, hidden[place])
+        fd = _view_of_host(setup, step, place, covers[place])
         if place == "/":
             _hold(setup, fd)
         else:
@@ -72,14 +74,13 @@ def _home_of(path: str, places: list[str]) -> str:
     return max(inside, key=len)
 
 
-def _view_of_host(setup: Setup, step: Step, place: str, hidden: list[str]) -> int:
+def _view_of_host(setup: Setup, step: Step, place: str, cover: int) -> int:
     """A writable overlay of one host mount.
 
     The kernel refuses an upper directory inside the tree of its own lower layer (ELOOP).  A read-only overlay
     in between is another tree, so it is the lower layer.  Overlays nest two deep; where the host's own root
     is one already, the changes go to memory.
     """
-    cover = _whiteouts(place, hidden)
     lower = os.open(place, _DIRECTORY)
     changes, work = (_own_directory(step[key], place) for key in ("upper", "work"))
     try:
@@ -112,19 +113,18 @@ def _own_directory(parent: str, place: str) -> int:
     return fd
 
 
-def _whiteouts(place: str, hidden: list[str]) -> int:
-    """A layer in memory that says of each hidden path that it does not exist (overlayfs: char device 0:0).
+def _cover(place: str) -> int:
+    """A layer in memory to lie over a host mount.
 
     A layer above decides the mode and owner of a directory too, so those on the way are made alike.
     """
     layer = mounts.tmpfs(source="hidden", mode=0o755)
     _imitate(layer, os.stat(place))  # noqa: PTH116
-    for path in sorted(hidden):
-        _hide(layer, place.rstrip("/"), path)
     return layer
 
 
-def _hide(layer: int, prefix: str, path: str) -> None:
+def _put(layer: int, place: str, path: str, make: Callable[[int, str, str], None]) -> None:
+    prefix = place.rstrip("/")
     *above, name = path[len(prefix) :].strip("/").split("/")
     parent, here = os.dup(layer), prefix
     try:
@@ -134,11 +134,29 @@ def _hide(layer: int, prefix: str, path: str) -> None:
             child = _same_directory(parent, part, here)
             os.close(parent)
             parent = child
-        os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
+        make(parent, name, path)
     except (FileNotFoundError, NotADirectoryError, FileExistsError):
         return  # it is not there, or hidden with what lies above it
     finally:
         os.close(parent)
+
+
+def _whiteout(parent: int, name: str, path: str) -> None:
+    """Say that it does not exist (overlayfs.rst: a character device 0:0)."""
+    del path
+    os.mknod(name, stat.S_IFCHR, 0, dir_fd=parent)
+
+
+def _emptied(parent: int, name: str, path: str) -> None:
+    """Show a directory without what is in it (overlayfs.rst: opaque); a link there is hidden instead."""
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        _whiteout(parent, name, path)
+        return
+    fd = _same_directory(parent, name, path)
+    try:
+        os.setxattr(f"/proc/self/fd/{fd}", "trusted.overlay.opaque", b"y")
+    finally:
+        os.close(fd)
 
 
 def _same_directory(parent: int, name: str, original: str) -> int:

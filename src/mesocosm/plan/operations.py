@@ -146,9 +146,9 @@ class BindRoot(Operation, frozen=True, kw_only=True, tag="bind-root"):
 class HostRoot(Operation, frozen=True, kw_only=True, tag="host-root"):
     """The root is the host's own, copy-on-write: an overlay with ``/`` as lower layer.
 
-    ``hidden`` paths do not exist in the view.  ``submounts`` are host mount points of disk file systems that
-    are shown too, each through an overlay of its own.  Changes go to ``upper`` (one directory per mount, made
-    beneath it) and ``work``.
+    ``hidden`` paths do not exist in the view, ``emptied`` directories are there and empty.  ``submounts`` are
+    host mount points of disk file systems that are shown too, each through an overlay of its own.  Changes go
+    to ``upper`` (one directory per mount, made beneath it) and ``work``.
     """
 
     phase = Phase.ROOT
@@ -157,9 +157,11 @@ class HostRoot(Operation, frozen=True, kw_only=True, tag="host-root"):
     submounts: tuple[str, ...]
     upper: str
     work: str
+    emptied: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        return f"mount the root: the host's own, copy-on-write, {len(self.hidden)} path(s) hidden"
+        count = len(self.hidden) + len(self.emptied)
+        return f"mount the root: the host's own, copy-on-write, {count} path(s) hidden or empty"
 
 
 class MountFilesystem(Operation, frozen=True, kw_only=True, tag="mount"):

@@ -16,11 +16,15 @@ from mesocosm.images.stores.base import Root, Store
 from mesocosm.linux.mountinfo import MountEntry, read_mountinfo
 from mesocosm.plan.operations import HostRoot
 
-STATE: Final = (
+EMPTIED: Final = (
     "/run",  # sockets of the host's services: docker.sock, dbus, systemd, and ours
     "/tmp",  # noqa: S108  other users' and services' temporary files
     "/var/tmp",  # noqa: S108
     "/var/log",  # what the host logs, with tokens in URLs and failed passwords
+)
+"""Directories that programs expect to be there: shown empty."""
+
+STATE: Final = (
     "/var/mail",
     "/var/spool/cron",
     "/var/spool/mail",
@@ -169,7 +173,8 @@ class HostStore(Store):
         hidden = hidden_paths(own)
         step = HostRoot(
             hidden=hidden,
-            submounts=tuple(submounts(read_mountinfo(), hidden)),
+            emptied=tuple(path for path in EMPTIED if os.path.lexists(path)),
+            submounts=tuple(submounts(read_mountinfo(), (*hidden, *EMPTIED))),
             upper=str(changes / "upper"),
             work=str(changes / "work"),
         )
@@ -185,7 +190,7 @@ def hidden_paths(own: Iterable[Path] = ()) -> tuple[str, ...]:
     for path in own:
         wanted |= {str(path), str(path.resolve())}
     present = sorted(path for path in wanted if path != "/" and os.path.lexists(path))
-    return tuple(path for path in present if not _below_any(path, present))
+    return tuple(path for path in present if not _below_any(path, (*present, *EMPTIED)))
 
 
 def submounts(entries: Iterable[MountEntry], hidden: Iterable[str]) -> Iterator[str]:
