@@ -241,6 +241,14 @@ class IsolatorConformance:
         asyncio.run(self._watch_twice(self.fresh(), ContainerID.parse("gone")))
         self.assert_as_found()
 
+    def test_nothing_was_reached_by_a_container_that_did_nothing(self) -> None:
+        """Nor by one that is gone; the answer comes at once."""
+        container = self.applied()
+        for asked in (container, ContainerID.parse("gone")):
+            found = asyncio.run(self.fresh().reached(asked))
+            _hold(found is None, f"{asked}: {found}")
+        self.give_back(container)
+
     def test_updates_go_up_and_down(self) -> None:
         """The kernel shows each limit after it was set, and none after it was lifted (GAP-4)."""
         if self.updates is None:

@@ -1,8 +1,9 @@
 """Memory: a limit that the kernel enforces, and what to say when it has (parity §3.3 mem, GAP-3, 4, 9).
 
 Swap goes docker's way: with a memory limit and no word about swap, a container may swap as much as its memory
-limit.  The kernel holds all state; a kill that happened while nobody watched is in its counters, and a new
-instance reports it.
+limit.  The kernel holds all state but one: which process was the largest is gone with it, so a witness looks
+while a container is watched.  A kill that nobody watched is in the kernel's counters: a new instance reports it,
+without naming the process.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from mesocosm.isolators.base import Container
 from mesocosm.isolators.cgroups import limits
 from mesocosm.isolators.cgroups.controller import Controller
 from mesocosm.isolators.cgroups.witness import Process, Witness
+from mesocosm.isolators.host import Host
 from mesocosm.isolators.words import size
 from mesocosm.linux.cgroups import Cgroup
 from mesocosm.linux.cgroups.events import wait_counter
@@ -99,6 +101,10 @@ class Memory(Controller):
 
     name = "cgroups/mem"
     controller = "memory"
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._witnesses: dict[ContainerID, Witness] = {}
 
     @property
     def _files(self) -> _Files:
@@ -189,7 +195,7 @@ class Memory(Controller):
         group = self.group(container)
         try:
             killed = group.read_table(self._files.events).get(KILLS, 0)
-            return self._limitation(group, killed, None) if killed else None
+            return self._limitation(group, killed, self._largest(container)) if killed else None
         except OSError:
             return None
 
@@ -199,13 +205,21 @@ class Memory(Controller):
         if before is not None:
             return before
         group = self.group(container)
+        witness = self._witnesses.setdefault(container, Witness(group))
         try:
-            limit = group.read_limit(self._files.limit)
-            async with Witness.watching(group, limit) as witness:
+            async with witness.watching(group.read_limit(self._files.limit)):
                 killed = await wait_counter(group, self._files.events, KILLS)
-                return self._limitation(group, killed, witness.largest)
+            return self._limitation(group, killed, witness.largest)
         except OSError:
             return await _never()
+
+    def _largest(self, container: ContainerID) -> Process | None:
+        witness = self._witnesses.get(container)
+        return witness and witness.largest
+
+    async def cleanup(self, container: ContainerID) -> None:
+        """Forget who was seen."""
+        self._witnesses.pop(container, None)
 
     def _limitation(self, group: Cgroup, killed: int, largest: Process | None) -> Limitation:
         files = self._files

@@ -1,17 +1,18 @@
 """Who uses the memory of a cgroup, looked at while it nears its limit.
 
 When the kernel's killer has chosen, the victim is gone before anybody can look.  So one looks whenever the
-kernel says that usage crossed a part of the limit (v1: thresholds of cgroup-v1/memory.rst, section 7) or that
-it reached the limit and pages had to be reclaimed (v2: ``max`` of memory.events), and keeps the largest
-process seen (parity GAP-9).
+kernel says that usage crossed a part of the limit or that reclaiming gets hard (v1: thresholds, pressure and
+oom_control of cgroup-v1/memory.rst, sections 9 to 11) or that pages had to be reclaimed at the limit (v2:
+``max`` of memory.events), and keeps the largest process seen (parity GAP-9).
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any
 
 import msgspec
 
@@ -20,7 +21,8 @@ from mesocosm.linux.cgroups import Cgroup
 from mesocosm.linux.cgroups.events import registered
 from mesocosm.linux.inotify import watch
 
-THRESHOLDS = (0.5, 0.75, 0.9, 0.97)
+THRESHOLDS = (0.5, 0.9)
+_SETTLED = 0.05  # seconds: to register a threshold takes a grace period, which a short life need not wait for
 _PAUSE = 0.02  # seconds between looks: a cgroup that lives at its limit has events all the time
 _MANY = 4096  # processes looked at
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -44,17 +46,16 @@ class Witness:
         self.group = group
         self.largest: Process | None = None
 
-    @classmethod
     @asynccontextmanager
-    async def watching(cls, group: Cgroup, limit: int | None) -> AsyncIterator[Witness]:
-        """A witness that looks whenever the kernel gives reason to.  Silent when the kernel cannot tell."""
-        witness = cls(group)
-        task = asyncio.ensure_future(witness._stay(limit))
+    async def watching(self, limit: int | None) -> AsyncIterator[None]:
+        """Look whenever the kernel gives reason to; never when it cannot tell."""
+        tasks = [asyncio.ensure_future(source) for source in self._sources(limit)]
         try:
-            yield witness
+            yield
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def look(self) -> None:
         """Look now."""
@@ -63,27 +64,28 @@ class Witness:
             if seen is not None and (self.largest is None or seen.resident >= self.largest.resident):
                 self.largest = seen
 
-    async def _stay(self, limit: int | None) -> None:
-        with suppress(OSError):
-            if self.group.version == 2:
-                await self._stay_by_events()
-            elif limit is not None:
-                await self._stay_by_thresholds(limit)
+    def _sources(self, limit: int | None) -> Iterator[Coroutine[Any, Any, None]]:
+        if self.group.version == 2:
+            yield self._look_at(watch(f"{self.group.path}/memory.events"))
+            return
+        yield self._look_at(
+            registered(self.group, ("memory.pressure_level", "critical"), ("memory.oom_control", ""))
+        )
+        if limit is not None:
+            yield self._look_at_thresholds(limit)
 
-    async def _stay_by_events(self) -> None:
-        async with watch(f"{self.group.path}/memory.events") as changed:
-            while True:
-                await changed()
-                self.look()
-                await asyncio.sleep(_PAUSE)
-
-    async def _stay_by_thresholds(self, limit: int) -> None:
+    async def _look_at_thresholds(self, limit: int) -> None:
+        await asyncio.sleep(_SETTLED)
         wishes = [("memory.usage_in_bytes", str(int(limit * part))) for part in THRESHOLDS]
-        async with registered(self.group, *wishes) as crossed:
-            while True:
-                await crossed()
-                self.look()
-                await asyncio.sleep(_PAUSE)
+        await self._look_at(registered(self.group, *wishes))
+
+    async def _look_at(self, source: AbstractAsyncContextManager[Callable[[], Awaitable[None]]]) -> None:
+        with suppress(OSError):
+            async with source as changed:
+                while True:
+                    await changed()
+                    self.look()
+                    await asyncio.sleep(_PAUSE)
 
 
 def examine(pid: int) -> Process | None:
