@@ -6,6 +6,7 @@ auth         levels of authentication, without I/O;  challenge: what WWW-Authent
 credentials  docker's config.json and credential helpers
 hosts        endpoints of a registry: mirrors, TLS material, plain http, proxies
 origin       where a server may send us
-blob, body   streams under limits;  pages: tags and referrers;  push: uploads
+manifests    what tags stand for;  blob, body: streams under limits
+pages        tags and referrers;  push: uploads
 faults       what refusals mean;  retry: when to try again;  limits: all the numbers
 """

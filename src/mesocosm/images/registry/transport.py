@@ -33,7 +33,7 @@ Body = bytes | AsyncIterable[bytes] | None
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 AUTH_ROUNDS: Final = 3
 READ_BUFFER: Final = 256 << 10
-"""Bytes the socket may run ahead of the reader, twice.  Larger pieces make malloc map and unmap each of them."""
+"""Bytes the socket may run ahead of the reader, twice.  Larger pieces make malloc map and unmap each one."""
 
 USER_AGENT: Final = "mesocosm"
 
