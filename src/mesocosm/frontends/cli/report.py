@@ -15,6 +15,10 @@ from mesocosm.plan import LaunchPlan
 from mesocosm.reports import Report
 
 
+MEASURABLE = 0.05
+"""Seconds; over a shorter run the set-up's processor time, which counts too, is most of it."""
+
+
 def show_report(created: Report, plan: LaunchPlan, termination: Termination) -> None:
     """Print the report on standard error; ``created`` is the container's report of after its start."""
     click.echo(render(created, plan, termination, painter(sys.stderr)), err=True)
@@ -43,7 +47,7 @@ def _part(title: str, rows: list[tuple[str, str]], paint: Paint) -> str:
 def holds(plan: LaunchPlan) -> list[tuple[str, str]]:
     """Each isolator that was composed, and what it holds."""
     return [
-        (part.isolator, safe("; ".join(part.notes)) or "nothing to limit")
+        (part.isolator, safe("; ".join(part.notes)) or "nothing asked for")
         for part in plan.parts
         if part.isolator != "launch"
     ]
@@ -63,7 +67,7 @@ def _processor(usage: Usage, ran: float | None) -> str:
     if usage.cpu_seconds is None:
         return ""
     words = [duration(usage.cpu_seconds)]
-    if ran:
+    if ran is not None and ran >= MEASURABLE:
         words[0] += f" in {duration(ran)} ({share(usage.cpu_seconds, ran)} of a processor)"
     if usage.cpu_limit is not None:
         words.append(f"limit {processors(usage.cpu_limit)}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from mesocosm.errors import InvalidConfig, NotFound
 from mesocosm.frontends.cli import grammar
@@ -15,6 +16,10 @@ from mesocosm.model.config import PULL_POLICIES
 
 Command = Callable[..., Any]
 
+_NO_LIMITS = Resources()
+_SIZES = {"memory": "memory", "memory-reservation": "memory_request", "memory-swap": "memory_swap"}
+"""Options that are amounts of memory, and the fields of Resources they set."""
+
 
 def options(function: Command) -> Command:
     """Add every option that describes a container, the image and the command."""
@@ -22,6 +27,24 @@ def options(function: Command) -> Command:
         function = option(function)
     return function
 
+
+def limits(function: Command) -> Command:
+    """Add the options that can be changed while a container runs."""
+    for option in reversed(_LIMITS):
+        function = option(function)
+    return function
+
+
+_LIMITS = [
+    click.option("-m", "--memory", metavar="SIZE", help="Memory limit, as in 512m."),
+    click.option("--memory-reservation", metavar="SIZE", help="Memory to be left to it under pressure."),
+    click.option("--memory-swap", metavar="SIZE", help="Limit of memory and swap together."),
+    click.option("--cpus", metavar="NUMBER", help="Processor limit, as in 1.5."),
+    click.option("-c", "--cpu-shares", type=int, metavar="WEIGHT", help="Weight against other containers."),
+    click.option(
+        "--pids-limit", type=int, metavar="NUMBER", help="Limit of processes and threads, -1 for none."
+    ),
+]
 
 _OPTIONS = [
     click.option("--name", help="A name for the container."),
@@ -46,14 +69,7 @@ _OPTIONS = [
         help="seccomp=FILE|unconfined, no-new-privileges[=false].",
     ),
     click.option("--ulimit", multiple=True, metavar="NAME=SOFT[:HARD]", help="Set a resource limit."),
-    click.option("-m", "--memory", metavar="SIZE", help="Memory limit, as in 512m."),
-    click.option("--memory-reservation", metavar="SIZE", help="Memory to be left to it under pressure."),
-    click.option("--memory-swap", metavar="SIZE", help="Limit of memory and swap together."),
-    click.option("--cpus", metavar="NUMBER", help="Processor limit, as in 1.5."),
-    click.option("-c", "--cpu-shares", type=int, metavar="WEIGHT", help="Weight against other containers."),
-    click.option(
-        "--pids-limit", type=int, metavar="NUMBER", help="Limit of processes and threads, -1 for none."
-    ),
+    *_LIMITS,
     click.option("--shm-size", metavar="SIZE", help="Size of /dev/shm, 64m unless given."),
     click.option("--init", is_flag=True, help="Run an init that forwards signals and reaps."),
     click.option("-l", "--label", multiple=True, metavar="KEY=VALUE", help="Label the container."),
@@ -130,22 +146,20 @@ def config_of(given: dict[str, Any], *, auto_remove: bool = False, stdin: bool =
     )
 
 
-def resources_of(given: dict[str, Any]) -> Resources:
-    """The limits among the options, for ``run`` and for ``update``."""
-
-    def size(option: str) -> int | None:
+def resources_of(given: dict[str, Any], base: Resources = _NO_LIMITS) -> Resources:
+    """The limits among the options over those of ``base``; -1 lifts one.  Raises InvalidConfig."""
+    changed: dict[str, Any] = {}
+    for option, field in _SIZES.items():
         text = given[option.replace("-", "_")]
-        return None if text is None or text == "-1" else grammar.size(text, f"--{option}")
-
-    pids = given["pids_limit"]
-    return Resources(
-        cpus=None if given["cpus"] is None else grammar.processors(given["cpus"], "--cpus"),
-        cpu_shares=given["cpu_shares"],
-        memory=size("memory"),
-        memory_request=size("memory-reservation"),
-        memory_swap=size("memory-swap"),
-        pids=None if pids in (-1, 0) else pids,
-    )
+        if text is not None:
+            changed[field] = None if text == "-1" else grammar.size(text, f"--{option}")
+    if given["cpus"] is not None:
+        changed["cpus"] = None if given["cpus"] == "-1" else grammar.processors(given["cpus"], "--cpus")
+    if given["cpu_shares"] is not None:
+        changed["cpu_shares"] = None if given["cpu_shares"] == -1 else given["cpu_shares"]
+    if given["pids_limit"] is not None:
+        changed["pids"] = None if given["pids_limit"] in (-1, 0) else given["pids_limit"]
+    return msgspec.structs.replace(base, **changed)
 
 
 def _entrypoint(text: str | None) -> tuple[str, ...] | None:

@@ -9,6 +9,7 @@ import msgspec
 
 from mesocosm.errors import NotFound
 from mesocosm.frontends.cli.context import asynchronous, opened
+from mesocosm.frontends.cli.encoding import show_json
 from mesocosm.model import ContainerID
 
 
@@ -32,4 +33,4 @@ async def command(ctx: click.Context, form: str, plan: bool, containers: tuple[s
                 except NotFound:
                     facts["plan"] = None
             told.append(facts)
-    click.echo(msgspec.json.format(msgspec.json.encode(told), indent=2).decode())
+    show_json(told)
