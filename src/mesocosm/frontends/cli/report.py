@@ -14,7 +14,6 @@ from mesocosm.model import Termination, Usage
 from mesocosm.plan import LaunchPlan
 from mesocosm.reports import Report
 
-
 MEASURABLE = 0.05
 """Seconds; over a shorter run the set-up's processor time, which counts too, is most of it."""
 
