@@ -35,7 +35,7 @@ from mesocosm.isolators.host import Host
 from mesocosm.linux.cgroups import CgroupTree
 from mesocosm.model import ContainerConfig, ContainerID, Resources, Usage
 from mesocosm.paths import Paths
-from mesocosm.plan import Contribution, HostAction, LaunchPlan, RootStep
+from mesocosm.plan import Contribution, HostAction, LaunchPlan, RootStep, WriteHostFile
 from mesocosm.plan.operations import Execute, OverlayRoot
 
 PAYLOAD = Contribution(steps=(Execute(arguments=("true",)),))
@@ -189,9 +189,9 @@ class IsolatorConformance:
         self.assert_as_found()
 
     def test_cleanup_of_a_half_prepared_container(self) -> None:
-        """Interrupted after each host step."""
+        """Interrupted before, between and after the host steps."""
         steps = self.plan(self.fresh().prepare(self.container())).host
-        for count in range(len(steps)):
+        for count in range(len(steps) + 1):
             container = self.container().id
             self.apply(steps[:count], container, self.host)
             self.give_back(container)
@@ -352,7 +352,7 @@ async def _whole(watch: Coroutine[Any, Any, object]) -> object:
 
 
 def _written_files(contribution: Contribution) -> set[str]:
-    return {path for step in contribution.host if (path := getattr(step, "path", None)) is not None}
+    return {step.path for step in contribution.host if isinstance(step, WriteHostFile)}
 
 
 def _descriptors() -> list[str]:

@@ -2,8 +2,8 @@
 
 Swap goes docker's way: with a memory limit and no word about swap, a container may swap as much as its memory
 limit.  The kernel holds all state but one: which process was the largest is gone with it, so a witness looks
-while a container is watched.  A kill that nobody watched is in the kernel's counters: a new instance reports it,
-without naming the process.
+while a container is watched.  A kill that nobody watched is in the kernel's counters: a new instance reports
+it, without naming the process.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ class Memory(Controller):
 
     def _largest(self, container: ContainerID) -> Process | None:
         witness = self._witnesses.get(container)
-        return witness and witness.largest
+        return None if witness is None else witness.largest
 
     async def cleanup(self, container: ContainerID) -> None:
         """Forget who was seen."""
