@@ -60,10 +60,7 @@ def look_up(root_fd: int, user: str, groups: Sequence[int] = ()) -> Account:
         raise Unknown(f"{user!r} names no group after the colon")
     entry = _find_user(root_fd, name)
     members = _read(root_fd, "/etc/group")
-    if colon:
-        gid = _find_group(members, group)
-    else:
-        gid = entry.gid
+    gid = _find_group(members, group) if colon else entry.gid
     extra = () if colon else _groups_of(members, entry.name)
     merged = tuple(dict.fromkeys((gid, *extra, *groups)))
     if len(merged) > GROUP_LIMIT:

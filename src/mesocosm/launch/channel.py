@@ -43,6 +43,13 @@ def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
     return data, list(numbers)
 
 
+def move(sock: socket.socket, number: int) -> socket.socket:
+    """The socket at another descriptor number; what was there is closed."""
+    os.dup2(sock.fileno(), number, inheritable=False)
+    sock.close()
+    return adopt(number)
+
+
 def adopt(fd: int) -> socket.socket:
     """The socket behind a descriptor of ours."""
     return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)

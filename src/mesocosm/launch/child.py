@@ -1,9 +1,10 @@
-"""The child: one plan's steps, run between clone3 and execve.
+"""The child: it waits for a plan, runs its steps, and becomes the payload by execve.
 
-It begins as a copy of its supervisor in new namespaces and ends by ``execve``.  Until the root is entered
-every path is resolved by descriptor; from then on there are raw system calls only, with everything they need
-made before: nothing is imported, loaded or opened from the image (attack P-01).  A step that fails is
-reported with its index, and the child is gone.
+A child is forked ahead, by a supervisor, in namespaces of its own and with its memory populated, so that no
+fork and hardly a page fault lies between a request and its container.  Until the root is entered every path
+is resolved by descriptor; from then on there are raw system calls only, with everything they need made
+before: nothing is imported, loaded or opened from the image (attack P-01).  A step that fails is reported
+with its index, and the child is gone.
 
 Nothing here may print a traceback: that would open files.
 """
@@ -14,11 +15,25 @@ import binascii
 import errno
 import json
 import os
+import signal
 import stat
-import time
 
-from mesocosm.launch import channel, entry, filesystems, handshake, identity, limits, reaper, roots, signals
-from mesocosm.linux import mounts, namespaces, syscalls
+from mesocosm.launch import (
+    channel,
+    descriptors,
+    doorman,
+    entry,
+    filesystems,
+    handshake,
+    identity,
+    limits,
+    memory,
+    reaper,
+    roots,
+    signals,
+)
+from mesocosm.launch.intake import Intake, identity_of_self
+from mesocosm.linux import mounts, processes, syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,20 +44,22 @@ if TYPE_CHECKING:
     from mesocosm.launch.accounts import Account
 
     Step = dict[str, Any]
+    Identity = tuple[int, int]
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SETUP_FAILED = 125
 CANNOT_EXECUTE = 126
 NOT_FOUND = 127
-REPORT = 3
-"""The descriptor number of the socket to the supervisor from the gate on; the payload's are 0 to 2."""
 
 _PLAN_LIMIT = 8 << 20
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 class Setup:
-    """One child on its way: the plan, what is held, and what the steps have found out."""
+    """One child on its way: the request, the plan, what is held, and what the steps have found out.
+
+    ``identities`` are those of the supervisor and of this child; ``client`` is who gave the start.
+    """
 
     __slots__ = (
         "_covers",
@@ -51,20 +68,25 @@ class Setup:
         "_root",
         "_shared",
         "account",
+        "client",
         "identified",
+        "identities",
         "index",
+        "intake",
         "kinds",
         "report",
         "status",
         "steps",
         "target",
         "target_pid_namespace",
-        "timing",
         "warnings",
     )
 
-    def __init__(self, report: socket.socket, *, timing: bool) -> None:
+    def __init__(self, intake: Intake, report: socket.socket, identities: tuple[Identity, Identity]) -> None:
+        self.intake = intake
         self.report = report
+        self.identities = identities
+        self.client: socket.socket | None = None
         self.index = -1
         self.steps: list[Step] = []
         self.kinds: list[str] = []
@@ -74,7 +96,6 @@ class Setup:
         self.target = -1
         self.target_pid_namespace = False
         self.warnings: list[str] = []
-        self.timing: list[list[int | str]] | None = [] if timing else None
         self._root = -1
         self._covers = -1
         self._shared: dict[int, int] = {}
@@ -154,6 +175,14 @@ class Setup:
                 self._filter = binascii.a2b_base64(early["program"])
 
     @property
+    def program_step(self) -> Step:
+        """The plan's last step."""
+        step = self.find("execute")
+        if step is None:
+            raise OSError(errno.EINVAL, "the plan executes nothing")
+        return step
+
+    @property
     def program(self) -> syscalls.Exec:
         """The prepared ``execve``."""
         self.bind_everything()
@@ -167,63 +196,112 @@ class Setup:
         return self._filter
 
 
-def run(
-    report: socket.socket,
-    plan_fd: int,
-    stdio: Sequence[int],
-    unwanted: Sequence[int],
-    *,
-    timing: bool,
-) -> NoReturn:
-    """Run the plan in the calling process, a fresh clone.  Never returns.
+class Offer:
+    """What a spare waits with: the socket that requests come by, and how to say that one was taken.
 
-    ``stdio`` are the descriptors to become 0, 1 and 2; ``unwanted`` belong to the supervisor and are closed
-    first, among them the lock that proves that one alive.
+    ``fresh`` spares are made in namespaces of their own; ``memory`` are the ranges to populate ahead.
     """
-    setup = Setup(report, timing=timing)
+
+    __slots__ = ("fresh", "memory", "null", "requests", "take")
+
+    def __init__(
+        self, requests: socket.socket, take: int, null: int, memory: list[tuple[int, int]], *, fresh: bool
+    ) -> None:
+        self.requests = requests
+        self.take = take
+        self.null = null
+        self.memory = memory
+        self.fresh = fresh
+
+
+def wait_and_run(offer: Offer, supervisor: socket.socket, report: socket.socket, keeper: int) -> NoReturn:
+    """The life of a child: wait for a request, run its plan, execute.  Never returns.
+
+    ``report`` is our end of the socket to the supervisor, whose pid is ``keeper``, ``supervisor`` its own
+    end.  Descriptors are shared with it until the request is taken.
+    """
+    syscalls.set_pdeathsig(signal.SIGKILL)
+    supervisor.detach()
+    report = channel.adopt(descriptors.to_child_range(report.detach()))
+    identities = (keeper, processes.start_time(keeper)), identity_of_self()
+    memory.populate(offer.memory)
+    intake = _receive(offer, keeper)
+    setup = Setup(intake, report, identities)
+    _guarded(setup, lambda: _take_and_run(setup, offer))
+
+
+def refuse_next(offer: Offer, error: OSError) -> NoReturn:
+    """Take one request and answer that no child could be made."""
+    intake = _receive(offer, os.getpid())
+    own = identity_of_self()
+    setup = Setup(intake, intake.channel, (own, own))
+
+    def fail() -> None:
+        raise error
+
+    _guarded(setup, fail)
+
+
+def _receive(offer: Offer, keeper: int) -> Intake:
+    message, received = channel.receive(offer.requests)
+    if not message:
+        os._exit(0)
+    os.write(offer.take, keeper.to_bytes(4, "little"))
     try:
-        for fd in unwanted:
-            os.close(fd)
-        _reset(stdio)
-        setup.load(plan_fd)
-        _run_steps(setup)
+        return Intake(handshake.decode(message, "launch"), received)
+    except handshake.Garbled:
+        os._exit(SETUP_FAILED)
+
+
+def _guarded(setup: Setup, act: Callable[[], None]) -> NoReturn:
+    """Do it; what fails is reported, and the process ends."""
+    try:
+        act()
     except OSError as error:
         _fail(setup, error.errno or 0, _sentence(error))
     except BaseException as error:
         _fail(setup, 0, f"{type(error).__name__}: {error}")
-    os._exit(SETUP_FAILED)
+    os._exit(setup.status)
 
 
-def _reset(stdio: Sequence[int]) -> None:
-    """Nothing of ours shows in the payload: session, signals, file mode mask, descriptors 0 to 2."""
+def _take_and_run(setup: Setup, offer: Offer) -> None:
+    intake = setup.intake
+    intake.mark("received")
+    intake.open_session()
+    intake.part()
+    channel.send(setup.report, handshake.TAKEN)
+    keeper, own = setup.identities
+    intake.write_identities(keeper, own)
+    channel.send(intake.channel, handshake.encode("forked", supervisor=list(keeper), payload=list(own)))
+    intake.mark("forked")
+    _shed(intake, offer.null)
+    setup.load(intake.plan)
+    intake.mark("loaded")
+    entry.take_namespaces(setup, fresh=offer.fresh, keeper=keeper[0])
+    intake.mark("namespaces")
+    _run_steps(setup)
+
+
+def _shed(intake: Intake, null: int) -> None:
+    """Nothing of ours shows in the payload: session, file mode mask, descriptors 0 to 2."""
     os.setsid()
     os.umask(0)
-    for number, fd in enumerate(stdio):
-        os.dup2(fd, number)
+    for number, fd in enumerate((intake.stdin, intake.stdout, intake.stderr)):
+        os.dup2(null if fd < 0 else fd, number)
+    if intake.stdin >= 0:
+        os.set_blocking(0, True)
 
 
 def _run_steps(setup: Setup) -> None:
     joining = True
-    clock = time.monotonic_ns
     for index, step in enumerate(setup.steps):
         setup.index = index
         op = step["op"]
         if joining and op != "join-cgroup":
             joining = False
-            _own_cgroup_namespace(setup)
-        if setup.timing is None:
-            EXECUTORS[op](setup, step)
-        else:
-            before = clock()
-            EXECUTORS[op](setup, step)
-            setup.timing.append([op, clock() - before])
-
-
-def _own_cgroup_namespace(setup: Setup) -> None:
-    # The root of a cgroup namespace is the cgroup its maker is in, so it is made after the cgroups are
-    # joined.
-    if "cgroup" in setup.kinds:
-        syscalls.unshare(namespaces.FLAGS["cgroup"])
+            entry.own_cgroup_namespace(setup)
+        EXECUTORS[op](setup, step)
+        setup.intake.mark(op)
 
 
 def _sentence(error: OSError) -> str:
@@ -232,47 +310,68 @@ def _sentence(error: OSError) -> str:
 
 
 def _fail(setup: Setup, code: int, detail: str) -> None:
+    """Tell who waits: the launcher before the gate, afterwards who gave the start, and the supervisor."""
+    failure = {"step": setup.index, "errno": code, "detail": detail[:4096], "status": setup.status}
+    message = handshake.encode("failed", **failure)
     try:
-        message = handshake.encode(
-            "failed", step=setup.index, errno=code, detail=detail[:4096], status=setup.status
-        )
-        channel.send(setup.report, message)
+        if setup.client is None:
+            channel.send(setup.intake.channel, message)
+        else:
+            channel.send(setup.report, handshake.FAILED + json.dumps(failure).encode())
+            channel.send(setup.client, message)
     except OSError:
-        pass  # the supervisor is gone, and with it everybody who would want to know
+        pass  # whoever wanted to know is gone
 
 
 # --- the steps that are the child's own ---------------------------------------------------------------------
 
 
 def gate(setup: Setup, step: Step) -> None:
-    """Report that all is set up, and wait.  Only the standard streams and one socket are open from here
-    on."""
+    """Report that all is set up, and wait to be told to start.
+
+    From here on only the payload's descriptors are open, and sockets of ours.
+    """
     del step
     setup.bind_everything()
     if setup.find("umask") is None:
         os.umask(0o022)
-    os.dup2(setup.report.fileno(), REPORT, inheritable=False)
-    setup.report.detach()
-    setup.report = channel.adopt(REPORT)
-    syscalls.close_range(REPORT + 1)
-    inside = entry.enter_pid_namespace(setup) if setup.target_pid_namespace else 0
-    if inside >= 0:
-        ready = handshake.encode("ready", pid=inside, warnings=setup.warnings, timing=setup.timing or [])
-        channel.send(setup.report, ready)
-    if inside > 0:
-        os._exit(0)
-    _wait_for_go(setup)
+    intake = setup.intake
+    setup.report = channel.move(setup.report, 3)
+    intake.gate = channel.move(intake.gate, 4)
+    intake.channel = channel.move(intake.channel, 5)
+    os.dup2(intake.session, 6, inheritable=False)
+    intake.session = 6
+    syscalls.close_range(7)
+    if setup.target_pid_namespace:
+        inside = entry.go_on_inside()
+        if inside:
+            intake.write_identities(setup.identities[0], (inside, processes.start_time(inside)))
+            _report_held(setup, inside)
+            os._exit(0)
+    else:
+        _report_held(setup, setup.identities[1][0])
+    syscalls.close_range(5, 6)
+    setup.client = doorman.wait(intake.gate, setup.report)
+    intake.gate.close()
+    syscalls.set_pdeathsig(0)
     signals.unblock_all()  # dispositions are at their default since the zygote began
-    execute_step = setup.find("execute")
-    if execute_step is not None and execute_step["init"]:
-        reaper.stay_behind(setup)
+    if setup.program_step["init"]:
+        reaper.stay_behind(setup.report, setup.client)
 
 
-def _wait_for_go(setup: Setup) -> None:
-    data, descriptors = channel.receive(setup.report)
-    if not data or descriptors:
-        os._exit(SETUP_FAILED)  # the supervisor is gone: nobody would learn how this ends
-    handshake.decode(data, "go")
+def _report_held(setup: Setup, pid: int) -> None:
+    answer, _ = channel.receive(setup.report)
+    if answer != handshake.TAKEN:
+        os._exit(SETUP_FAILED)
+    channel.send(setup.report, handshake.HELD + str(pid).encode())
+    setup.intake.mark("held")
+    created = handshake.encode(
+        "created",
+        payload=[pid, processes.start_time(pid) if pid != setup.identities[1][0] else setup.identities[1][1]],
+        warnings=setup.warnings,
+        timing=setup.intake.timing or [],
+    )
+    channel.send(setup.intake.channel, created)
 
 
 def load_filter(setup: Setup, step: Step) -> None:
@@ -283,7 +382,7 @@ def load_filter(setup: Setup, step: Step) -> None:
 
 def execute(setup: Setup, step: Step) -> None:
     """Become the payload, or say why not."""
-    syscalls.close_range(REPORT, flags=syscalls.CLOSE_RANGE_CLOEXEC)
+    syscalls.close_range(3, flags=syscalls.CLOSE_RANGE_CLOEXEC)
     code = setup.program.run()
     setup.status = NOT_FOUND if code == errno.ENOENT else CANNOT_EXECUTE
     name = step["arguments"][0]
@@ -301,9 +400,7 @@ def _exists(path: str) -> bool:
 
 
 def _lay_out(setup: Setup) -> syscalls.Exec:
-    step = setup.find("execute")
-    if step is None:
-        raise OSError(errno.EINVAL, "the plan executes nothing")
+    step = setup.program_step
     environment: list[str] = step["environment"]
     names = {entry_.partition("=")[0] for entry_ in environment}
     if "HOME" not in names and setup.account is not None:

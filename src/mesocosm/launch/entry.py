@@ -16,6 +16,53 @@ if TYPE_CHECKING:
     Step = dict[str, Any]
 
 
+MADE_AHEAD = ("pid", "ipc", "uts", "net")
+"""Kinds of namespaces that a fresh spare child is made in."""
+
+_NOT_YET = ("user", "time")
+
+
+def take_namespaces(setup: Setup, *, fresh: bool, keeper: int) -> None:
+    """Be in exactly the new namespaces that the plan asks for, and in the cgroup that was given.
+
+    What a fresh child was given ahead and the plan does not want is left again, for that of the supervisor,
+    whose pid is ``keeper``.  The mount namespace is made now, for it copies the mounts of now.
+    """
+    if setup.intake.cgroup >= 0:
+        _enter_cgroup(setup.intake.cgroup)
+    made = MADE_AHEAD if fresh else ()
+    for kind in made:
+        if kind not in setup.kinds:
+            _go_back(kind, keeper)
+    missing = [kind for kind in setup.kinds if kind not in made and kind != "cgroup"]
+    for kind in missing:
+        if kind in _NOT_YET:
+            raise OSError(errno.ENOSYS, f"{kind} namespaces are not supported")
+    syscalls.unshare(namespaces.flags_of(missing))
+
+
+def _enter_cgroup(directory: int) -> None:
+    fd = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.write(fd, b"0")
+    finally:
+        os.close(fd)
+
+
+def _go_back(kind: str, keeper: int) -> None:
+    fd = os.open(f"/proc/{keeper}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.setns(fd, namespaces.FLAGS[kind])
+    finally:
+        os.close(fd)
+
+
+def own_cgroup_namespace(setup: Setup) -> None:
+    """Make a cgroup namespace once the cgroups are joined: its root is the cgroup its maker is in."""
+    if "cgroup" in setup.kinds:
+        syscalls.unshare(namespaces.FLAGS["cgroup"])
+
+
 def join_cgroup(setup: Setup, step: Step) -> None:
     """Move the calling process: ``0`` means the writer, cgroups(7)."""
     del setup
@@ -56,14 +103,12 @@ def enter_mounts(setup: Setup, step: Step) -> None:
     setup.forget_root()
 
 
-def enter_pid_namespace(setup: Setup) -> int:
+def go_on_inside() -> int:
     """Go on as a new process inside the joined PID namespace, a sibling whose parent is the supervisor.
 
-    The pid of that process in the old one, -1 in the new one.
+    Its pid in the namespace it comes from; 0 in the new process.
     """
-    del setup
-    pid, _ = syscalls.clone3(syscalls.CLONE_PARENT, exit_signal=0)
-    return pid or -1
+    return syscalls.clone3(syscalls.CLONE_PARENT, exit_signal=0)[0]
 
 
 def set_hostname(setup: Setup, step: Step) -> None:

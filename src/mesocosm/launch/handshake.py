@@ -1,34 +1,29 @@
-"""What launcher, zygote, supervisor and child say to each other.  No I/O here.
+"""What launcher, child and supervisor say to each other.  No I/O here.
 
-Every message is one datagram of a SOCK_SEQPACKET socket: a JSON object of at most `LIMIT` bytes whose
-``kind`` decides its other fields (`FIELDS`).  Descriptors travel beside it (SCM_RIGHTS), named by the
+    launcher                     child (spare, waiting)          supervisor (its parent)
+       │  launch + descriptors        │                               │
+       ├─────────────────────────────►│  lock, sockets, pipes         │
+       │                              ├── TAKEN ─────────────────────►│
+       │◄──── forked ─────────────────┤◄──────────────────── TAKEN ───┤  does not end with the zygote now
+       │                              │  the plan's steps             │
+       │                              ├── HELD pid ──────────────────►│
+       │◄──── created, or failed ─────┤                               │
+       │                              │  waits at the gate            │
+    any process, any time later       │                               │
+       │  start (socket ``gate``)     │                               │
+       ├─────────────────────────────►│                               │
+       │◄──── failed ─────────────────┤── FAILED ────────────────────►│
+       │◄──── or end of file ─ ─ ─ ─  execve                          │
+       │                              │                               │
+       │  a connection to ``socket``, never answered                  │
+       ├─────────────────────────────────────────────────────────────►│
+       │◄──── end of file ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ─ ┤  exit.json is written
+
+Messages with the launcher are datagrams of SOCK_SEQPACKET sockets: a JSON object of at most `LIMIT` bytes
+whose ``kind`` decides its other fields (`FIELDS`).  Descriptors travel beside it (SCM_RIGHTS), named by the
 message.
 
-    launcher                 spare supervisor            child (held in its namespaces)
-       │  launch + descriptors    │
-       ├─────────────────────────►│  clone3
-       │                          ├──────────────────────────►│
-       │                          │                 runs the plan's steps
-       │◄──── forked ─────────────┤                           │
-       │                          │◄──── ready ───────────────┤   or failed
-       │◄──── created ────────────┤                           │   waits
-       │                          │                           │
-    any process, any time later   │                           │
-       │  start (session socket)  │                           │
-       ├─────────────────────────►├──── go ──────────────────►│
-       │                          │                        execve
-       │                          │◄─── end of file ─ ─ ─ ─ ─ ┘   or failed
-       │◄──── done, failed ───────┤
-       │  signal                  │
-       ├─────────────────────────►│
-       │◄──── done, refused ──────┤
-       │  wait                    │
-       ├─────────────────────────►│
-       │◄──── ended ──────────────┤
-
-With an init the child answers ``started`` once the payload runs and ``ended`` when it is over, because then
-the socket stays open.  In an ``exec`` the child that ran the steps stays outside the container's PID
-namespace; ``pid`` in ``ready`` is the one inside that goes on, else 0.
+Notes to the supervisor, which keeps no more of the language in memory than it must, are a letter and bytes.
 """
 
 from __future__ import annotations
@@ -46,25 +41,25 @@ DESCRIPTORS = ("channel", "plan", "session", "stdout", "stderr", "index", "stdin
 """Names that a ``launch`` message may give its descriptors, in this order; the first six are always there."""
 
 FIELDS: dict[str, dict[str, type]] = {
-    "launch": {"descriptors": list, "namespaces": list, "timing": bool},
+    "launch": {"descriptors": list, "timing": bool},
     "forked": {"supervisor": list, "payload": list},
     "created": {"payload": list, "warnings": list, "timing": list},
     "failed": {"step": int, "errno": int, "detail": str, "status": int},
-    "ready": {"pid": int, "warnings": list, "timing": list},
-    "go": {},
-    "started": {},
     "start": {},
-    "signal": {"signal": int},
-    "wait": {},
-    "done": {},
-    "refused": {"reason": str},
-    "ended": {"code": int, "signal": int, "core": bool, "at": int},
 }
 """Kind to fields and their types.
 
-Identities are ``[pid, start time]``; ``step`` is an index into the plan's steps, -1 for what is no step; in
-``ended`` the code is -1 after a signal, the signal 0 otherwise, ``at`` nanoseconds since the epoch.
+Identities are ``[pid, start time]``; ``step`` is an index into the plan's steps, -1 for what is no step.
 """
+
+TAKEN = b"T"
+"""A request has come: the supervisor is one from now on, and answers the same."""
+HELD = b"H"
+"""All is set up.  The pid to watch follows, in decimal."""
+FAILED = b"F"
+"""A step after the gate failed.  The fields of ``failed`` follow, as JSON."""
+ENDED = b"E"
+"""An init's payload has ended.  Code, signal, core dumped and time follow, in decimal, with spaces."""
 
 
 class Garbled(Exception):
@@ -73,8 +68,8 @@ class Garbled(Exception):
 
 def encode(kind: str, **fields: Any) -> bytes:
     """One message.  Raises Garbled when it is not of the form that `decode` accepts."""
-    message = json.dumps({"kind": kind, **fields}).encode()
     _check(kind, fields)
+    message = json.dumps({"kind": kind, **fields}).encode()
     if len(message) > LIMIT:
         raise Garbled(f"message {kind} has {len(message)} bytes")
     return message

@@ -19,7 +19,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from mesocosm.errors import AlreadyExists, LaunchError, NotFound, Unavailable, U
 from mesocosm.launch import channel, failures, handshake
 from mesocosm.launch import session as sessions
 from mesocosm.launch.session import Evidence, Processes
-from mesocosm.linux import mounts, syscalls
+from mesocosm.linux import mounts, processes, syscalls
 from mesocosm.model.termination import Exit
 from mesocosm.paths import SessionPaths
 from mesocosm.plan import LaunchPlan
@@ -54,7 +55,8 @@ class OutputPaths(msgspec.Struct, frozen=True, kw_only=True):
 class Forked(msgspec.Struct, frozen=True, kw_only=True):
     """A child that is set up and held.
 
-    ``timing`` is filled on request: each step's tag and the nanoseconds it took.
+    ``timing`` is filled on request: what was done, steps by their tags, and the nanoseconds since ``fork``
+    was called.
     """
 
     pid: int
@@ -71,7 +73,7 @@ class Launcher:
     def __init__(self, runtime: Path) -> None:
         self._runtime = runtime
         self._zygote: subprocess.Popen[bytes] | None = None
-        self._requests: socket.socket | None = None
+        self._requests: tuple[socket.socket, socket.socket] | None = None
         self._log = -1
 
     @classmethod
@@ -88,7 +90,8 @@ class Launcher:
     def close(self) -> None:
         """End the zygote.  Supervisors and containers live on."""
         if self._requests is not None:
-            self._requests.close()
+            for requests in self._requests:
+                requests.close()
             self._requests = None
         if self._zygote is not None:
             self._zygote.wait()
@@ -115,40 +118,42 @@ class Launcher:
         child starts in.  Raises LaunchError, naming the step, with nothing left behind; AlreadyExists when
         the session has been used.
         """
+        begun = time.monotonic_ns() if timing else 0
         await self._ensure_zygote()
         descriptors = _descriptors(plan, session, output, stdin, cgroup)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
                 descriptors["channel"] = theirs.fileno()
-                await self._request(plan, descriptors, timing=timing)
+                await self._request(plan, descriptors, timing)
             trace.point("launch.requested")
-            return await self._set_up(ours, plan, session)
+            return await self._set_up(ours, plan, session, begun)
         finally:
             ours.close()
             for name, fd in descriptors.items():
                 if name not in ("channel", "stdin"):
                     os.close(fd)
 
-    async def _request(self, plan: LaunchPlan, descriptors: Mapping[str, int], *, timing: bool) -> None:
+    async def _request(self, plan: LaunchPlan, descriptors: Mapping[str, int], timing: bool) -> None:
         names = [name for name in handshake.DESCRIPTORS if name in descriptors]
-        message = handshake.encode(
-            "launch", descriptors=names, namespaces=list(plan.namespaces), timing=timing
-        )
+        message = handshake.encode("launch", descriptors=names, timing=timing)
         numbers = [descriptors[name] for name in names]
         assert self._requests is not None
+        requests = self._requests[0 if "pid" in plan.namespaces else 1]
         while True:
             try:
-                channel.send(self._requests, message, numbers)
+                channel.send(requests, message, numbers)
                 return
             except BlockingIOError:
-                await _writable(self._requests)
+                await _writable(requests)
             except OSError as error:
                 raise Unavailable(
                     f"the launcher's zygote does not answer: {error.strerror}{self._words()}"
                 ) from error
 
-    async def _set_up(self, ours: socket.socket, plan: LaunchPlan, session: SessionPaths) -> Forked:
+    async def _set_up(
+        self, ours: socket.socket, plan: LaunchPlan, session: SessionPaths, begun: int
+    ) -> Forked:
         ours.setblocking(False)
         supervisor = (0, 0)
         while True:
@@ -160,13 +165,13 @@ class Launcher:
                 supervisor = handshake.identity(message["supervisor"])
                 trace.point("launch.forked")
             elif message["kind"] == "failed":
-                await _end_of(ours)
+                await _ended(supervisor)
                 sessions.discard(session)
                 raise _launch_error(plan, message)
             else:
                 pid, start_time = handshake.identity(message["payload"])
                 warnings = tuple(str(text) for text in message["warnings"])
-                timing = tuple((str(op), int(spent)) for op, spent in message["timing"])
+                timing = tuple((str(name), int(at) - begun) for name, at in message["timing"])
                 trace.point("launch.created")
                 return Forked(
                     pid=pid,
@@ -181,48 +186,48 @@ class Launcher:
         """Open the gate and return when the payload runs.
 
         Raises LaunchError with status 127 or 126 when it cannot be executed; ``plan`` lets the error name the
-        step.  WrongState when it was started before, NotFound when no supervisor is there.
+        step.  WrongState when it was started before, NotFound when there is nothing to start.
         """
-        with await _connect(session) as client:
+        try:
+            client = await _connect(session, "gate")
+        except NotFound:
+            found = sessions.evidence(session)
+            if found.alive or found.exit is not None:
+                raise WrongState("the payload has been started before") from None
+            raise
+        with client:
             await _send(client, handshake.encode("start"))
             trace.point("launch.starting")
-            message = await _receive(client, "done", "failed", "refused")
-        if message is None:
-            self._ended_early(session, plan)
-        elif message["kind"] == "failed":
+            message = await _receive(client, "failed")
+        if message is not None:
             raise _launch_error(plan, message)
-        elif message["kind"] == "refused":
-            raise WrongState(f"cannot start: {message['reason']}")
         trace.point("launch.started")
-
-    def _ended_early(self, session: SessionPaths, plan: LaunchPlan | None) -> None:
-        """The supervisor was gone before it could answer: its last word decides."""
-        found = sessions.evidence(session)
-        if found.failure is not None:
-            raise _launch_error(plan, msgspec.to_builtins(found.failure))
-        if found.exit is None:
-            raise Unavailable("the supervisor ended while it started the payload")
 
     async def signal(self, session: SessionPaths, number: int) -> bool:
         """Send a signal to the payload's first process.  False when it has ended."""
-        try:
-            client = await _connect(session)
-        except NotFound:
+        found = sessions.processes(session)
+        pidfd = None if found is None else processes.hold(*found.payload)
+        if pidfd is None:
             return False
-        with client:
-            await _send(client, handshake.encode("signal", signal=number))
-            message = await _receive(client, "done", "refused")
-        return message is not None and message["kind"] == "done"
+        try:
+            return processes.send_signal(pidfd, number)
+        finally:
+            os.close(pidfd)
 
     async def wait(self, session: SessionPaths) -> Exit | None:
         """Until the payload has ended; None when its supervisor vanished without writing down how."""
-        with contextlib.suppress(NotFound, OSError):
-            with await _connect(session) as client:
-                await _send(client, handshake.encode("wait"))
-                message = await _receive(client, "ended")
-            if message is not None:
-                return sessions.to_exit(message["code"], message["signal"], message["core"], message["at"])
-        return sessions.evidence(session).exit
+        try:
+            client = await _connect(session, "socket")
+        except NotFound:
+            pass
+        else:
+            with client:
+                await _end_of(client)
+        found = sessions.evidence(session)
+        if found.exit is None and found.alive and found.processes is not None:
+            await _ended(found.processes.supervisor)
+            found = sessions.evidence(session)
+        return found.exit
 
     def evidence(self, session: SessionPaths) -> Evidence:
         """What there is of a session; needs no supervisor."""
@@ -240,12 +245,17 @@ class Launcher:
             await self._start_zygote()
 
     async def _start_zygote(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
         self._log = os.memfd_create("mesocosm-zygote-log", os.MFD_CLOEXEC)
-        with theirs:
-            self._zygote = await _in_thread_of_its_own(lambda: _exec_zygote(theirs.fileno(), self._log))
-        ours.setblocking(False)
-        self._requests = ours
+        theirs = [pair[1].fileno() for pair in pairs]
+        try:
+            self._zygote = await _in_thread_of_its_own(lambda: _exec_zygote(theirs, self._log))
+        finally:
+            for pair in pairs:
+                pair[1].close()
+        for pair in pairs:
+            pair[0].setblocking(False)
+        self._requests = pairs[0][0], pairs[1][0]
 
     def _words(self) -> str:
         """What the zygote or a supervisor said last on its standard error."""
@@ -296,14 +306,14 @@ def _launch_error(plan: LaunchPlan | None, message: Mapping[str, Any]) -> Launch
 # --- sockets ------------------------------------------------------------------------------------------------
 
 
-async def _connect(session: SessionPaths) -> socket.socket:
-    """A connection to a session's supervisor.  NotFound when there is none."""
+async def _connect(session: SessionPaths, name: str) -> socket.socket:
+    """A connection to one of a session's sockets.  NotFound when nobody listens there."""
     client = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_NONBLOCK)
     try:
         directory = os.open(session.directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             # A path through the descriptor: sun_path has 108 bytes.
-            client.connect(f"/proc/self/fd/{directory}/{session.socket.name}")
+            client.connect(f"/proc/self/fd/{directory}/{name}")
         finally:
             os.close(directory)
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
@@ -337,6 +347,21 @@ async def _end_of(sock: socket.socket) -> None:
     with contextlib.suppress(ConnectionResetError):
         while await loop.sock_recv(sock, handshake.LIMIT):
             pass
+
+
+async def _ended(identity: tuple[int, int]) -> None:
+    """Until that process has ended."""
+    pidfd = processes.hold(*identity) if identity[0] else None
+    if pidfd is None:
+        return
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
 
 
 async def _writable(sock: socket.socket) -> None:
@@ -376,7 +401,7 @@ def _settle(done: asyncio.Future[Any], result: Any, error: BaseException | None)
         done.set_exception(error)
 
 
-def _exec_zygote(requests: int, log: int) -> subprocess.Popen[bytes]:
+def _exec_zygote(requests: Sequence[int], log: int) -> subprocess.Popen[bytes]:
     """Start the interpreter from a read-only view of the host; the calling thread keeps that view (R-01)."""
     package = Path(__file__).parent.parent
     host_mounts = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
@@ -387,14 +412,14 @@ def _exec_zygote(requests: int, log: int) -> subprocess.Popen[bytes]:
             [
                 sys.executable,
                 *("-I", "-S", "-B", "-X", "utf8=1", "-c", _BOOTSTRAP),
-                *(str(package), str(requests), str(host_mounts), str(host_root)),
+                *map(str, (package, *requests, host_mounts, host_root)),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
             env={},
             cwd="/",
-            pass_fds=(requests, host_mounts, host_root),
+            pass_fds=(*requests, host_mounts, host_root),
             start_new_session=True,
         )
     finally:

@@ -12,6 +12,7 @@ container does not.
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 import select
@@ -19,80 +20,95 @@ import signal
 import socket
 import sys
 
-from mesocosm.launch import channel, handshake, signals
-from mesocosm.launch.supervisor import Request, supervise
-from mesocosm.linux import processes, syscalls
+from mesocosm.launch import channel, child, memory, signals
+from mesocosm.launch.supervisor import be_supervisor
+from mesocosm.linux import syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
 SPARES = 2
+"""Spare children of each kind."""
 QUIET = 5
 """Milliseconds without a request after which a taken spare is replaced, if another is left: a fork in the
 middle of a launch would compete with it."""
+HIGH = 100
+"""Our own descriptors lie from here on, where a supervisor closes them in one call."""
 
 
 class Zygote:
-    """The fork server."""
+    """The fork server, with spares of two kinds: fresh ones for containers, plain ones to join others."""
 
-    def __init__(self, requests: socket.socket) -> None:
+    def __init__(self, requests: tuple[socket.socket, socket.socket]) -> None:
+        ranges = memory.private_ranges()
+        null = _high(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
         self._requests = requests
-        self._null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        self._taken, self._take = os.pipe2(os.O_CLOEXEC)
-        self._spares = 0
+        self._taken, take = (_high(fd) for fd in os.pipe2(os.O_CLOEXEC))
+        self._ended = _high(signals.open_signalfd(signal.SIGCHLD))
+        self._offers = tuple(
+            child.Offer(sock, take, null, ranges, fresh=fresh)
+            for sock, fresh in zip(requests, (True, False), strict=True)
+        )
+        self._spares: tuple[set[int], set[int]] = (set(), set())
 
     def serve(self) -> NoReturn:
         """Keep spares ready until the launcher closes its end."""
         poll = select.poll()
-        poll.register(self._requests.fileno(), 0)
+        poll.register(self._requests[0].fileno(), 0)
         poll.register(self._taken, select.POLLIN)
+        poll.register(self._ended, select.POLLIN)
         while True:
-            if not self._spares:
-                self._fork_spare()
-            ready = poll.poll(QUIET if self._spares < SPARES else None)
+            self._fork_spares(1)
+            missing = any(len(spares) < SPARES for spares in self._spares)
+            ready = poll.poll(QUIET if missing else None)
             if not ready:
-                self._fork_spare()
+                self._fork_spares(SPARES)
             for fd, _ in ready:
-                if fd != self._taken:
+                if fd == self._requests[0].fileno():
                     os._exit(0)
-                self._spares -= len(os.read(self._taken, 64))
+                elif fd == self._ended:
+                    self._reap()
+                else:
+                    self._forget(int.from_bytes(os.read(self._taken, 4), "little"))
 
-    def _fork_spare(self) -> None:
-        parent = os.getpid()
-        pid, _ = syscalls.clone3(0, exit_signal=signal.SIGCHLD)
-        if not pid:
-            self._be_spare(parent)
-        self._spares += 1
+    def _forget(self, pid: int) -> None:
+        for spares in self._spares:
+            spares.discard(pid)
 
-    def _be_spare(self, parent: int) -> NoReturn:
-        syscalls.set_pdeathsig(signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(0)
-        os.close(self._taken)
-        os.setsid()
-        syscalls.set_child_subreaper(1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        started_at = processes.start_time(os.getpid())
-        reaped = signals.open_signalfd(signal.SIGCHLD)
-        message, descriptors = channel.receive(self._requests)
-        if not message:
-            os._exit(0)
-        syscalls.set_pdeathsig(0)
-        os.write(self._take, b"x")
-        os.close(self._take)
-        self._requests.close()
-        try:
-            request = Request(handshake.decode(message, "launch"), descriptors)
-        except handshake.Garbled:
-            os._exit(1)
-        supervise(request, reaped, started_at, self._null)
+    def _reap(self) -> None:
+        os.read(self._ended, 128)
+        while True:
+            try:
+                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
+            except ChildProcessError:
+                return
+            if ended is None:
+                return
+            self._forget(ended.si_pid)
+
+    def _fork_spares(self, wanted: int) -> None:
+        """At most one of each kind, so that requests are heard in between."""
+        own = os.getpid()
+        for offer, spares in zip(self._offers, self._spares, strict=True):
+            if len(spares) < wanted:
+                pid, _ = syscalls.clone3(0, exit_signal=signal.SIGCHLD)
+                if not pid:
+                    be_supervisor(offer, own)
+                spares.add(pid)
 
 
-def main(requests_fd: int, mounts_fd: int, root_fd: int) -> NoReturn:
+def _high(fd: int) -> int:
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
+    os.close(fd)
+    return moved
+
+
+def main(fresh_fd: int, plain_fd: int, mounts_fd: int, root_fd: int) -> NoReturn:
     """Return to the host's mounts and serve.
 
-    ``mounts_fd`` is the host's mount namespace, ``root_fd`` the launcher's root directory in it.
+    Requests come by the first two sockets; ``mounts_fd`` is the host's mount namespace, ``root_fd`` the
+    launcher's root directory in it.
     """
     syscalls.set_dumpable(0)
     syscalls.setns(mounts_fd, syscalls.CLONE_NEWNS)
@@ -101,12 +117,10 @@ def main(requests_fd: int, mounts_fd: int, root_fd: int) -> NoReturn:
     os.close(mounts_fd)
     os.close(root_fd)
     signals.default_all()
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended supervisors are nobody's zombies
     signals.block_all()
     syscalls.set_name("mesocosm")
-    os.set_inheritable(requests_fd, False)
-    zygote = Zygote(channel.adopt(requests_fd))
+    requests = channel.adopt(_high(fresh_fd)), channel.adopt(_high(plain_fd))
     sys.meta_path.clear()
     gc.collect()
     gc.freeze()
-    zygote.serve()
+    Zygote(requests).serve()

@@ -1,0 +1,42 @@
+"""Descriptor numbers that supervisor and child agree on.
+
+The two share one table of descriptors until the child has got its request: what it opens for the supervisor
+lies at these numbers, what it keeps for itself at `CHILD_FIRST` and above.  Then the child takes a table of
+its own and each closes the other's.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+SESSION = 20
+"""Directory of the session."""
+LOCK = 21
+"""The locked file that proves the supervisor alive."""
+SOCKET = 22
+"""The listening socket whose end tells those who wait that exit.json is there."""
+STDOUT = 23
+STDERR = 24
+"""Read ends of the payload's output."""
+STDOUT_FILE = 25
+STDERR_FILE = 26
+INDEX_FILE = 27
+"""Where it is written to."""
+
+SUPERVISOR_END = 32
+CHILD_FIRST = 32
+CHILD_END = 160
+
+
+def to_child_range(fd: int) -> int:
+    """Move a descriptor to where the supervisor closes it; its new number."""
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, CHILD_FIRST)
+    os.close(fd)
+    return moved
+
+
+def place(fd: int, number: int) -> None:
+    """Move a descriptor to a number for the supervisor."""
+    os.dup2(fd, number, inheritable=False)
+    os.close(fd)

@@ -1,0 +1,63 @@
+"""The gate of a held child: it listens itself, so that a start needs nobody in between.
+
+Whoever connects must be root or the launcher's own user, as the kernel says (SO_PEERCRED, unix(7)).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+
+from mesocosm.launch import channel, handshake
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+PATIENCE = 5.0
+"""Seconds that a client may take to say what it wants."""
+
+_PEER = struct.Struct("3i")
+_OWNER = os.geteuid()
+
+
+def wait(gate: socket.socket, report: socket.socket) -> socket.socket:
+    """The client that said ``start``; it is told of success by the end of the connection, at ``execve``.
+
+    Ends the process when the supervisor is gone: nobody would learn how the payload ends.
+    """
+    poll = select.poll()
+    poll.register(gate, select.POLLIN)
+    poll.register(report, select.POLLIN)
+    while True:
+        ready = [fd for fd, _ in poll.poll()]
+        if report.fileno() in ready:
+            _leave()
+        client, _ = gate.accept()
+        if _is_allowed(client) and _says_start(client):
+            return client
+        client.close()
+
+
+def _leave() -> NoReturn:
+    os._exit(1)
+
+
+def _is_allowed(client: socket.socket) -> bool:
+    peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    return _PEER.unpack(peer)[1] in (0, _OWNER)
+
+
+def _says_start(client: socket.socket) -> bool:
+    client.settimeout(PATIENCE)
+    try:
+        message, received = channel.receive(client)
+        for fd in received:
+            os.close(fd)
+        handshake.decode(message, "start")
+    except (OSError, handshake.Garbled):
+        return False
+    client.settimeout(None)
+    return True

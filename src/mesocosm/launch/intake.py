@@ -1,0 +1,116 @@
+"""How a spare child takes a request: descriptors sorted, the session's files made, a table of its own.
+
+lock           held (flock) as long as the supervisor lives
+gate           listened on by the held child: ``start``
+socket         listened on, and never answered, by the supervisor: its end is the payload's
+process.json   identities of supervisor and payload
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+
+from mesocosm.launch import channel, descriptors, handshake
+from mesocosm.linux import processes, syscalls
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERSION = 1
+BACKLOG = 128
+
+_FOR_SUPERVISOR = {
+    "session": descriptors.SESSION,
+    "stdout": descriptors.STDOUT_FILE,
+    "stderr": descriptors.STDERR_FILE,
+    "index": descriptors.INDEX_FILE,
+}
+
+
+class Intake:
+    """One request, in the hands of the child: what it asks for and the descriptors that are the child's.
+
+    ``stdin`` is -1 for /dev/null, ``cgroup`` -1 for none.
+    """
+
+    __slots__ = ("cgroup", "channel", "gate", "plan", "session", "stderr", "stdin", "stdout", "timing")
+
+    def __init__(self, message: dict[str, Any], received: list[int]) -> None:
+        names = message["descriptors"]
+        if len(names) != len(received) or not set(handshake.DESCRIPTORS[:6]) <= set(names):
+            raise handshake.Garbled("descriptors and their names differ")
+        self.timing: list[list[int | str]] | None = [] if message["timing"] else None
+        mine: dict[str, int] = {}
+        for name, fd in zip(names, received, strict=True):
+            if name in _FOR_SUPERVISOR:
+                os.dup2(fd, _FOR_SUPERVISOR[name], inheritable=False)
+            else:
+                mine[name] = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, descriptors.CHILD_FIRST)
+        for fd in received:
+            os.close(fd)
+        self.channel = channel.adopt(mine["channel"])
+        self.plan = mine["plan"]
+        self.stdin = mine.get("stdin", -1)
+        self.cgroup = mine.get("cgroup", -1)
+        self.session = descriptors.SESSION
+        self.gate: socket.socket
+        self.stdout = self.stderr = -1
+
+    def open_session(self) -> None:
+        """Make the session's files and the pipes of the output.  OSError when one cannot be made."""
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        lock = os.open("lock", flags, 0o600, dir_fd=self.session)
+        descriptors.place(lock, descriptors.LOCK)
+        fcntl.flock(descriptors.LOCK, fcntl.LOCK_EX)
+        descriptors.place(self._listen("socket").detach(), descriptors.SOCKET)
+        gate = self._listen("gate")
+        self.gate = channel.adopt(descriptors.to_child_range(gate.detach()))
+        self.stdout = _pipe(descriptors.STDOUT)
+        self.stderr = _pipe(descriptors.STDERR)
+
+    def _listen(self, name: str) -> socket.socket:
+        # A path through the descriptor: sun_path has 108 bytes, a session's directory may have more.
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        os.umask(0o177)
+        listener.bind(f"/proc/self/fd/{self.session}/{name}")
+        listener.listen(BACKLOG)
+        return listener
+
+    def part(self) -> None:
+        """Take a table of descriptors of our own; the supervisor's part of it is closed."""
+        syscalls.unshare(syscalls.CLONE_FILES)
+        self.session = descriptors.to_child_range(os.dup(descriptors.SESSION))
+        os.closerange(3, descriptors.SUPERVISOR_END)
+
+    def write_identities(self, supervisor: tuple[int, int], payload: tuple[int, int]) -> None:
+        """Put process.json in the session's directory, whole."""
+        content = {"version": VERSION, "supervisor": supervisor, "payload": payload}
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(".process.json", flags, 0o600, dir_fd=self.session)
+        os.write(fd, json.dumps(content).encode())
+        os.close(fd)
+        os.rename(".process.json", "process.json", src_dir_fd=self.session, dst_dir_fd=self.session)
+
+    def mark(self, name: str) -> None:
+        """Note that ``name`` is done now, when the launcher asked for it."""
+        if self.timing is not None:
+            self.timing.append([name, time.monotonic_ns()])
+
+
+def _pipe(number: int) -> int:
+    """A pipe with its read end at ``number`` for the supervisor; the write end."""
+    source, end = os.pipe2(os.O_CLOEXEC)
+    fcntl.fcntl(source, fcntl.F_SETFL, os.O_NONBLOCK)
+    descriptors.place(source, number)
+    return descriptors.to_child_range(end)
+
+
+def identity_of_self() -> tuple[int, int]:
+    """Pid and start time as the host's procfs shows them, also to a process in a PID namespace below."""
+    pid = int(os.readlink("/proc/self"))  # noqa: PTH115
+    return pid, processes.start_time(pid)
