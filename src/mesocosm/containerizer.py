@@ -309,23 +309,30 @@ class Containerizer:
             return await tear_down(self._engine, container, Termination(reason=reason, message=message))
 
     async def remove(self, container: ContainerID, *, force: bool = False) -> None:
-        """Forget an ended container; with ``force`` end it first, even one whose record cannot be read."""
-        async with self._engine.locked(container):
-            try:
-                record = self._engine.records.load(container)
-            except (Corrupt, NotFound):
-                if not force:
-                    raise
-                await purge(self._engine, container)
-                return
-            if record.state is not State.DESTROYED:
-                if not force:
-                    raise WrongState(
-                        f"container {container} is {record.state}",
-                        hint="stop it first, or remove it by force",
-                    )
-                await tear_down(self._engine, container, Termination(reason="asked"))
-            self._engine.records.remove(container)
+        """Forget an ended container.
+
+        With ``force`` it is ended first, even one whose record cannot be read, and it may be gone already.
+        """
+        try:
+            async with self._engine.locked(container):
+                await self._remove(container, force)
+        except NotFound:
+            if not force:
+                raise
+
+    async def _remove(self, container: ContainerID, force: bool) -> None:
+        try:
+            record = self._engine.records.load(container)
+        except (Corrupt, NotFound):
+            if not force:
+                raise
+            await purge(self._engine, container)
+            return
+        if record.state is not State.DESTROYED:
+            if not force:
+                raise WrongState(f"container {container} is {record.state}", hint="stop it, or use force")
+            await tear_down(self._engine, container, Termination(reason="asked"))
+        self._engine.records.remove(container)
 
     async def _abandon(self, container: ContainerID) -> None:
         """A container that never was held leaves nothing, not even its record."""
