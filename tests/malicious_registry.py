@@ -217,6 +217,7 @@ class MaliciousRegistry:
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[tuple[str, str], tuple[bytes, str]] = {}
         self.tags: dict[str, list[str]] = {}
+        self.uploads: dict[str, bytearray] = {}
         self.ranges = True
         self.etags = True
         self.credentials: tuple[str, str] | None = None
@@ -306,13 +307,15 @@ class MaliciousRegistry:
         return next((fault for part, fault in self._always if part in path), None)
 
     async def _honest(self, request: web.Request) -> Answer:
-        await request.read()
+        sent = await request.read()
         if request.path == "/token":
             return self._grant(request)
         if self.challenge and not self._is_known(request):
             body = json.dumps({"errors": [{"code": "UNAUTHORIZED", "message": "who are you"}]}).encode()
             return Answer(401, {"WWW-Authenticate": self.challenge}, body)
         path = request.path.removeprefix("/v2/")
+        if "/blobs/uploads/" in path:
+            return self._upload(request, path, sent)
         repository, kind, name = path, "", ""
         for marker in ("/manifests/", "/blobs/", "/tags/", "/referrers/"):
             if marker in path:
@@ -326,6 +329,28 @@ class MaliciousRegistry:
             listing = {"name": repository, "tags": self.tags.get(repository, [])}
             return Answer(headers={"Content-Type": "application/json"}, body=json.dumps(listing).encode())
         return Answer(200 if not path else 404)
+
+    def _upload(self, request: web.Request, path: str, sent: bytes) -> Answer:
+        """The four steps of an upload: begin, append, ask how far, close."""
+        name = path.rpartition("/")[2]
+        if request.method == "POST":
+            name = f"upload{len(self.uploads)}"
+            self.uploads[name] = bytearray()
+        held = self.uploads.get(name)
+        if held is None:
+            return Answer(404)
+        if request.method == "PATCH":
+            first = int(request.headers.get("Content-Range", "0").partition("-")[0])
+            if first != len(held):
+                return Answer(416)
+        held += sent
+        named = {"Location": f"/v2/a/b/blobs/uploads/{name}", "Range": f"0-{max(0, len(held) - 1)}"}
+        if request.method != "PUT":
+            return Answer(204 if request.method == "GET" else 202, named)
+        if sha256(bytes(held)) != request.query.get("digest"):
+            return Answer(400, body=b'{"errors": [{"code": "DIGEST_INVALID", "message": "other bytes"}]}')
+        self.blobs[sha256(bytes(held))] = bytes(held)
+        return Answer(201, named)
 
     def _is_known(self, request: web.Request) -> bool:
         sent = request.headers.get("Authorization", "")

@@ -47,14 +47,14 @@ QUICK = Limits(
     deadline=20,
 )
 IMPATIENT = Limits(
-    connect=2,
-    header=0.05,
-    idle=0.05,
+    connect=0.3,
+    header=0.3,
+    idle=0.3,
     min_rate=10_000,
     attempts=2,
     backoff=0.001,
     backoff_cap=0.01,
-    deadline=5,
+    deadline=9,
 )
 SECRET = "s3cr3t-w0rd"
 

@@ -140,7 +140,7 @@ def parse_document(
 
     ``content_type`` is what it was served or described as; where it and the document's own ``mediaType``
     both speak they must agree.  Raises Corrupt for malformed or ambiguous documents, Exhausted beyond
-    limits, and Unsupported for docker schema 1 (whose reader is :mod:`mesocosm.images.schema1`).
+    limits, and Unsupported for docker schema 1.
     """
     fields = Fields(load(data, what), what, _DOCUMENT)
     _refuse_schema1(fields, content_type)

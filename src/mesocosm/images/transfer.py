@@ -120,16 +120,16 @@ async def in_thread(call: Callable[..., Result], *args: object) -> Result:
 
 async def _begin(store: BlobStore, descriptor: Descriptor, keep: bool) -> Ingest | None:
     """Take the ingest lock; None when the blob was published while waiting for it."""
-    while True:
+    while not store.has(descriptor.digest, descriptor.size):
         ingest = store.begin(descriptor.digest, descriptor.size, keep=keep)
-        if ingest is not None:
-            if not store.has(descriptor.digest, descriptor.size):
-                return ingest
+        if ingest is None:
+            await asyncio.sleep(POLL)
+        elif store.has(descriptor.digest, descriptor.size):
+            # Published between the look and the lock: what is held now is a new, empty file.
             ingest.close()
-            return None
-        if store.has(descriptor.digest, descriptor.size):
-            return None
-        await asyncio.sleep(POLL)
+        else:
+            return ingest
+    return None
 
 
 _KEEP_PARTIAL = (asyncio.CancelledError, KeyboardInterrupt, Unavailable, Denied, NotFound)

@@ -1,0 +1,173 @@
+"""Pushing to, and listing from, a registry that breaks off and lies."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+
+from malicious_registry import Fault, MaliciousRegistry, headers, redirect, reset, status
+from mesocosm.errors import Corrupt, Denied, MesocosmError, Unavailable
+from mesocosm.images import mediatypes
+from mesocosm.images.digest import Digest
+from mesocosm.images.documents import Descriptor
+from mesocosm.images.registry.auth import Credential
+from mesocosm.images.registry.client import RegistryClient
+from mesocosm.images.registry.hosts import HostsConfig
+from mesocosm.images.registry.limits import Limits
+from mesocosm.images.registry.push import UploadSource
+from registry_fixtures import sha256, small_image
+
+QUICK = Limits(backoff=0.001, backoff_cap=0.01, retry_after=0.01)
+DATA = os.urandom(100_000)
+ONE = Descriptor("application/octet-stream", Digest.of(DATA), len(DATA))
+
+
+@pytest.fixture
+async def registry() -> AsyncIterator[MaliciousRegistry]:
+    async with MaliciousRegistry() as one:
+        yield one
+
+
+class Joe:
+    """Credentials for everyone."""
+
+    async def find(self, registry: str, repository: str = "") -> Credential:
+        return Credential("joe", "s3cr3t-w0rd")
+
+
+async def connect(registry: MaliciousRegistry, keys: Joe | None = None) -> RegistryClient:
+    hosts = HostsConfig(certs_dirs=())
+    return await RegistryClient.open(registry.host, hosts=hosts, limits=QUICK, credentials=keys)
+
+
+def source_of(data: bytes) -> UploadSource:
+    async def source(offset: int, count: int) -> AsyncIterator[bytes]:
+        yield data[offset : offset + count]
+
+    return source
+
+
+BREAKS: dict[str, tuple[str, Fault]] = {
+    "nothing": ("/never/", reset()),
+    "the reply to a chunk": ("/uploads/upload0", reset()),
+    "the beginning": ("/uploads/", reset()),
+    "a chunk refused": ("/uploads/upload0", status(503)),
+    "a chunk misplaced": ("/uploads/upload0", status(416)),
+    "the end": ("digest=", status(500)),
+}
+
+
+@pytest.mark.parametrize("chunk", [None, 30_000])
+@pytest.mark.parametrize("name", list(BREAKS))
+async def test_an_upload_survives(registry: MaliciousRegistry, name: str, chunk: int | None) -> None:
+    if name == "a chunk misplaced" and chunk is None:
+        return
+    registry.on(*BREAKS[name])
+    async with await connect(registry) as client:
+        assert await client.push_blob("a/b", ONE, source_of(DATA), chunk=chunk)
+    assert registry.blobs[str(ONE.digest)] == DATA
+
+
+async def test_a_broken_upload_goes_on_where_the_registry_stands(registry: MaliciousRegistry) -> None:
+    registry.on("/uploads/upload0", reset())
+    async with await connect(registry) as client:
+        await client.push_blob("a/b", ONE, source_of(DATA), chunk=30_000)
+    sent = [one.headers["content-range"] for one in registry.seen if one.method == "PATCH"]
+    assert sent == ["0-29999", "30000-59999", "60000-89999", "90000-99999"]
+
+
+async def test_a_registry_that_has_forgotten_the_upload_gets_it_anew(registry: MaliciousRegistry) -> None:
+    registry.on("/uploads/upload0", reset(), status(404))
+    async with await connect(registry) as client:
+        await client.push_blob("a/b", ONE, source_of(DATA), chunk=30_000)
+    assert registry.blobs[str(ONE.digest)] == DATA
+
+
+async def test_an_upload_that_never_works_ends(registry: MaliciousRegistry) -> None:
+    registry.always("/uploads/upload", status(503))
+    async with await connect(registry) as client:
+        for chunk in (None, 30_000):
+            with pytest.raises(Unavailable):
+                await client.push_blob("a/b", ONE, source_of(DATA), chunk=chunk)
+            # The answer was lost, not the bytes.
+            registry.blobs.clear()
+    assert len(registry.seen) < 100
+
+
+async def test_other_bytes_are_refused_by_the_registry_and_its_words_are_passed_on(
+    registry: MaliciousRegistry,
+) -> None:
+    async with await connect(registry) as client:
+        with pytest.raises(MesocosmError, match="other bytes"):
+            await client.push_blob("a/b", ONE, source_of(DATA[::-1]))
+
+
+async def test_a_registry_that_stores_under_another_digest_is_found_out(registry: MaliciousRegistry) -> None:
+    registry.on("digest=", headers(Docker_Content_Digest=sha256(b"other")))
+    async with await connect(registry) as client:
+        with pytest.raises(Corrupt):
+            await client.push_blob("a/b", ONE, source_of(DATA))
+
+
+@pytest.mark.parametrize("location", ["http://169.254.169.254/x", "file:///etc/passwd", "", "gopher://x/"])
+async def test_G04_an_upload_location_is_followed_no_further_than_a_redirect(
+    registry: MaliciousRegistry, location: str
+) -> None:
+    registry.on("/uploads/", status(202, {"Location": location}))
+    async with await connect(registry) as client:
+        with pytest.raises(Denied):
+            await client.push_blob("a/b", ONE, source_of(DATA))
+
+
+async def test_G03_an_upload_elsewhere_carries_no_credentials(registry: MaliciousRegistry) -> None:
+    registry.require_basic("joe", "s3cr3t-w0rd")
+    async with MaliciousRegistry(address="127.0.0.2") as other:
+        other.uploads["upload0"] = bytearray()
+        async with await connect(registry, Joe()) as client:
+            await client.ping()
+            where = f"{other.url}/v2/a/b/blobs/uploads/upload0"
+            registry.on("/uploads/", status(202, {"Location": where}))
+            await client.push_blob("a/b", ONE, source_of(DATA))
+        assert other.blobs[str(ONE.digest)] == DATA
+        assert [one.authorization for one in other.seen] == [""]
+        assert registry.seen[-1].authorization.startswith("Basic ")
+
+
+async def test_G03_the_bytes_of_an_upload_do_not_follow_a_redirect(registry: MaliciousRegistry) -> None:
+    async with MaliciousRegistry(address="127.0.0.2") as other:
+        registry.on("digest=", redirect(f"{other.url}/v2/a/b/blobs/uploads/upload0"))
+        async with await connect(registry) as client:
+            with pytest.raises(Unavailable, match="redirect"):
+                await client.push_blob("a/b", ONE, source_of(DATA))
+        assert not other.seen
+
+
+async def test_a_manifest_pushed_by_digest_must_have_it(registry: MaliciousRegistry) -> None:
+    async with await connect(registry) as client:
+        with pytest.raises(Corrupt):
+            await client.push_manifest("a/b", sha256(b"other"), b"{}", mediatypes.OCI_MANIFEST)
+    assert not registry.seen
+
+
+async def test_the_referrers_api_is_asked_and_filtered_here_too(registry: MaliciousRegistry) -> None:
+    entries = [
+        {
+            "mediaType": mediatypes.OCI_MANIFEST,
+            "digest": sha256(b"1"),
+            "size": 1,
+            "artifactType": "a/signature",
+        },
+        {"mediaType": mediatypes.OCI_MANIFEST, "digest": sha256(b"2"), "size": 1, "artifactType": "a/sbom"},
+    ]
+    body = json.dumps({"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": entries}).encode()
+    registry.always("/referrers/", status(200, {"Content-Type": mediatypes.OCI_INDEX}, body))
+    subject = Digest.parse(small_image().digest)
+    async with await connect(registry) as client:
+        assert len(await client.referrers("a/b", subject)) == 2
+        (one,) = await client.referrers("a/b", subject, artifact_type="a/signature")
+        assert str(one.digest) == sha256(b"1")
+        registry.always("/referrers/", status(200))
+    assert "artifactType=a/signature" in registry.paths("/referrers/")[-1].replace("%2F", "/")
