@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from fixtures import leaks
+from mesocosm.paths import Paths
 
 HERE = Path(__file__).parent
 PYTHON = sys.executable
@@ -69,8 +70,8 @@ class World:
         assert _files(self.root / "images" / "ingest") == []
         mounts = Path("/proc/self/mountinfo").read_text()
         assert str(self.root) not in mounts
-        ours = [path for path in leaks.cgroup_directories() if "mesocosm-" in path]
-        assert ours == []
+        parent = Paths(self.root, self.runtime).cgroup_parent
+        assert [path for path in leaks.cgroup_directories() if f"/{parent}" in path] == []
 
 
 def _files(directory: Path) -> list[str]:
