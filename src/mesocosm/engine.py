@@ -59,8 +59,8 @@ class Engine:
 
     def birth_cgroup(self, container: ContainerID) -> Path | None:
         """The cgroup2 directory that the container's processes are born in; None where there is only v1."""
-        group = self.host.cgroups.tracking(str(container))
-        return Path(group.path) if group.version == 2 else None
+        directory = self.host.cgroups.join_targets(str(container)).directory
+        return None if directory is None else Path(directory)
 
     @contextlib.asynccontextmanager
     async def locked(self, container: ContainerID, *, create: bool = False) -> AsyncIterator[None]:

@@ -36,7 +36,7 @@ async def wait_counter(group: Cgroup, name: str, key: str, *, above: int = 0) ->
     """Wait until ``key`` of a flat keyed events file exceeds ``above``; its value then.
 
     For memory.events (v2), memory.oom_control (v1), pids.events (both).  A group that is gone raises
-    FileNotFoundError.
+    FileNotFoundError; of one that goes meanwhile v1 tells, v2 does not on every kernel.
     """
     async with _notified(group, name) as changed:
         while True:

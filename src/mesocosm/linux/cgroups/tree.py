@@ -1,9 +1,9 @@
 """The cgroups of all containers: made, joined, emptied and removed as one.
 
 A container's ID says where it lives, in every hierarchy alike: ``a`` in ``BASE/PARENT/a``, the nested ``a.b``
-in ``BASE/PARENT/a/b``, so that a parent's limits bind its children.  On v2 the processes themselves live one
-level deeper, in ``.leaf``: a v2 cgroup that hands controllers to children may hold no processes of its own
-(cgroup-v2.rst, "No Internal Process Constraint").  No ID segment begins with a dot.
+in ``BASE/PARENT/a/b``, so that a parent's limits bind its children.  A v2 cgroup that hands controllers to
+children may hold no processes of its own (cgroup-v2.rst, "No Internal Process Constraint"): those of a
+container with nested ones live one level deeper, in ``.leaf``.  No ID segment begins with a dot.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from mesocosm.linux.syscalls import pidfd_open
 LEAF = ".leaf"
 TREE = "tree"
 """Stands among controllers for the hierarchy that holds a container's processes together."""
+
+_ATTEMPTS = 16
+"""At moving processes away while new ones are born."""
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
@@ -133,7 +136,7 @@ class CgroupTree:
         """Where a process of the container has to go: into each of its cgroups that exists."""
         present = self._present(container)
         files = tuple(f"{group.path}/tasks" for group in present if group.version == 1)
-        directory = next((group.child(LEAF).path for group in present if group.version == 2), None)
+        directory = next((_birthplace(group).path for group in present if group.version == 2), None)
         return JoinTargets(files, directory, directory and f"{directory}/cgroup.procs")
 
     def _create_v1(self, hierarchy: Hierarchy, container: str) -> None:
@@ -144,11 +147,12 @@ class CgroupTree:
     def _create_v2(self, hierarchy: Hierarchy, container: str, controllers: Sequence[str]) -> None:
         above = Cgroup(hierarchy.base, 2)
         handed_down = [c for c in controllers if c in hierarchy.controllers]
-        for group in self._path_to(hierarchy, container):
+        for depth, group in enumerate(self._path_to(hierarchy, container)):
+            if depth > 1:
+                above.child(LEAF).create()
             _hand_down(above, handed_down)
             group.create()
             above = group
-        above.child(LEAF).create()
 
     def _path_to(self, hierarchy: Hierarchy, container: str) -> Sequence[Cgroup]:
         groups = [self._parent(hierarchy)]
@@ -252,19 +256,26 @@ def _fill_cpuset(group: Cgroup) -> None:
             group.write(name, above.read(name).strip())
 
 
+def _birthplace(group: Cgroup) -> Cgroup:
+    """Where processes of a v2 group live: in itself, as long as it hands down nothing."""
+    return group.child(LEAF) if group.read("cgroup.subtree_control").strip() else group
+
+
 def _hand_down(group: Cgroup, controllers: list[str]) -> None:
     """Enable v2 controllers for the cgroups below ``group``."""
     enabled = group.read("cgroup.subtree_control").split()
     missing = [f"+{controller}" for controller in controllers if controller not in enabled]
-    if not missing:
-        return
-    try:
-        group.write("cgroup.subtree_control", " ".join(missing))
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        _make_room(group)
-        group.write("cgroup.subtree_control", " ".join(missing))
+    for attempts_left in reversed(range(_ATTEMPTS if missing else 0)):
+        # With processes in it the kernel refuses, but for cpu, cpuset, perf_event and pids alone: then the
+        # group becomes a threaded domain, and no process may enter those below (cgroup-v2.rst, "Threads").
+        if group.has("cgroup.type"):  # all but the real root
+            _make_room(group)
+        try:
+            group.write("cgroup.subtree_control", " ".join(missing))
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY or not attempts_left:
+                raise
 
 
 def _make_room(group: Cgroup) -> None:
@@ -274,11 +285,11 @@ def _make_room(group: Cgroup) -> None:
     processes and hand down controllers.
     """
     room = group.child(LEAF)
-    room.create()
-    for _ in range(16):
+    for _ in range(_ATTEMPTS):
         pids = group.procs()
         if not pids:
             return
+        room.create()
         for pid in pids:
             try:
                 room.write("cgroup.procs", pid)
