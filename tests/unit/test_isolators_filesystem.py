@@ -51,7 +51,11 @@ def _view(tmp_path: Path, mode: Mode) -> tuple[MountFilesystem | BindMount, ...]
         trusted=True,
     )
     tmpfs = MountFilesystem(
-        fstype="tmpfs", target="/sys/fs/cgroup", options=("mode=755", "size=64k"), flags=LOCKED
+        fstype="tmpfs",
+        target="/sys/fs/cgroup",
+        options=("mode=755", "size=64k"),
+        flags=LOCKED,
+        trusted=True,
     )
     return (bind,) if mode == "v2" else (tmpfs, bind)
 

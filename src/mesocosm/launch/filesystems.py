@@ -50,6 +50,8 @@ def mount_filesystem(setup: Setup, step: Step) -> None:
     attributes = _attributes(step["flags"])
     fd = mounts.new_mount(fstype, [_option(text) for text in step["options"]], attributes=attributes)
     place = _mount_point(setup, fstype, target, step["target_mode"])
+    if not step["trusted"]:
+        _check_cover(setup, fd, place, target)
     mounts.attach(fd, place)
     os.close(place)
     os.close(fd)

@@ -168,7 +168,8 @@ class MountFilesystem(Operation, frozen=True, kw_only=True, tag="mount"):
     """A new file system (proc, sysfs, tmpfs, devpts, mqueue, cgroup2) on ``target``, made if missing.
 
     ``options`` are the file system's own ``key`` or ``key=value`` strings, ``flags`` among ro, nosuid, nodev,
-    noexec, noatime, nosymfollow.  proc and sysfs go onto real directories only (R-07).
+    noexec, noatime, nosymfollow.  proc and sysfs go onto real directories only (R-07).  ``trusted`` as in
+    BindMount.
     """
 
     phase = Phase.FILESYSTEM
@@ -177,6 +178,7 @@ class MountFilesystem(Operation, frozen=True, kw_only=True, tag="mount"):
     options: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
     target_mode: int = 0o755
+    trusted: bool = False
 
     def describe(self) -> str:
         words = ", ".join((*self.flags, *self.options))

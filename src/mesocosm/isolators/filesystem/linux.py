@@ -116,7 +116,11 @@ class LinuxFilesystem(Isolator):
         place = CGROUPS
         if self._has_v1:
             yield MountFilesystem(
-                fstype="tmpfs", target=CGROUPS, options=("mode=755", "size=64k"), flags=LOCKED
+                fstype="tmpfs",
+                target=CGROUPS,
+                options=("mode=755", "size=64k"),
+                flags=LOCKED,
+                trusted=True,
             )
             place = f"{CGROUPS}/{'unified' if group.version == 2 else 'freezer'}"
         yield BindMount(source=group.path, target=place, recursive=False, flags=("ro", *LOCKED), trusted=True)
