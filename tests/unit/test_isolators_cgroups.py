@@ -443,7 +443,7 @@ async def test_a_kill_that_nobody_watched_is_reported_gap_9(mode: Mode, tmp_path
 async def test_a_kill_without_a_limit_is_the_hosts_fault(mode: Mode, tmp_path: Path) -> None:
     make_groups(tmp_path, mode)
     found = await asyncio.wait_for(isolator("cgroups/mem", host(tmp_path, mode)).watch(ID), 5)
-    assert found.message.startswith("memory: the host ran out of it")
+    assert found.message.startswith("memory: the host, or a container around this one, ran out of it")
 
 
 async def test_a_refusal_of_processes_is_told_in_words(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -33,8 +34,8 @@ class _Files(msgspec.Struct, frozen=True, kw_only=True):
     """One version's files.
 
     ``swap`` limits memory and swap together where ``swap_counts_memory``, else swap alone.  ``brake`` makes
-    the kernel reclaim instead of kill.  ``fixed`` is written to every new group.  ``failures`` is the file
-    and key that count how often the limit was hit.
+    the kernel reclaim instead of kill.  ``fixed`` is written to every new group.  ``failures`` are files with
+    the key under which each counts how often a limit was hit, None where the count is all there is.
     """
 
     limit: str
@@ -49,7 +50,7 @@ class _Files(msgspec.Struct, frozen=True, kw_only=True):
     current: str
     peak: str
     events: str
-    failures: tuple[str, str | None]
+    failures: tuple[tuple[str, str | None], ...]
     anon: str
     file: str
     kernel: str
@@ -68,7 +69,7 @@ _V1 = _Files(
     current="memory.usage_in_bytes",
     peak="memory.max_usage_in_bytes",
     events="memory.oom_control",
-    failures=("memory.failcnt", None),
+    failures=(("memory.failcnt", None), ("memory.memsw.failcnt", None)),
     anon="total_rss",
     file="total_cache",
     kernel="memory.kmem.usage_in_bytes",
@@ -86,7 +87,7 @@ _V2 = _Files(
     current="memory.current",
     peak="memory.peak",  # Linux 5.19
     events="memory.events",
-    failures=("memory.events", "max"),
+    failures=(("memory.events", "max"),),
     anon="anon",
     file="file",
     kernel="kernel",
@@ -94,6 +95,7 @@ _V2 = _Files(
 _FILES = {1: _V1, 2: _V2}
 
 KILLS = "oom_kill"
+CHARGE = 64 * resource.getpagesize()  # the kernel charges this much at once (mm/memcontrol.c)
 
 
 class Memory(Controller):
@@ -232,8 +234,11 @@ class Memory(Controller):
         return Limitation(resource="memory", message="; ".join(words), requested=limit, peak=peak)
 
     def _hits(self, group: Cgroup) -> int:
-        name, key = self._files.failures
-        return group.read_int(name) if key is None else group.read_table(name).get(key, 0)
+        return sum(
+            group.read_int(name) if key is None else group.read_table(name).get(key, 0)
+            for name, key in self._files.failures
+            if group.has(name)
+        )
 
     async def usage(self, container: ContainerID) -> Usage:
         """What is used, was used at most, and may be."""
@@ -278,8 +283,9 @@ def _refuse(limit: int, used: int) -> NoReturn:
 
 
 def _cause(limit: int | None, peak: int | None, *, hits: int) -> str:
-    if limit is None or not hits:
-        return "memory: the host ran out of it"
+    """Whose lack it was.  v1 does not count every failure, Linux 6.18 none of the sum with swap."""
+    if limit is None or not (hits or (peak is not None and peak + CHARGE >= limit)):
+        return "memory: the host, or a container around this one, ran out of it"
     used = "" if peak is None else f" (most used: {size(peak)})"
     return f"memory: the limit of {size(limit)} was reached{used}"
 
