@@ -31,7 +31,7 @@ class Tier(NamedTuple):
 
 
 CONTAINERIZER_PARTS = ("engine", "setup", "teardown", "guard", "session", "host_steps")
-REPORTING_PARTS = ("explanation", "reports", "logs", "scripting")
+REPORTING_PARTS = ("explanation", "reports", "logs", "scripting", "doctor")
 
 TIERS = (
     Tier(("errors", "trace")),

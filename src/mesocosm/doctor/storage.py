@@ -1,0 +1,134 @@
+"""The two roots: what they lie on, and whether images can become root file systems there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mesocosm.doctor.finding import Finding, missing, ok, tried, warning
+from mesocosm.images.backends.base import Backend, BackendContext
+from mesocosm.images.backends.erofs import ErofsBackend
+from mesocosm.images.backends.overlay import OverlayBackend
+from mesocosm.images.layer_mounts import LayerMounts
+from mesocosm.isolators.words import size
+from mesocosm.linux import syscalls
+from mesocosm.linux.mountinfo import read_mountinfo
+from mesocosm.paths import Paths
+
+ROOM = 1 << 30  # bytes that images and containers need to begin with
+FILES = 10_000  # inodes, less than a small image's tree has
+
+
+def examine(paths: Paths) -> Iterator[Finding]:
+    """Both directories, and each way to make a root, tried where it would be used."""
+    yield _runtime(paths.runtime)
+    yield _state(paths.root)
+    yield from _backends(paths)
+
+
+def _standing(path: Path) -> Path:
+    """The path itself, or what it would be made in."""
+    while not path.is_dir():
+        path = path.parent
+    return path
+
+
+def _filesystem(path: Path) -> str:
+    """The type of the file system that a directory lies on."""
+    handle = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        number = syscalls.mount_id(handle)
+    finally:
+        os.close(handle)
+    return next((entry.filesystem for entry in read_mountinfo() if entry.mount_id == number), "unknown")
+
+
+def _runtime(path: Path) -> Finding:
+    kind = _filesystem(_standing(path))
+    if kind == "tmpfs":
+        return ok("runtime directory", f"{path} on tmpfs")
+    return warning(
+        "runtime directory",
+        f"{path} on {kind}: each change of a container waits for a disk, and files survive a reboot",
+        "mount a tmpfs there, or give --runtime a directory on one",
+    )
+
+
+def _state(path: Path) -> Finding:
+    place = _standing(path)
+    if not os.access(place, os.W_OK):
+        return missing("state directory", f"{place} is not writable", "run as root, or give --root another")
+    kind, free = _filesystem(place), os.statvfs(place)
+    room = free.f_bavail * free.f_frsize
+    message = f"{path} on {kind}, {size(room)} free"
+    if room < ROOM or (free.f_files and free.f_favail < FILES):
+        entries = f" and {free.f_favail} files" if free.f_files else ""
+        return warning(
+            "state directory", f"{message}{entries}: too little for most images", "make room there"
+        )
+    return ok("state directory", message)
+
+
+def _backends(paths: Paths) -> Iterator[Finding]:
+    # Each has a directory of its own: a work directory that a volatile overlay had serves no other one.
+    layers = LayerMounts(paths.layers)
+    with _trial_directory(paths.root) as trial:
+        overlay = tried(
+            "overlay",
+            OverlayBackend(BackendContext(mounts=layers, trial=trial)).probe,
+            good="roots are layers with a writable one on top",
+            without=f"roots have to be copied below {paths.root}",
+            fix="put the state directory on ext4, xfs, btrfs or tmpfs; modprobe overlay",
+            required=False,
+        )
+        yield overlay
+        if overlay.status == "ok":
+            yield _many_layers(trial)
+    with _trial_directory(paths.root) as trial:
+        yield _erofs(ErofsBackend(BackendContext(mounts=layers, trial=trial)))
+
+
+def _erofs(backend: Backend) -> Finding:
+    return tried(
+        "erofs files",
+        backend.probe,
+        good="layers are single files, mounted once for all containers",
+        without="layers are unpacked to directories instead",
+        fix="run Linux 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE; modprobe erofs",
+        required=False,
+    )
+
+
+def _many_layers(trial: Path) -> Finding:
+    def add() -> None:
+        context = syscalls.fsopen("overlay")
+        try:
+            syscalls.fsconfig_set_string(context, "lowerdir+", str(trial))
+        finally:
+            os.close(context)
+
+    return tried(
+        "overlay layers",
+        add,
+        good="added one by one: an image may have hundreds",
+        without="given in one string: images of more than some 200 layers cannot be mounted",
+        fix="run Linux 6.8 or later",
+        required=False,
+    )
+
+
+@contextlib.contextmanager
+def _trial_directory(root: Path) -> Iterator[Path]:
+    """A directory on the file system that images will be on, for a moment."""
+    place = _standing(root)
+    if not os.access(place, os.W_OK):
+        place = Path(tempfile.gettempdir())
+    trial = Path(tempfile.mkdtemp(prefix=".mesocosm-doctor-", dir=place))
+    try:
+        yield trial
+    finally:
+        shutil.rmtree(trial, ignore_errors=True)
