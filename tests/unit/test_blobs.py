@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -359,6 +360,30 @@ async def test_a_cancelled_transfer_keeps_what_it_has_and_frees_the_lock(store: 
     assert server.offsets == [30_000]
 
 
+async def test_a_cancel_ends_a_long_replay_at_the_next_chunk(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blobs, "CHUNK", 1000)
+    store.put(DATA)
+    begun, go = threading.Event(), threading.Event()
+
+    class Slow(Recorder):
+        def write(self, chunk: bytes | memoryview, /) -> None:
+            super().write(chunk)
+            begun.set()
+            go.wait(10)
+
+    sink = Slow()
+    task = asyncio.create_task(fetch(store, DESCRIPTOR, Server(), sink=lambda: sink))
+    await asyncio.to_thread(begun.wait, 10)
+    task.cancel()
+    asyncio.get_running_loop().call_soon(go.set)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sink.events == ["abort"]
+    assert len(sink.data) < len(DATA)
+
+
 async def test_without_keep_the_bytes_only_run_through(store: BlobStore) -> None:
     sink = Recorder()
     await fetch(store, DESCRIPTOR, Server(), sink=lambda: sink, keep=False)
@@ -370,8 +395,6 @@ async def test_without_keep_the_bytes_only_run_through(store: BlobStore) -> None
 
 
 async def test_in_thread_outlives_a_cancel() -> None:
-    import threading
-
     begun, go, ended = threading.Event(), threading.Event(), threading.Event()
 
     def work() -> None:

@@ -19,7 +19,7 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
@@ -81,7 +81,7 @@ class BlobStore:
             raise NotFound(f"no blob {digest} in {self.root}", hint="pull the image again") from None
         return open(fd, "rb", buffering=0)
 
-    def chunks(self, digest: Digest, size: int | None = None) -> Iterator[memoryview]:
+    def chunks(self, digest: Digest, size: int | None = None) -> Generator[memoryview, None, None]:
         """Yield the blob's bytes and raise Corrupt after the last when they are not what the digest says.
 
         Each view is valid until the next one is asked for.
@@ -207,7 +207,7 @@ class Ingest:
         """Whether as many bytes are there as promised."""
         return self.offset == self.size
 
-    def resume(self) -> Iterator[memoryview]:
+    def resume(self) -> Generator[memoryview, None, None]:
         """Re-hash and yield what an earlier attempt left; discards it when it cannot be a beginning of the
         blob.
 

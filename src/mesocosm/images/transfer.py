@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+import threading
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from typing import Final, Protocol, TypeVar
 
 from mesocosm.errors import Corrupt, Denied, NotFound, Unavailable
@@ -100,8 +101,12 @@ async def fetch(
                 return None
 
 
-async def in_thread(call: Callable[..., Result], *args: object) -> Result:
+async def in_thread(
+    call: Callable[..., Result], *args: object, stop: Callable[[], None] | None = None
+) -> Result:
     """Run ``call`` in a worker thread, and do not return before it has, even when cancelled.
+
+    ``stop`` is called at a cancel, so that a long ``call`` can be told to end early.
 
     ``asyncio.to_thread`` leaves the thread running at a cancel: it would write to descriptors closed
     meanwhile.
@@ -110,6 +115,8 @@ async def in_thread(call: Callable[..., Result], *args: object) -> Result:
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
+        if stop is not None:
+            stop()
         while not work.done():
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await asyncio.shield(work)
@@ -152,7 +159,7 @@ async def _resumable(ingest: Ingest, source: Source, make: SinkFactory, report: 
 
 
 async def _download(ingest: Ingest, source: Source, sink: Sink, report: Report) -> None:
-    await in_thread(_feed, ingest.resume(), sink)
+    await _feed(ingest.resume(), sink)
     ingest.require_space()
     subject, total, resumed = str(ingest.digest), ingest.size, ingest.resumed
     report(Progress(Phase.DOWNLOAD, subject, ingest.offset, total, resumed))
@@ -171,7 +178,7 @@ async def _replay(store: BlobStore, descriptor: Descriptor, make: SinkFactory, r
     """Run a stored blob through a sink, verifying it on the way."""
     if make is not Discard:
         with _aborting(make()) as sink:
-            await in_thread(_feed, store.chunks(descriptor.digest, descriptor.size), sink)
+            await _feed(store.chunks(descriptor.digest, descriptor.size), sink)
             await in_thread(sink.finish)
     size = descriptor.size
     report(
@@ -202,9 +209,18 @@ def _aborting(sink: Sink) -> Iterator[Sink]:
         raise
 
 
-def _feed(chunks: Iterator[memoryview], sink: Sink) -> None:
-    for chunk in chunks:
-        sink.write(chunk)
+async def _feed(chunks: Generator[memoryview, None, None], sink: Sink) -> None:
+    """Run stored bytes through the sink in one thread call; a cancel ends it at the next chunk."""
+    stopped = threading.Event()
+
+    def run() -> None:
+        with contextlib.closing(chunks):
+            for chunk in chunks:
+                if stopped.is_set():
+                    return
+                sink.write(chunk)
+
+    await in_thread(run, stop=stopped.set)
 
 
 def _take(ingest: Ingest, sink: Sink, chunk: bytes) -> None:

@@ -145,11 +145,14 @@ class Authenticator:
 
     def denied(self) -> Denied:
         """Return the error for a refusal that no level overcomes."""
+        log_in = f"log in with mesocosm login {self._registry}"
         if self._credential is None:
-            why = "asks for credentials and there are none for it"
+            # Docker Hub answers so for names that do not exist, too.
+            why, hint = "asks for credentials and there are none for it", f"check the name, or {log_in}"
         else:
-            why = f"refuses the credentials of {shown(self._credential.username or 'this token', 60)}"
-        return Denied(f"registry {self._registry} {why}", hint=f"log in with mesocosm login {self._registry}")
+            user = shown(self._credential.username or "this token", 60)
+            why, hint = f"refuses the credentials of {user}", log_in
+        return Denied(f"registry {self._registry} {why}", hint=hint)
 
     def _basic_header(self) -> str | None:
         credential = self._credential
