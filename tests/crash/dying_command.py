@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 from mesocosm import trace
 from mesocosm.frontends.cli.main import main
 
 
-def _observer(mode: str, word: str):  # noqa: ANN202
+def _observer(mode: str, word: str) -> Callable[[str], object]:
     if mode == "--list":
         out = os.open(word, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         return lambda point: os.write(out, f"{point}\n".encode())

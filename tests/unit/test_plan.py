@@ -12,6 +12,7 @@ from mesocosm.errors import Corrupt, InvalidConfig, PlanConflict
 from mesocosm.plan import (
     AllowDevices,
     Contribution,
+    HostAction,
     LaunchPlan,
     MakeCgroup,
     Phase,
@@ -102,10 +103,11 @@ def test_contrary_host_steps_name_both_isolators_and_equal_ones_are_done_once() 
             "c", [RUNTIME, ("x", Contribution(host=(low,))), ("y", Contribution(host=(high,)))]
         )
     assert {caught.value.left, caught.value.right} == {"x", "y"}
-    for first, second in [
+    contrary: list[tuple[HostAction, HostAction]] = [
         (WriteHostFile(path="/f", content="a"), WriteHostFile(path="/f", content="b")),
         (AllowDevices(rules=("c 1:3 rwm",)), AllowDevices(rules=())),
-    ]:
+    ]
+    for first, second in contrary:
         with pytest.raises(PlanConflict):
             LaunchPlan.compose(
                 "c", [RUNTIME, ("x", Contribution(host=(first,))), ("y", Contribution(host=(second,)))]

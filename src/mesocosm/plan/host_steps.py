@@ -55,6 +55,8 @@ class AllowDevices(HostStep, frozen=True, kw_only=True, tag="allow-devices"):
 
 
 class MakeHostDirectory(HostStep, frozen=True, kw_only=True, tag="host-directory"):
+    """A directory on the host, with what is missing above it."""
+
     path: str
     mode: int = 0o700
 
@@ -63,6 +65,8 @@ class MakeHostDirectory(HostStep, frozen=True, kw_only=True, tag="host-directory
 
 
 class WriteHostFile(HostStep, frozen=True, kw_only=True, tag="host-file"):
+    """A small file on the host, replaced as a whole."""
+
     path: str
     content: str
     mode: int = 0o644

@@ -75,6 +75,8 @@ class JoinNamespaces(Operation, frozen=True, kw_only=True, tag="join-namespaces"
 
 
 class SetHostname(Operation, frozen=True, kw_only=True, tag="hostname"):
+    """The host name inside the UTS namespace."""
+
     phase = Phase.KERNEL
     singleton = True
     name: str
@@ -84,6 +86,8 @@ class SetHostname(Operation, frozen=True, kw_only=True, tag="hostname"):
 
 
 class LoopbackUp(Operation, frozen=True, kw_only=True, tag="loopback-up"):
+    """Bring ``lo`` up in the new network namespace."""
+
     phase = Phase.KERNEL
     singleton = True
 
@@ -206,6 +210,8 @@ class BindMount(Operation, frozen=True, kw_only=True, tag="bind"):
 
 
 class MakeDirectory(Operation, frozen=True, kw_only=True, tag="directory"):
+    """A directory beneath the root, with what is missing above it; one that is there stays as it is."""
+
     phase = Phase.FILESYSTEM
     target: str
     mode: int = 0o755
@@ -324,6 +330,8 @@ class SetRlimit(Operation, frozen=True, kw_only=True, tag="rlimit"):
 
 
 class SetUmask(Operation, frozen=True, kw_only=True, tag="umask"):
+    """The file mode mask of the payload."""
+
     phase = Phase.LIMITS
     singleton = True
     mask: int = 0o022
@@ -373,6 +381,8 @@ class SetCapabilities(Operation, frozen=True, kw_only=True, tag="capabilities"):
 
 
 class NoNewPrivileges(Operation, frozen=True, kw_only=True, tag="no-new-privileges"):
+    """Set no_new_privs (prctl(2)): execve gains nothing from set-user-ID bits or file capabilities (R-21)."""
+
     phase = Phase.IDENTITY
     singleton = True
 
