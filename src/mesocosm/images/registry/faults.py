@@ -4,6 +4,7 @@ errors.
 
 from __future__ import annotations
 
+import os
 import socket
 import ssl
 
@@ -91,7 +92,8 @@ def wire_fault(error: Exception, *, registry: str, where: str, spoken: bool) -> 
             f"registry {registry}: no address for {where}", hint="check the name and the resolver"
         )
     if isinstance(error, aiohttp.ClientConnectorError):
-        reason = shown(error.os_error.strerror or error.os_error, 120)
+        number = error.os_error.errno
+        reason = os.strerror(number).lower() if number else shown(error.os_error, 120)
         text = f"registry {registry} ({where}) cannot be reached: {reason}"
         hint = "check that it runs and that a firewall lets us through"
         return Transient(text, hint=hint) if spoken else Unavailable(text, hint=hint)
