@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-_observer: Callable[[str], None] | None = None
+_observer: Callable[[str], object] | None = None
 
 
 def point(name: str) -> None:
@@ -17,7 +17,7 @@ def point(name: str) -> None:
         _observer(name)
 
 
-def observe(observer: Callable[[str], None] | None) -> None:
+def observe(observer: Callable[[str], object] | None) -> None:
     """Call ``observer`` with the name of every point passed from now on; None ends it."""
     global _observer  # noqa: PLW0603
     _observer = observer
