@@ -10,6 +10,7 @@ Names of the archive never reach a host file system here; what a hostile archive
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 from typing import Literal
@@ -174,17 +175,25 @@ class ErofsSink:
 
     def _copy_sparse(self) -> None:
         """Spread the sparse files, which the stream holds packed, behind the stream."""
-        for node, entry in self._later:
-            if not node.names:
-                continue
-            sparse = SparseWriter(self._file, entry.size, entry.extents or (), self._bits)
-            self._file.flush()
-            at, end = HEAD + entry.offset, HEAD + entry.offset + entry.stored
-            while at < end:
-                piece = self._file.read(min(_TRANSFER, end - at), at)
-                sparse.write(memoryview(piece))
-                at += len(piece)
-            self._end_sparse(sparse, node)
+        if not self._later:
+            return
+        self._file.flush()
+        fd = self._file.reader()
+        try:
+            for node, entry in self._later:
+                if node.names:
+                    self._spread(fd, node, entry)
+        finally:
+            os.close(fd)
+
+    def _spread(self, fd: int, node: Node, entry: TarEntry) -> None:
+        sparse = SparseWriter(self._file, entry.size, entry.extents or (), self._bits)
+        at, end = HEAD + entry.offset, HEAD + entry.offset + entry.stored
+        while at < end:
+            piece = os.pread(fd, min(_TRANSFER, end - at), at)
+            sparse.write(memoryview(piece))
+            at += len(piece)
+        self._end_sparse(sparse, node)
 
     # --- the end --------------------------------------------------------------------------------------------
 
@@ -192,10 +201,12 @@ class ErofsSink:
         """Write the metadata and publish the superblock.  ``tar`` is the running SHA-256 of the whole stream,
         whose digest names the volume.
         """
+        padding = -self._file.position % HEAD
+        self._file.append(bytes(padding))
         if self._free_seal:
-            self._file.flush()
-            self._file.seal = tar.copy()
-        self._file.pad(HEAD)
+            running = tar.copy()
+            running.update(bytes(padding))
+            self._file.start_seal(running)
         inodes = self._tree.settle()
         self._copy_sparse()
         uuid = bytes.fromhex(tar.hexdigest())[:16]

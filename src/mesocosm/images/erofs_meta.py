@@ -37,8 +37,9 @@ def complete(
 ) -> ErofsFacts:
     """Write the metadata of ``inodes`` behind the data, then the superblock; the image is durable afterwards.
 
-    ``devices`` are packed device slots of further files that hold data.
+    ``devices`` are packed device slots of further files that hold data; there is none of its own then.
     """
+    file.append(devices)
     file.pad(HEAD)
     metadata = Metadata(file, inodes, block_bits)
     metadata.write()
@@ -51,7 +52,7 @@ def complete(
         meta_block=metadata.start >> block_bits,
         uuid=uuid,
         chunked=any(node.chunks is not None for node in inodes),
-        devices=devices,
+        devices=len(devices) // fmt.DEVICE_SLOT_SIZE,
     )
     size = file.finish(head)
     assert file.seal is not None  # noqa: S101
@@ -243,25 +244,21 @@ def super_block(
     meta_block: int,
     uuid: bytes,
     chunked: bool = False,
-    devices: bytes = b"",
+    devices: int = 0,
 ) -> bytes:
-    """Return the head of an image: the superblock at byte 1024, its checksum, and the device table behind it.
+    """Return the head of an image: the superblock at byte 1024, with its checksum.
 
-    ``devices`` are packed device slots; with any, ``blocks`` counts the primary file only.
+    ``devices`` counts the slots of the device table, which starts at byte `HEAD`.
     """
     incompat = (fmt.INCOMPAT_CHUNKED_FILE if chunked else 0) | (fmt.INCOMPAT_DEVICE_TABLE if devices else 0)
-    slot = (fmt.SUPER_OFFSET + fmt.SUPER_SIZE) // fmt.DEVICE_SLOT_SIZE
-    count = len(devices) // fmt.DEVICE_SLOT_SIZE
+    slot = HEAD // fmt.DEVICE_SLOT_SIZE if devices else 0
 
     def packed(checksum: int) -> bytes:
         compat = fmt.COMPAT_CHECKSUM | fmt.COMPAT_MTIME
         fields = (fmt.MAGIC, checksum, compat, block_bits, 0, root_nid, inodes, 0, 0, blocks, meta_block, 0)
-        more = (incompat, 0, count, slot if count else 0, 0, 0, 0, 0, bytes(24))
-        return fmt.SUPER.pack(*fields, uuid, b"", *more)
+        return fmt.SUPER.pack(*fields, uuid, b"", incompat, 0, devices, slot, 0, 0, 0, 0, bytes(24))
 
     covered = 1 << block_bits
     if covered > fmt.SUPER_OFFSET:
         covered -= fmt.SUPER_OFFSET
-    body = (packed(0) + devices).ljust(covered, b"\0")
-    checksum = fmt.crc32c(body[:covered])
-    return bytes(fmt.SUPER_OFFSET) + packed(checksum) + devices
+    return bytes(fmt.SUPER_OFFSET) + packed(fmt.crc32c(packed(0).ljust(covered, b"\0")))

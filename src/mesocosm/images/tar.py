@@ -83,12 +83,21 @@ class TarReader:
     def feed(self, block: bytes) -> None:
         """Take the next piece of the stream."""
         view = memoryview(block)
+        data = self._sink.data
         end = len(block)
         at = 0
         start = self.position
         while at < end:
             if self._data:
-                at += self._take_data(view, at, end)
+                step = min(self._data, end - at)
+                self._data -= step
+                if self._meta is None:
+                    data(view[at : at + step])
+                    if not self._data:
+                        self._sink.end()
+                else:
+                    self._take_meta(view[at : at + step])
+                at += step
             elif self._padding:
                 step = min(self._padding, end - at)
                 self._padding -= step
@@ -121,18 +130,11 @@ class TarReader:
         if self._whole and self._zeroes < 2:
             raise Corrupt("tar: the archive has no end mark", hint="the stream is truncated")
 
-    def _take_data(self, view: memoryview, at: int, end: int) -> int:
-        step = min(self._data, end - at)
-        self._data -= step
-        if self._meta is not None:
-            self._meta += view[at : at + step]
-            if not self._data:
-                self._end_meta(bytes(self._meta))
-            return step
-        self._sink.data(view[at : at + step])
+    def _take_meta(self, view: memoryview) -> None:
+        assert self._meta is not None  # noqa: S101
+        self._meta += view
         if not self._data:
-            self._sink.end()
-        return step
+            self._end_meta(bytes(self._meta))
 
     def _check_trailer(self, rest: memoryview) -> None:
         """What follows the end mark is hashed as part of the layer, so it may be padding only (I-16)."""
@@ -212,13 +214,13 @@ class TarReader:
     def _emit_with_records(self, header: Header) -> None:
         records = self._records or []
         self._records = None
-        merged = {**self._globals, **dict(records)}
+        merged = dict(records) if not self._globals else {**self._globals, **dict(records)}
         if self._long_name is not None and merged.get(b"path"):
             raise Corrupt("tar: a member has two long names, GNU's and PAX's")
         self._apply_long_names(header)
         apply_records(header, merged)
         xattrs = xattrs_of(merged, self._limits)
-        if not any(key.startswith(b"GNU.sparse.") for key in merged):
+        if not any(key[:11] == b"GNU.sparse." for key in merged):
             self._emit(header, xattrs, None, header.size)
             return
         self._emit_pax_sparse(header, merged, records, xattrs)

@@ -105,8 +105,8 @@ def text(field: bytes, what: str) -> bytes:
     """Return a NUL-padded string field; bytes behind the first NUL are Corrupt (I-11: two readers, two
     names).
     """
-    value, _, rest = field.partition(b"\0")
-    if rest.strip(b"\0"):
+    value = field.rstrip(b"\0")
+    if b"\0" in value:
         raise Corrupt(f"tar header: {what} holds a NUL: {field[:80]!r}")
     return value
 
@@ -150,8 +150,9 @@ def parse_header(block: bytes) -> Header:
     """Return the fields of a 512-byte header that is not all zero; Corrupt otherwise."""
     match = _COMMON_NUMBERS.match(block, 100)
     if match is not None:
-        mode, uid, gid, size, mtime, total = [int(digits, 8) for digits in match.groups()[:6]]
-        check_sum(block, total)
+        one, two, three, four, five, six, _ = match.groups()
+        check_sum(block, int(six, 8))
+        mode, uid, gid, size, mtime = int(one, 8), int(two, 8), int(three, 8), int(four, 8), int(five, 8)
     else:
         check_sum(block, number(block[148:156], "checksum"))
         mode = number(block[100:108], "mode")
@@ -197,15 +198,15 @@ def parse_records(body: bytes) -> Records:
     """Return the ``key=value`` records of an extended header in their order; Corrupt unless well-formed."""
     records: Records = []
     position = 0
-    while position < len(body):
+    size = len(body)
+    while position < size:
         space = body.find(b" ", position, position + 21)
         digits = body[position:space] if space > 0 else b""
-        if not _DECIMAL.fullmatch(digits):
+        if not (digits.isdigit() and len(digits) < 20):  # bytes.isdigit() knows ASCII digits only
             raise Corrupt("tar: an extended header's record has no length")
         end = position + int(digits)
-        record = body[space + 1 : end - 1]
-        key, equals, value = record.partition(b"=")
-        if end > len(body) or end < space + 3 or body[end - 1] != 0x0A or not equals or not key:
+        key, equals, value = body[space + 1 : end - 1].partition(b"=")
+        if end > size or end < space + 3 or body[end - 1] != 0x0A or not equals or not key:
             raise Corrupt("tar: malformed record in an extended header")
         records.append((key, value))
         position = end
@@ -234,25 +235,23 @@ def nanoseconds(value: bytes) -> int:
 
 def apply_records(header: Header, records: dict[bytes, bytes]) -> None:
     """Let extended records overrule the header's fields.  An empty value falls back to the field (pax(1))."""
-    for key, value in records.items():
-        if not value:
-            continue
-        if key == b"path":
-            header.path = _no_nul(value, "path")
-        elif key == b"linkpath":
-            header.link = _no_nul(value, "link path")
-        elif key == b"size":
-            header.size = decimal(value, "size")
-        elif key == b"uid":
-            header.uid = decimal(value, "user ID")
-        elif key == b"gid":
-            header.gid = decimal(value, "group ID")
-        elif key == b"mtime":
-            header.mtime = nanoseconds(value)
-        elif key == b"SCHILY.devmajor":
-            header.major = decimal(value, "device number")
-        elif key == b"SCHILY.devminor":
-            header.minor = decimal(value, "device number")
+    get = records.get
+    if value := get(b"mtime"):
+        header.mtime = nanoseconds(value)
+    if value := get(b"path"):
+        header.path = _no_nul(value, "path")
+    if value := get(b"linkpath"):
+        header.link = _no_nul(value, "link path")
+    if value := get(b"size"):
+        header.size = decimal(value, "size")
+    if value := get(b"uid"):
+        header.uid = decimal(value, "user ID")
+    if value := get(b"gid"):
+        header.gid = decimal(value, "group ID")
+    if value := get(b"SCHILY.devmajor"):
+        header.major = decimal(value, "device number")
+    if value := get(b"SCHILY.devminor"):
+        header.minor = decimal(value, "device number")
 
 
 def _no_nul(value: bytes, what: str) -> bytes:
@@ -268,6 +267,8 @@ def xattrs_of(records: dict[bytes, bytes], limits: Limits) -> tuple[tuple[bytes,
     """
     found: dict[bytes, bytes] = {}
     for key, value in records.items():
+        if key[:1] not in b"SL":
+            continue
         if key.startswith(b"SCHILY.xattr."):
             found[_no_nul(key[13:], "attribute name")] = value
         elif key.startswith(b"LIBARCHIVE.xattr."):
