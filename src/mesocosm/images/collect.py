@@ -83,6 +83,10 @@ class Collector:
         self._store.sweep(older_than=time.time() - PARTIAL_AGE)
         return plan
 
+    def _condemn_looks(self) -> None:
+        images = self._store.catalogue.images()
+        self._store.condemn_looks(frozenset(image.chain_id.hex for image in images if image.looks))
+
     # --- marking --------------------------------------------------------------------------------------------
 
     def _plan(self, needed: Needed, limits: Limits | None, dangling: bool) -> Plan:
@@ -169,3 +173,4 @@ class Collector:
         for digest in plan.blobs:
             self._store.blobs.delete(Digest.parse(digest))
             trace.point("collect.blob")
+        self._condemn_looks()

@@ -29,7 +29,8 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a host records of one image, in ``images/<manifest digest>.json``.
 
     ``runtime`` is what the image says of its process, ``layers`` bottom first, ``source`` where it came from,
-    ``pulled_at`` seconds since the epoch, ``created`` the author's own date (RFC 3339, hostile).
+    ``pulled_at`` seconds since the epoch, ``created`` the author's own date (RFC 3339, hostile), ``looks``
+    whether its directories need a layer that says how they look (looks.py).
     """
 
     digest: str
@@ -43,7 +44,16 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[Layer, ...]
     source: str
     pulled_at: float
+    looks: bool = False
     version: int = VERSION
+
+    @property
+    def chain_id(self) -> Digest:
+        """The digest of the whole stack (OCI image spec, config.md "Layer ChainID")."""
+        chain = ""
+        for layer in self.layers:
+            chain = str(Digest.of(f"{chain} {layer.diff_id}".encode())) if chain else layer.diff_id
+        return Digest.parse(chain) if chain else Digest.of(b"")
 
     @property
     def diff_ids(self) -> tuple[Digest, ...]:

@@ -3,6 +3,7 @@
     version        the layout's version
     blobs/         bytes by digest                 (blobs.py)
     layers/ trees/ layers by diff ID               (layers.py)
+    looks/         how directories look            (looks.py)
     images/ refs/  what there is and its names     (catalogue.py)
     leases/ lock   who needs what                  (leases.py)
     ingest/        whatever is not finished yet
@@ -13,16 +14,23 @@ Nothing in it holds an absolute path: the whole may be moved.
 
 from __future__ import annotations
 
+import errno
+import os
+import secrets
 from pathlib import Path
 from typing import Final
+
+import msgspec
 
 from mesocosm import durable
 from mesocosm.errors import Corrupt, Unsupported
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.catalogue import Catalogue
 from mesocosm.images.image import ImageRecord
-from mesocosm.images.layers import Form, LayerStore
+from mesocosm.images.layer_mounts import mount_file
+from mesocosm.images.layers import Form, LayerStore, discard
 from mesocosm.images.leases import Leases
+from mesocosm.images.looks import Look, closing, find_looks, write_looks
 
 VERSION: Final = 1
 
@@ -47,12 +55,59 @@ class ImageStore:
         _check_version(root / "version")
         for part in (store.layers, store.catalogue, store.leases):
             part.prepare()
+        (root / "looks").mkdir(mode=0o700, exist_ok=True)
         return store
 
     def complete(self, image: ImageRecord, form: Form) -> bool:
         """Whether every layer of the image is there in ``form``, and its documents are."""
         layers = all(self.layers.has(diff_id, form) for diff_id in image.diff_ids)
-        return layers and all(map(self.blobs.has, image.documents))
+        looks = not image.looks or self.looks(image).exists()
+        return layers and looks and all(map(self.blobs.has, image.documents))
+
+    def looks(self, image: ImageRecord) -> Path:
+        """Return where the tree is that says how the image's directories look, or would be."""
+        return self.root / "looks" / image.chain_id.hex
+
+    def settle_looks(self, image: ImageRecord, form: Form) -> ImageRecord:
+        """Make that tree where the image needs one, and return its record, which says so; blocking.
+
+        All layers have to be there.
+        """
+        records = [self.layers.record(diff_id, form) for diff_id in image.diff_ids[1:]]
+        if not any(record is None or record.implied for record in records):
+            return image
+        looks = self._find_looks(image, form)
+        if looks and not self.looks(image).exists():
+            self._publish_looks(image, looks)
+        return msgspec.structs.replace(image, looks=bool(looks))
+
+    def condemn_looks(self, needed: frozenset[str]) -> None:
+        """Move the trees of images that are gone to the trash; ``needed`` are hex chain IDs."""
+        for name in os.listdir(self.root / "looks"):  # noqa: PTH208
+            if name not in needed:
+                (self.root / "looks" / name).rename(self.root / "trash" / secrets.token_hex(16))
+
+    def _find_looks(self, image: ImageRecord, form: Form) -> dict[bytes, Look]:
+        with closing([]) as layers:
+            for diff_id in dict.fromkeys(reversed(image.diff_ids)):
+                layers.append(open_layer(self.layers.content(diff_id, form), form))
+            return find_looks(layers)
+
+    def _publish_looks(self, image: ImageRecord, looks: dict[bytes, Look]) -> None:
+        staging = self.root / "ingest" / f"looks-{secrets.token_hex(8)}"
+        staging.mkdir(mode=0o755)
+        fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            write_looks(fd, looks)
+        finally:
+            os.close(fd)
+        try:
+            staging.rename(self.looks(image))
+        except OSError as error:
+            discard(staging)
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                raise
+        durable.sync_directory(self.root / "looks")
 
     def missing(self, image: ImageRecord, form: Form) -> frozenset[str]:
         """Return the digests of the blobs that have to be read to make the image complete."""
@@ -70,6 +125,13 @@ class ImageStore:
         """
         self.layers.empty_trash()
         return self.blobs.sweep(older_than=older_than)
+
+
+def open_layer(content: Path, form: Form) -> int:
+    """Return a descriptor of a layer's root directory, which closing unmounts; blocking."""
+    if form is Form.EROFS:
+        return mount_file(content)
+    return os.open(content, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 def _check_version(path: Path) -> None:

@@ -62,5 +62,6 @@ def _record(facts: LayerFacts, form: Form) -> LayerRecord:
         blob=str(facts.blob_digest),
         tar_size=facts.tar_size,
         entries=facts.entries,
+        implied=facts.made.implied,
         compression=facts.compression,
     )

@@ -52,7 +52,8 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a stored layer is, in ``layer.json``.
 
     ``size`` bytes on disk, ``seal`` by which a flipped bit is found (EROFS), ``blob`` the digest it was made
-    from, ``tar_size`` and ``entries`` of its archive, ``compression`` of the blob.
+    from, ``tar_size`` and ``entries`` of its archive, ``implied`` directories that it has without describing
+    them, ``compression`` of the blob.
     """
 
     diff_id: str
@@ -62,6 +63,7 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     blob: str
     tar_size: int
     entries: int
+    implied: int
     compression: str
     version: int = VERSION
 

@@ -30,6 +30,7 @@ from mesocosm.images.image import Image, ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.inspection import Inspection, Step, Usage
 from mesocosm.images.layer_mounts import LayerMounts
+from mesocosm.images.layers import Form
 from mesocosm.images.leases import CONTAINER
 from mesocosm.images.naming import Named, Naming, canonical, missing
 from mesocosm.images.platform import Platform, host_platform, parse_platform
@@ -332,12 +333,12 @@ class Provisioner:
         return step
 
     def _stacked(self, image: ImageRecord, backend: Backend) -> tuple[StackedLayer, ...]:
-        """The image's layers, top first."""
-        layers = self.store.layers
-        return tuple(
-            StackedLayer(diff_id.hex, layers.content(diff_id, backend.form))
-            for diff_id in reversed(image.diff_ids)
-        )
+        """The image's layers, top first; on top of them the look of directories they do not describe."""
+        form, layers = backend.form, self.store.layers
+        stack = [StackedLayer(one.hex, layers.content(one, form), form) for one in reversed(image.diff_ids)]
+        if image.looks:
+            stack.insert(0, StackedLayer(image.chain_id.hex, self.store.looks(image), Form.TREE))
+        return tuple(stack)
 
     def _recover(self, known: Collection[ContainerID] | Callable[[], Collection[ContainerID]]) -> None:
         ask = known if callable(known) else lambda: known

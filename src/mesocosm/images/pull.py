@@ -178,6 +178,7 @@ class Puller:
             trace.point("pull.documents")
             await self._layers(wanted.form, found, report)
             trace.point("pull.layers")
+            image = await in_thread(self._store.settle_looks, image, wanted.form)
             await in_thread(self._store.catalogue.add, image)
             trace.point("pull.recorded")
         return image

@@ -27,10 +27,14 @@ from mesocosm.plan import RootStep
 
 
 class StackedLayer(msgspec.Struct, frozen=True):
-    """One layer of an image: its diff ID's hex, and the file or tree that holds it."""
+    """One layer of an image: its diff ID's hex, and the file or tree that holds it.
+
+    The uppermost may be a tree of directories in any backend's stack (looks.py).
+    """
 
     name: str
     content: Path
+    form: Form
 
 
 class BackendContext(msgspec.Struct, frozen=True, kw_only=True):

@@ -45,10 +45,14 @@ class ErofsBackend(Backend):
     def root(self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool) -> RootStep:
         """As `Backend.root`: mounts what is not mounted yet."""
         make_changes(scratch)
-        self.context.mounts.hold({layer.name: layer.content for layer in layers})
+        images = {layer.name: layer.content for layer in layers if layer.form is Form.EROFS}
+        self.context.mounts.hold(images)
         return self.preview(layers, scratch, read_only=read_only)
 
     def preview(self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool) -> RootStep:
         """As `Backend.preview`."""
         del read_only
-        return stack([str(self.context.mounts.where(layer.name)) for layer in layers], scratch)
+        return stack([str(self._where(layer)) for layer in layers], scratch)
+
+    def _where(self, layer: StackedLayer) -> Path:
+        return self.context.mounts.where(layer.name) if layer.form is Form.EROFS else layer.content

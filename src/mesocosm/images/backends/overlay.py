@@ -7,12 +7,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mesocosm.errors import Unsupported
+from mesocosm.errors import Exhausted, Unsupported
 from mesocosm.images.backends.base import Backend, StackedLayer
+from mesocosm.images.documents import LAYER_LIMIT
 from mesocosm.images.layers import Form
 from mesocosm.linux import mounts
 from mesocosm.plan import RootStep
-from mesocosm.plan.operations import OverlayRoot
+from mesocosm.plan.operations import BindRoot, OverlayRoot
 
 
 class OverlayBackend(Backend):
@@ -38,12 +39,18 @@ class OverlayBackend(Backend):
         return stack([str(layer.content) for layer in layers], scratch)
 
 
-def stack(directories: Sequence[str], scratch: Path) -> OverlayRoot:
+def stack(directories: Sequence[str], scratch: Path) -> RootStep:
     """The step for an overlay of directories, top first, with changes below ``scratch``.
+
+    Without any, the root is an empty directory.
 
     A directory that comes twice is left out the second time, which overlayfs would refuse (ELOOP): all that
     a layer has, and hides, the same layer above it has and hides already.
     """
+    if len(directories) > LAYER_LIMIT:
+        raise Exhausted(f"the image needs {len(directories)} layers, overlayfs takes {LAYER_LIMIT}")
+    if not directories:
+        return BindRoot(source=str(scratch / "upper"), read_only=False)
     return OverlayRoot(
         layers=tuple(dict.fromkeys(directories)), upper=str(scratch / "upper"), work=str(scratch / "work")
     )
