@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from fixtures import leaks
+from fixtures.canary import Canary
+from fixtures.containers import Yard
 from mesocosm.isolators import registry
 from mesocosm.isolators.base import Isolator
 from mesocosm.isolators.conformance import IsolatorConformance
@@ -156,3 +158,19 @@ def test_the_suite_finds_what_is_wrong(
     """Two-sided: the same suite that the example passes fails for each of these."""
     with pytest.raises((AssertionError, KeyError)):
         run(_broken(change, scratch), test)
+
+
+async def test_it_works_in_a_real_container(
+    scratch: type[Isolator], tmp_path: Path, busybox_root: Path, cgroup_root: str, canary: Canary
+) -> None:
+    """The payload finds its directory, and what it leaves there takes nothing of the host with it (P-07)."""
+    assert scratch.name == NAME
+    base = tmp_path / "run" / "acme-scratch"
+    script = f"echo hi > $SCRATCH/file; ln -s {canary.folder} $SCRATCH/link; ls $SCRATCH; stat -c %a $SCRATCH"
+    async with Yard.open(tmp_path / "yard", busybox_root, cgroup_root) as yard:
+        box = await yard.box("sh", "-c", script, isolation=("default", NAME), labels={"acme.scratch": ""})
+        assert await box.run() == "file\nlink\n1777\n"
+        assert await box.status() == {"scratch": "2 files"}
+        assert (base / str(box.id) / "file").read_text() == "hi\n"
+    assert list(base.iterdir()) == []
+    assert (canary.folder / "inner").exists()
