@@ -112,15 +112,13 @@ def unpacked_by_umoci(layout: Layout, folder: Path) -> dict[bytes, Seen]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", STACKING)
-async def test_a_real_image_as_umoci_unpacks_it(
-    backend: str, debian_image_oci: Layout, tmp_path: Path
-) -> None:
+async def test_a_real_image_as_umoci_unpacks_it(debian_image_oci: Layout, tmp_path: Path) -> None:
     """Mode, owner, size, link count, nanosecond times, attributes, link targets, content of every file."""
     expected = unpacked_by_umoci(debian_image_oci, tmp_path)
-    tree = await tree_of(tmp_path, f"oci:{debian_image_oci.path}:{debian_image_oci.tag}", backend)
-    assert set(tree) == set(expected)
-    assert {name: (tree[name], seen) for name, seen in expected.items() if tree[name] != seen} == {}
+    for backend in STACKING:
+        tree = await tree_of(tmp_path, f"oci:{debian_image_oci.path}:{debian_image_oci.tag}", backend)
+        assert set(tree) == set(expected)
+        assert {name: (tree[name], seen) for name, seen in expected.items() if tree[name] != seen} == {}
 
 
 @pytest.mark.parametrize("backend", STACKING)
@@ -138,7 +136,7 @@ async def test_what_a_container_changes_stays_its_own(backend: str, tmp_path: Pa
             assert (root / "a").read_text() == "changed"
 
 
-@pytest.mark.parametrize("count", [65, 128, 500])
+@pytest.mark.parametrize("count", [65, 500])
 async def test_deep_images_work(count: int, tmp_path: Path) -> None:
     """More than 64 layers; 500 is what overlayfs takes (I-15: option strings would be cut at a page)."""
     layers = [[file(b"n", b"%d" % number), file(b"own-%d" % number, b"x")] for number in range(count)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,19 +35,20 @@ class BackendChoice:
         self._file = paths.runtime / "backend.json"
         self._tried: dict[str, Backend] = {}
         self._default: Backend | None = None
+        self._trying = threading.Lock()
 
     def get(self, name: str | None) -> Backend:
         """Return the backend called ``name``, or the best one that works here; blocking.
 
         Raises InvalidConfig for an unknown name, Unsupported where it cannot work.
         """
-        if name is None:
-            self._default = self._default or self._best()
-            return self._default
-        if name not in self._tried:
-            backend_class(name)
-            self._tried[name] = self._try((name,))
-        return self._tried[name]
+        with self._trying:
+            if name is None:
+                self._default = self._default or self._best()
+                return self._default
+            if name not in self._tried:
+                self._tried[name] = self._try((name,))
+            return self._tried[name]
 
     def likely(self, name: str | None) -> Backend:
         """Return the backend that `get` would, without trying anything: for ``explain``."""
