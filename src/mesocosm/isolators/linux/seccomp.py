@@ -7,13 +7,10 @@ docker's denies; there is no way to be unconfined but to say so.
 
 from __future__ import annotations
 
-import base64
-
 from mesocosm.errors import InvalidConfig
 from mesocosm.isolators.base import Container, Isolator
 from mesocosm.isolators.granted import granted
-from mesocosm.isolators.linux.profiles import load_default
-from mesocosm.linux import capabilities, seccomp
+from mesocosm.isolators.linux.filters import Compiled, compiled, default_filter
 from mesocosm.plan import Contribution
 from mesocosm.plan.operations import LoadFilter
 
@@ -30,37 +27,21 @@ class Seccomp(Isolator):
         if asked == "unconfined":
             return Contribution(notes=("system calls: unconfined",))
         bounding = granted(container.config.capabilities, self.host.capabilities)
-        compiled = seccomp.compile_profile(
-            load_default() if asked == "default" else _parse(asked),
-            capabilities=frozenset(capabilities.names(bounding)),
+        found = (
+            default_filter(bounding, self.host.kernel) if asked == "default" else _compile(asked, bounding)
         )
-        summary = _summary(compiled)
         return Contribution(
-            steps=(LoadFilter(program=base64.b64encode(compiled.program).decode(), summary=summary),),
-            warnings=tuple(_warnings(compiled)),
-            notes=(f"system calls: {summary}",),
+            steps=(LoadFilter(program=found.program, summary=found.summary),),
+            warnings=found.warnings,
+            notes=(f"system calls: {found.summary}",),
         )
 
 
-def _parse(text: str) -> seccomp.Profile:
+def _compile(text: str, bounding: int) -> Compiled:
     if not text.lstrip().startswith("{"):
         # CVE-2023-2431: an empty or misspelt name must not mean unconfined
         raise InvalidConfig(
             f"seccomp profile {text[:64]!r} is not known",
             hint="give default, unconfined, or a profile's JSON text",
         )
-    return seccomp.parse_profile(text.encode())
-
-
-def _summary(compiled: seccomp.Filter) -> str:
-    conditional, denied = len(compiled.conditional), len(compiled.denied)
-    return f"{compiled.allowed} allowed, {conditional} on conditions, {denied} denied"
-
-
-def _warnings(compiled: seccomp.Filter) -> list[str]:
-    found = []
-    if compiled.unknown:
-        found.append(f"seccomp profile: unknown system calls are skipped: {', '.join(compiled.unknown)}")
-    if compiled.flags:
-        found.append("seccomp profile: its flags are not used")
-    return found
+    return compiled(text.encode(), bounding)
