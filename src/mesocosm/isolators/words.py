@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -25,5 +24,7 @@ def processors(amount: float) -> str:
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """A hint that names the known word closest to a mistyped one; None when none comes close."""
+    import difflib  # noqa: PLC0415
+
     found = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"did you mean {found[0]}?" if found else None

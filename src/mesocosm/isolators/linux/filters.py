@@ -1,8 +1,8 @@
 """System call filters in the form that launch plans carry them, made ahead where that is possible.
 
 Most containers have the default profile and the default capabilities.  To read a profile and compile it takes
-a fresh process some 30 ms, to read what ``profiles/compiled.json`` holds under one.  ``scripts/compile-filters``
-writes that file; a test compiles again and compares.
+a fresh process some 30 ms, to read what ``profiles/compiled.json`` holds under one.  That file is written by
+``scripts/compile-filters``; a test compiles again and compares.
 """
 
 from __future__ import annotations
