@@ -74,6 +74,7 @@ class Setup:
         "index",
         "intake",
         "kinds",
+        "procfs",
         "report",
         "status",
         "steps",
@@ -94,6 +95,7 @@ class Setup:
         self.account: Account | None = None
         self.identified = False
         self.target = -1
+        self.procfs = -1
         self.target_pid_namespace = False
         self.warnings: list[str] = []
         self._root = -1
@@ -341,16 +343,19 @@ def gate(setup: Setup, step: Step) -> None:
     intake.channel = channel.move(intake.channel, 5)
     os.dup2(intake.session, 6, inheritable=False)
     intake.session = 6
-    syscalls.close_range(7)
     if setup.target_pid_namespace:
+        os.dup2(setup.procfs, 7, inheritable=False)
+        syscalls.close_range(8)
         inside = entry.go_on_inside()
         if inside:
-            intake.write_identities(setup.identities[0], (inside, processes.start_time(inside)))
-            _report_held(setup, inside)
+            identity = (inside, processes.start_time(inside, 7))
+            intake.write_identities(setup.identities[0], identity)
+            _report_held(setup, identity)
             os._exit(0)
     else:
-        _report_held(setup, setup.identities[1][0])
-    syscalls.close_range(5, 6)
+        syscalls.close_range(7)
+        _report_held(setup, setup.identities[1])
+    syscalls.close_range(5, 7)
     setup.client = doorman.wait(intake.gate, setup.report)
     intake.gate.close()
     syscalls.set_pdeathsig(0)
@@ -359,15 +364,15 @@ def gate(setup: Setup, step: Step) -> None:
         reaper.stay_behind(setup.report, setup.client)
 
 
-def _report_held(setup: Setup, pid: int) -> None:
+def _report_held(setup: Setup, payload: Identity) -> None:
     answer, _ = channel.receive(setup.report)
     if answer != handshake.TAKEN:
         os._exit(SETUP_FAILED)
-    channel.send(setup.report, handshake.HELD + str(pid).encode())
+    channel.send(setup.report, handshake.HELD + str(payload[0]).encode())
     setup.intake.mark("held")
     created = handshake.encode(
         "created",
-        payload=[pid, processes.start_time(pid) if pid != setup.identities[1][0] else setup.identities[1][1]],
+        payload=list(payload),
         warnings=setup.warnings,
         timing=setup.intake.timing or [],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
+from mesocosm.launch import descriptors
 from mesocosm.linux import namespaces, processes, syscalls
 
 TYPE_CHECKING = False
@@ -92,6 +93,8 @@ def join_namespaces(setup: Setup, step: Step) -> None:
     if flags:
         syscalls.setns(pidfd, flags)
     setup.target_pid_namespace = "pid" in step["kinds"]
+    # The container's own procfs does not know the numbers that the host has for its processes.
+    setup.procfs = descriptors.to_child_range(os.open("/proc", os.O_PATH | os.O_DIRECTORY))
 
 
 def enter_mounts(setup: Setup, step: Step) -> None:

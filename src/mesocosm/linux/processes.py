@@ -53,10 +53,14 @@ def parse_start_time(line: bytes) -> int:
     return int(fields[19])
 
 
-def start_time(pid: int) -> int:
-    """Clock ticks from boot to the start of ``pid``.  ProcessLookupError when there is no such process."""
+def start_time(pid: int, proc: int | None = None) -> int:
+    """Clock ticks from boot to the start of ``pid``.  ProcessLookupError when there is no such process.
+
+    ``proc`` is a descriptor of the procfs to ask, whose PID namespace ``pid`` is a number of.
+    """
     try:
-        return parse_start_time(_read(f"/proc/{pid}/stat"))
+        path = f"/proc/{pid}/stat" if proc is None else f"{pid}/stat"
+        return parse_start_time(_read(path, proc))
     except FileNotFoundError:
         raise ProcessLookupError(errno.ESRCH, "no such process", f"pid {pid}") from None
 
@@ -168,11 +172,11 @@ def all_pids() -> list[int]:
     return [int(name) for name in os.listdir("/proc") if name.isascii() and name.isdigit()]  # noqa: PTH208
 
 
-def _read(path: str) -> bytes:
+def _read(path: str, directory: int | None = None) -> bytes:
     """A small file of procfs in as few reads as it takes; a process that ends meanwhile is
     FileNotFoundError.
     """
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
     try:
         content = b""
         while piece := os.read(fd, 65536):
