@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING
 
 import click
 
-from mesocosm.containerizer import Containerizer
 from mesocosm.errors import MesocosmError
-from mesocosm.model import ContainerID
+
+if TYPE_CHECKING:
+    from mesocosm.containerizer import Containerizer
+    from mesocosm.model import ContainerID
 
 
 async def each(

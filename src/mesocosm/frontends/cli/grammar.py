@@ -12,7 +12,8 @@ import signal
 from pathlib import Path
 
 from mesocosm.errors import InvalidConfig, NotFound
-from mesocosm.linux.rlimits import canonical
+from mesocosm.isolators.words import nearest
+from mesocosm.linux.rlimits import NUMBERS, canonical
 from mesocosm.model import HostPathMount, Mount, Rlimit, TmpfsMount
 
 _SIZE = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,6}))?\s?([kmgtp]?)i?b?", re.ASCII | re.IGNORECASE)
@@ -137,7 +138,10 @@ def ulimit(text: str) -> Rlimit:
     limits = values.split(":")
     if not equals or len(limits) > 2 or not all(re.fullmatch(r"-1|unlimited|[0-9]{1,19}", v) for v in limits):
         raise InvalidConfig(f"--ulimit: {text!r} is not NAME=SOFT[:HARD]", hint="as in nofile=1024:2048")
-    canonical(name)
+    try:
+        name = canonical(name)
+    except ValueError as error:
+        raise InvalidConfig(f"--ulimit: {error}", hint=nearest(name, NUMBERS)) from None
     soft, hard = (None if v in ("-1", "unlimited") else int(v) for v in (limits * 2)[:2])
     return Rlimit(name, soft, hard)
 

@@ -24,23 +24,28 @@ def show_report(created: Report, plan: LaunchPlan, termination: Termination) -> 
 
 
 def render(created: Report, plan: LaunchPlan, termination: Termination, paint: Paint = plain) -> str:
-    """The report as text: a headline and one table in three parts."""
+    """The report as text: a headline and one table in parts."""
     image = created.image.reference if created.image else "no image"
-    parts = [
-        f"{paint(created.name or created.id, 'title')}  {safe(image)}  {how_it_ended(termination)}",
-        _part("ISOLATION", holds(plan), paint),
-        _part("USED", used(termination.usage or Usage(), _ran(created, termination)), paint),
-        _part("TIME", took(created, termination), paint),
+    headline = f"{paint(created.name or created.id, 'title')}  {safe(image)}  {how_it_ended(termination)}"
+    parts = {
+        "ISOLATION": holds(plan),
+        "USED": used(termination.usage or Usage(), _ran(created, termination)),
+        "TIME": took(created, termination),
+        "WARNINGS": [("", safe(warning)) for warning in created.warnings],
+    }
+    rows = [
+        (title if number == 0 else "", *row)
+        for title, part in parts.items()
+        for number, row in enumerate(part)
     ]
-    if created.warnings:
-        parts.append(_part("WARNINGS", [("", safe(warning)) for warning in created.warnings], paint))
-    return "\n".join(parts)
+    lines = columns(rows, gap=2).splitlines()
+    return "\n".join(
+        [headline, *(_titled(line, row[0], paint) for line, row in zip(lines, rows, strict=True))]
+    )
 
 
-def _part(title: str, rows: list[tuple[str, str]], paint: Paint) -> str:
-    titles = [title, *[""] * (len(rows) - 1)]
-    padded = [(f"{head:<9}", name, text) for head, (name, text) in zip(titles, rows, strict=True)]
-    return columns(padded, gap=2).replace(title, paint(title, "title"), 1) if rows else ""
+def _titled(line: str, title: str, paint: Paint) -> str:
+    return paint(title, "title") + line[len(title) :]
 
 
 def holds(plan: LaunchPlan) -> list[tuple[str, str]]:

@@ -14,6 +14,7 @@ from mesocosm.frontends.cli.context import paths_of
 from mesocosm.frontends.cli.encoding import show_json
 from mesocosm.frontends.cli.layout import count
 
+NAMES = 34  # columns for names; a longer one, a path, pushes its own line only
 _MARKS = {"ok": ("ok     ", "good"), "warning": ("warning", "notice"), "missing": ("MISSING", "bad")}
 
 
@@ -35,7 +36,7 @@ def command(ctx: click.Context, form: str) -> int:
 
 def render(found: Sequence[tuple[str, Finding]], paint: Paint = plain) -> str:
     """The findings under their sections, what to do below each, and a verdict."""
-    wide = max((len(finding.name) for _, finding in found), default=0)
+    wide = min(NAMES, max((len(finding.name) for _, finding in found), default=0))
     lines: list[str] = []
     for section, title in SECTIONS.items():
         lines.append(paint(f"{section.upper()}  {title}", "title"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mesocosm import logs
-from mesocosm.frontends.cli import foreground, grammar
+from mesocosm.frontends.cli import completion, foreground, grammar
 from mesocosm.frontends.cli.context import asynchronous, opened, signals_of
 from mesocosm.frontends.cli.settings import ReaderGone
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("--env-file", multiple=True, metavar="FILE", help="Read environment variables from a file.")
 @click.option("-w", "--workdir", metavar="DIR", help="Working directory inside.")
 @click.option("-u", "--user", metavar="USER[:GROUP]", help="Name or number, looked up in the container.")
-@click.argument("container")
+@click.argument("container", shell_complete=completion.containers)
 @click.argument("arguments", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.pass_context
 @asynchronous

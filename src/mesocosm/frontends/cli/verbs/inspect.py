@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from mesocosm.errors import NotFound
+from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.encoding import show_json
 from mesocosm.model import ContainerID
@@ -16,7 +17,7 @@ from mesocosm.model import ContainerID
 @click.command()
 @click.option("--format", "form", type=click.Choice(["json"]), default="json", help="How to print.")
 @click.option("--plan", is_flag=True, help="Add the launch plan as it was run.")
-@click.argument("containers", nargs=-1, required=True)
+@click.argument("containers", nargs=-1, required=True, shell_complete=completion.containers)
 @click.pass_context
 @asynchronous
 async def command(ctx: click.Context, form: str, plan: bool, containers: tuple[str, ...]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mesocosm.frontends.cli import grammar
+from mesocosm.frontends.cli import completion, grammar
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.each import each
 
@@ -13,7 +13,7 @@ from mesocosm.frontends.cli.each import each
 @click.option(
     "-s", "--signal", "name", default="KILL", metavar="SIGNAL", help="Which one; KILL unless given."
 )
-@click.argument("containers", nargs=-1, required=True)
+@click.argument("containers", nargs=-1, required=True, shell_complete=completion.containers)
 @click.pass_context
 @asynchronous
 async def command(ctx: click.Context, name: str, containers: tuple[str, ...]) -> int:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 import click
 
 from mesocosm.errors import InvalidConfig
-from mesocosm.frontends.cli import grammar
+from mesocosm.frontends.cli import completion, grammar
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.foreground import Outlet
 from mesocosm.logs import Chunk
@@ -21,7 +21,7 @@ from mesocosm.logs import Chunk
 @click.option("-t", "--timestamps", is_flag=True, help="Begin each line with when it was written.")
 @click.option("--since", metavar="TIME", help="Only what is newer: 2026-01-31T12:00:00, or an age as in 10m.")
 @click.option("-n", "--tail", metavar="LINES", help="Only the last lines of what is there already.")
-@click.argument("container")
+@click.argument("container", shell_complete=completion.containers)
 @click.pass_context
 @asynchronous
 async def command(

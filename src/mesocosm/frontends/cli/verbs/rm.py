@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mesocosm.errors import InvalidConfig
+from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.each import each
 from mesocosm.lifecycle import State
@@ -13,7 +14,7 @@ from mesocosm.lifecycle import State
 @click.command()
 @click.option("-f", "--force", is_flag=True, help="End it first when it has not ended.")
 @click.option("-a", "--all", "every", is_flag=True, help="All that have ended; with --force, all.")
-@click.argument("containers", nargs=-1)
+@click.argument("containers", nargs=-1, shell_complete=completion.containers)
 @click.pass_context
 @asynchronous
 async def command(ctx: click.Context, force: bool, every: bool, containers: tuple[str, ...]) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.each import each
 
 
 @click.command()
-@click.argument("containers", nargs=-1, required=True)
+@click.argument("containers", nargs=-1, required=True, shell_complete=completion.containers)
 @click.pass_context
 @asynchronous
 async def command(ctx: click.Context, containers: tuple[str, ...]) -> int:

@@ -11,6 +11,7 @@ import click
 import msgspec
 
 from mesocosm.errors import NotFound
+from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.colour import Paint, painter, plain
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.encoding import show_json
@@ -39,7 +40,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 @click.command()
 @click.option("--no-stream", is_flag=True, help="One reading, then end.")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table", help="How to print.")
-@click.argument("containers", nargs=-1)
+@click.argument("containers", nargs=-1, shell_complete=completion.containers)
 @click.pass_context
 @asynchronous
 async def command(ctx: click.Context, no_stream: bool, form: str, containers: tuple[str, ...]) -> None:

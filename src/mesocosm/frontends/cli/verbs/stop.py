@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mesocosm.frontends.cli import grammar
+from mesocosm.frontends.cli import completion, grammar
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.each import each
 from mesocosm.model import ContainerID
@@ -15,7 +15,7 @@ from mesocosm.model import ContainerID
 @click.option(
     "-s", "--signal", "name", metavar="SIGNAL", help="How to ask; the container's own unless given."
 )
-@click.argument("containers", nargs=-1, required=True)
+@click.argument("containers", nargs=-1, required=True, shell_complete=completion.containers)
 @click.pass_context
 @asynchronous
 async def command(

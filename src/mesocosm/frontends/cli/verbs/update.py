@@ -8,6 +8,7 @@ import click
 import msgspec
 
 from mesocosm.errors import InvalidConfig
+from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.each import each
 from mesocosm.frontends.cli.request import limits, resources_of
@@ -17,7 +18,7 @@ from mesocosm.model import ContainerID
 
 @click.command()
 @limits
-@click.argument("containers", nargs=-1, required=True)
+@click.argument("containers", nargs=-1, required=True, shell_complete=completion.containers)
 @click.pass_context
 @asynchronous
 async def command(ctx: click.Context, /, containers: tuple[str, ...], **given: Any) -> int:

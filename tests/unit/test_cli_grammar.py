@@ -1,0 +1,161 @@
+"""Docker's small languages: whatever is typed is a value or one error that says what is wrong and where."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mesocosm.errors import InvalidConfig, NotFound
+from mesocosm.frontends.cli import grammar
+from mesocosm.model import HostPathMount, Rlimit, TmpfsMount
+
+PARSERS: dict[str, Callable[[str], Any]] = {
+    "size": lambda text: grammar.size(text, "--memory"),
+    "processors": lambda text: grammar.processors(text, "--cpus"),
+    "seconds": lambda text: grammar.seconds(text, "--time"),
+    "signal": grammar.signal_number,
+    "volume": grammar.volume,
+    "mount": grammar.mount,
+    "tmpfs": grammar.tmpfs,
+    "ulimit": grammar.ulimit,
+    "label": grammar.label,
+}
+
+LETTERS = st.text(alphabet="0123456789.,:=/-_+kmgtKMGbiBrowsSIGTERMntypebindsource \n\0é٣²", max_size=40)
+
+
+@pytest.mark.parametrize("name", PARSERS)
+@given(text=LETTERS | st.text(max_size=30))
+def test_any_text_is_a_value_or_one_clear_error(name: str, text: str) -> None:
+    try:
+        PARSERS[name](text)
+    except InvalidConfig as error:
+        assert error.message
+        assert "Traceback" not in str(error)
+
+
+@given(number=st.integers(0, 10**12), unit=st.sampled_from(["", "b", "k", "kb", "KiB", "m", "G", "t", "P"]))
+def test_sizes_are_powers_of_1024(number: int, unit: str) -> None:
+    shift = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}[unit.lower()[:1]]
+    assert grammar.size(f"{number}{unit}", "--memory") == number << shift
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "m", "-1", "1e3", "12q", "1.5.5m", "1,5m", "\u0663m", "1_0m", "0x10", "1 0m", "nan", "inf", "m512"],
+)
+def test_bad_sizes_name_the_option(text: str) -> None:
+    with pytest.raises(InvalidConfig, match="--memory: .* is not a size"):
+        grammar.size(text, "--memory")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("TERM", 15),
+        ("SIGTERM", 15),
+        ("term", 15),
+        ("9", 9),
+        ("RTMIN", signal.SIGRTMIN),
+        ("SIGRTMIN+3", signal.SIGRTMIN + 3),
+        ("RTMAX-1", signal.SIGRTMAX - 1),
+    ],
+)
+def test_signals_by_name_and_by_number(text: str, number: int) -> None:
+    assert grammar.signal_number(text) == number
+
+
+@pytest.mark.parametrize("text", ["0", "65", "SIGSIGTERM", "-9", "", "RTMIN+99", "RTMAX+1", "\u0669"])
+def test_what_is_no_signal(text: str) -> None:
+    with pytest.raises(InvalidConfig, match="is not a signal"):
+        grammar.signal_number(text)
+
+
+def test_volumes() -> None:
+    assert grammar.volume("/a/../b:/c:ro,rslave") == HostPathMount(
+        source="/b", target="/c", read_only=True, create_source=True, propagation="slave"
+    )
+    relative = grammar.volume("./x:/y")
+    assert relative.source == str(Path.cwd() / "x")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("/only", "SOURCE:TARGET"),
+        ("/a:/b:ro:more", "SOURCE:TARGET"),
+        ("named:/b", "named volumes"),
+        ("/a:/b:rx", "'rx' is not known"),
+        (":/b", "SOURCE:TARGET"),
+    ],
+)
+def test_bad_volumes(text: str, reason: str) -> None:
+    with pytest.raises(InvalidConfig, match=reason):
+        grammar.volume(text)
+
+
+def test_mounts_in_both_kinds() -> None:
+    bind = grammar.mount("type=bind,src=/a,dst=/b,readonly,bind-nonrecursive")
+    assert bind == HostPathMount(source="/a", target="/b", read_only=True, recursive=False)
+    tmpfs = grammar.mount("type=tmpfs,target=/t,tmpfs-size=1m,tmpfs-mode=700")
+    assert tmpfs == TmpfsMount(target="/t", size=1 << 20, mode=0o700)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("source=/a", "no target"),
+        ("type=volume,target=/a", "not there yet"),
+        ("type=bind,source=a,target=/b", "not an absolute path"),
+        ("type=bind,source=/a,target=/b,colour=red", "colour is not known"),
+        ("type=tmpfs,target=/t,tmpfs-mode=9", "octal"),
+    ],
+)
+def test_bad_mounts(text: str, reason: str) -> None:
+    with pytest.raises(InvalidConfig, match=reason):
+        grammar.mount(text)
+
+
+def test_tmpfs_with_options() -> None:
+    made = grammar.tmpfs("/t:size=64k,mode=1770,ro,noexec")
+    assert made == TmpfsMount(target="/t", size=1 << 16, mode=0o1770, read_only=True, options=("noexec",))
+
+
+def test_limits_of_resources() -> None:
+    assert grammar.ulimit("nofile=1024:2048") == Rlimit("nofile", 1024, 2048)
+    assert grammar.ulimit("core=0") == Rlimit("core", 0, 0)
+    assert grammar.ulimit("memlock=unlimited:-1") == Rlimit("memlock", None, None)
+
+
+@pytest.mark.parametrize("text", ["nofile", "nofile=", "nofile=1:2:3", "nofile=x", "nofiles=1", "=1"])
+def test_bad_limits_of_resources(text: str) -> None:
+    with pytest.raises(InvalidConfig, match="--ulimit"):
+        grammar.ulimit(text)
+
+
+def test_the_environment_has_only_what_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P-02: a name alone takes the caller's value; a name the caller has not is left out."""
+    monkeypatch.setenv("TAKEN", "from the caller")
+    monkeypatch.delenv("ABSENT", raising=False)
+    file = tmp_path / "env"
+    file.write_text("# a comment\n\nA=1\n  B=2 # no comment\nTAKEN\n")
+    assert grammar.environment(("C=x=y", "ABSENT"), (str(file),)) == (
+        "A=1",
+        "B=2 # no comment",
+        "TAKEN=from the caller",
+        "C=x=y",
+    )
+
+
+def test_an_environment_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="--env-file: .*nope cannot be read: No such file"):
+        grammar.environment((), (str(tmp_path / "nope"),))
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe=1")
+    with pytest.raises(InvalidConfig, match="not text in UTF-8"):
+        grammar.environment((), (str(tmp_path / "bytes"),))

@@ -1,0 +1,88 @@
+"""Progress: lines where nobody looks, one bar for each phase on a terminal, nothing with --quiet."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+
+import pytest
+
+from mesocosm.frontends.cli.progress import progress
+from mesocosm.images.progress import Phase, Progress
+
+BLOB = "sha256:" + "0123456789ab" * 6
+
+STORY = [
+    Progress(Phase.RESOLVE, "debian:12"),
+    Progress(Phase.RESOLVE, "debian:12", finished=True),
+    Progress(Phase.DOWNLOAD, BLOB, 0, 2048),
+    Progress(Phase.DOWNLOAD, BLOB, 1024, 2048, resumed=1024),
+    Progress(Phase.DOWNLOAD, BLOB, 2048, 2048, resumed=1024, finished=True),
+    Progress(Phase.DOWNLOAD, "sha256:" + "f" * 64, 5, 5, already=True, finished=True),
+    Progress(Phase.UNPACK, BLOB, 2048, 2048, finished=True),
+]
+
+
+def test_lines_one_for_each_subject_that_is_finished(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress(quiet=False) as told:
+        for one in STORY:
+            told(one)
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert [re.sub(r"in [0-9.]+ ms", "in T", line) for line in said.err.splitlines()] == [
+        "mesocosm: resolved debian:12 in T",
+        "mesocosm: downloaded 0123456789ab 2 KiB in T (1 KiB from an earlier attempt)",
+        "mesocosm: unpacked 0123456789ab 2 KiB in T",
+        "mesocosm: 1 blob there already",
+    ]
+
+
+def test_nothing_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress(quiet=True) as told:
+        for one in STORY:
+            told(one)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_hostile_subjects_are_shown_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress(quiet=False) as told:
+        told(Progress(Phase.RESOLVE, "\x1b[2J", finished=True))
+    assert "\x1b" not in capsys.readouterr().err
+
+
+class Screen(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_bars_by_phase_that_leave_nothing_on_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress(quiet=False) as told:
+        for one in STORY:
+            told(one)
+        told(Progress(Phase.UNPACK, "[bold]x[/bold]", 1, None))
+        told.close()
+        told(STORY[0])
+    shown = screen.getvalue()
+    for phase in ("resolve", "download", "unpack"):
+        assert phase in shown
+    assert shown.rstrip().endswith(("\x1b[2K", "\x1b[?25h", "\x1b[1A"))
+
+
+def test_rich_is_imported_with_the_first_report_on_a_terminal_only() -> None:
+    program = """
+import sys
+from mesocosm.frontends.cli.progress import progress
+from mesocosm.images.progress import Phase, Progress
+with progress(quiet=False) as told:
+    assert "rich" not in sys.modules
+    told(Progress(Phase.RESOLVE, "x", finished=True))
+assert "rich" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-I", "-c", program], check=True, stderr=subprocess.DEVNULL)
