@@ -177,7 +177,7 @@ def _hard_core() -> int | None:
 
 def test_core_dumps_are_off_unless_asked_for(tmp_path: Path) -> None:
     assert prepare("linux/rlimits", host(tmp_path)) == Contribution(
-        steps=(SetRlimit(name="core", soft=0, hard=_hard_core()),)
+        steps=(SetRlimit(name="core", soft=0, hard=_hard_core()),), notes=("core dumps: off",)
     )
     asked = prepare("linux/rlimits", host(tmp_path), rlimits=(Rlimit("core", 7, 8),))
     assert asked.steps == (SetRlimit(name="core", soft=7, hard=8),)
@@ -190,7 +190,7 @@ def test_limits_go_by_any_spelling_rl_1(tmp_path: Path) -> None:
         SetRlimit(name="nofile", soft=10, hard=20),
         SetRlimit(name="memlock", soft=None, hard=None),
     )
-    assert found.notes == ("nofile: 10", "memlock: unlimited")
+    assert found.notes == ("nofile: 10", "memlock: unlimited", "core dumps: off")
 
 
 @pytest.mark.parametrize(

@@ -28,9 +28,11 @@ class Rlimits(Isolator):
         steps = {step.name: step for step in _steps(container.config.rlimits)}
         if len(steps) < len(container.config.rlimits):
             raise InvalidConfig("a resource limit is given twice", hint="give each one once")
-        notes = tuple(f"{step.name}: {_shown(step.soft)}" for step in steps.values())
-        steps.setdefault("core", SetRlimit(name="core", soft=0, hard=_bound(rlimits.get("core")[1])))
-        return Contribution(steps=tuple(steps.values()), notes=notes)
+        notes = [f"{step.name}: {_shown(step.soft)}" for step in steps.values()]
+        if "core" not in steps:
+            steps["core"] = SetRlimit(name="core", soft=0, hard=_bound(rlimits.get("core")[1]))
+            notes.append("core dumps: off")
+        return Contribution(steps=tuple(steps.values()), notes=tuple(notes))
 
 
 def _steps(asked: tuple[Rlimit, ...]) -> Iterator[SetRlimit]:
