@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Iterator
-from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
 
 from mesocosm.errors import InvalidConfig, NotFound
 from mesocosm.isolators.base import Isolator
 from mesocosm.isolators.words import nearest
 from mesocosm.model import ContainerConfig
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP = "mesocosm.isolators"
 
@@ -194,6 +197,8 @@ def _check_requests(ordered: tuple[str, ...], config: ContainerConfig) -> None:
 
 
 def _foreign() -> dict[str, list[EntryPoint]]:
+    from importlib.metadata import entry_points  # noqa: PLC0415
+
     found: dict[str, list[EntryPoint]] = {}
     for point in entry_points(group=GROUP):
         found.setdefault(point.name, []).append(point)
