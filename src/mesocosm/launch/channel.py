@@ -25,18 +25,18 @@ def send(sock: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -
         sock.send(message, socket.MSG_NOSIGNAL)
 
 
-def receive(sock: socket.socket) -> tuple[bytes, list[int]]:
+def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
     """One message and its descriptors, which are close-on-exec; ``(b"", [])`` at the end.
 
     EMSGSIZE when the message or the number of descriptors is larger than allowed: nothing of it is kept.
     """
     room = socket.CMSG_SPACE(MOST_DESCRIPTORS * 4)
-    data, ancillary, flags, _ = sock.recvmsg(LIMIT, room, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, got, _ = sock.recvmsg(LIMIT, room, flags | socket.MSG_CMSG_CLOEXEC)
     numbers = array.array("i")
     for level, kind, rights in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             numbers.frombytes(rights[: len(rights) - len(rights) % numbers.itemsize])
-    if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+    if got & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         for number in numbers:
             os.close(number)
         raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))

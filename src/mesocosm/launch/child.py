@@ -15,7 +15,9 @@ import binascii
 import errno
 import json
 import os
+import select
 import signal
+import socket
 import stat
 
 from mesocosm.launch import (
@@ -37,7 +39,6 @@ from mesocosm.linux import mounts, processes, syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Sequence
     from typing import Any, NoReturn
 
@@ -106,7 +107,7 @@ class Setup:
 
     def load(self, plan_fd: int) -> None:
         """Read the plan from a sealed file."""
-        plan = json.loads(os.pread(plan_fd, _PLAN_LIMIT, 0))
+        plan = json.loads(os.pread(plan_fd, min(os.fstat(plan_fd).st_size, _PLAN_LIMIT), 0))
         os.close(plan_fd)
         self.steps = plan["steps"]
         self.kinds = plan["namespaces"]
@@ -201,18 +202,27 @@ class Setup:
 class Offer:
     """What a spare waits with: the socket that requests come by, and how to say that one was taken.
 
-    ``fresh`` spares are made in namespaces of their own; ``memory`` are the ranges to populate ahead.
+    ``fresh`` spares are made in namespaces of their own; ``memory`` are the ranges to populate ahead;
+    ``alive`` are the ends of a pipe that ends with the zygote.
     """
 
-    __slots__ = ("fresh", "memory", "null", "requests", "take")
+    __slots__ = ("alive", "alive_writer", "fresh", "memory", "null", "requests", "take")
 
     def __init__(
-        self, requests: socket.socket, take: int, null: int, memory: list[tuple[int, int]], *, fresh: bool
+        self,
+        requests: socket.socket,
+        take: int,
+        null: int,
+        memory: list[tuple[int, int]],
+        alive: tuple[int, ...],
+        *,
+        fresh: bool,
     ) -> None:
         self.requests = requests
         self.take = take
         self.null = null
         self.memory = memory
+        self.alive, self.alive_writer = alive
         self.fresh = fresh
 
 
@@ -245,7 +255,7 @@ def refuse_next(offer: Offer, error: OSError) -> NoReturn:
 
 
 def _receive(offer: Offer, keeper: int) -> Intake:
-    message, received = channel.receive(offer.requests)
+    message, received = _await_request(offer)
     if not message:
         os._exit(0)
     os.write(offer.take, keeper.to_bytes(4, "little"))
@@ -253,6 +263,20 @@ def _receive(offer: Offer, keeper: int) -> Intake:
         return Intake(handshake.decode(message, "launch"), received)
     except handshake.Garbled:
         os._exit(SETUP_FAILED)
+
+
+def _await_request(offer: Offer) -> tuple[bytes, list[int]]:
+    """The next request; an empty one when launcher or zygote are gone."""
+    poll = select.poll()
+    poll.register(offer.requests, select.POLLIN)
+    poll.register(offer.alive, select.POLLIN)
+    while True:
+        if any(fd == offer.alive for fd, _ in poll.poll()):
+            return b"", []
+        try:
+            return channel.receive(offer.requests, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            continue  # another spare was faster
 
 
 def _guarded(setup: Setup, act: Callable[[], None]) -> NoReturn:
@@ -365,9 +389,6 @@ def gate(setup: Setup, step: Step) -> None:
 
 
 def _report_held(setup: Setup, payload: Identity) -> None:
-    answer, _ = channel.receive(setup.report)
-    if answer != handshake.TAKEN:
-        os._exit(SETUP_FAILED)
     channel.send(setup.report, handshake.HELD + str(payload[0]).encode())
     setup.intake.mark("held")
     created = handshake.encode(

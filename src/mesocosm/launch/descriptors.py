@@ -10,6 +10,8 @@ from __future__ import annotations
 import fcntl
 import os
 
+SIGNALS = 3
+"""A signalfd(2) for SIGCHLD: whoever reads it reads its own signals, so one serves zygote and supervisors."""
 SESSION = 20
 """Directory of the session."""
 LOCK = 21

@@ -4,7 +4,7 @@
        │  launch + descriptors        │                               │
        ├─────────────────────────────►│  lock, sockets, pipes         │
        │                              ├── TAKEN ─────────────────────►│
-       │◄──── forked ─────────────────┤◄──────────────────── TAKEN ───┤  does not end with the zygote now
+       │◄──── forked ─────────────────┤                               │
        │                              │  the plan's steps             │
        │                              ├── HELD pid ──────────────────►│
        │◄──── created, or failed ─────┤                               │
@@ -53,7 +53,7 @@ Identities are ``[pid, start time]``; ``step`` is an index into the plan's steps
 """
 
 TAKEN = b"T"
-"""A request has come: the supervisor is one from now on, and answers the same."""
+"""A request has come: what the supervisor needs lies at its numbers."""
 HELD = b"H"
 """All is set up.  The pid to watch follows, in decimal."""
 FAILED = b"F"

@@ -21,7 +21,7 @@ import signal
 import socket
 import time
 
-from mesocosm.launch import child, descriptors, handshake, signals
+from mesocosm.launch import child, descriptors, handshake
 from mesocosm.launch.stdio import Stdio
 from mesocosm.linux import syscalls
 
@@ -32,51 +32,47 @@ if TYPE_CHECKING:
 _NAMESPACES = syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWNET
 
 
-def be_supervisor(offer: child.Offer, zygote: int) -> NoReturn:
-    """Make a spare child and keep it.  The calling process is a fresh fork of the zygote, ``zygote``."""
-    syscalls.set_pdeathsig(signal.SIGKILL)
-    if os.getppid() != zygote:
-        os._exit(0)
-    os.setsid()
+def be_supervisor(offer: child.Offer, report: socket.socket, theirs: socket.socket) -> NoReturn:
+    """Make a spare child and keep it.  The calling process is a fresh fork of the zygote.
+
+    ``report`` is our end of the socket to the child, ``theirs`` the child's.
+    """
+    os.close(offer.alive_writer)
     syscalls.set_child_subreaper(1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    reaped = signals.open_signalfd(signal.SIGCHLD)
-    report, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     keeper = os.getpid()
-    flags = syscalls.CLONE_FILES | (_NAMESPACES if offer.fresh else 0)
     try:
-        pid, _ = syscalls.clone3(flags, exit_signal=signal.SIGCHLD)
+        flags = _NAMESPACES if offer.fresh else 0
+        pid, _ = syscalls.clone3(flags | syscalls.CLONE_FILES, exit_signal=signal.SIGCHLD)
     except OSError as error:
         child.refuse_next(offer, error)
     if not pid:
         child.wait_and_run(offer, report, theirs, keeper)
     theirs.detach()  # the child closes it, in the table that the two still share
-    Supervisor(pid, report, reaped).serve()
+    Supervisor(pid, report).serve()
 
 
 class Supervisor:
     """One payload's keeper."""
 
-    __slots__ = ("_deaf", "_ended", "_failure", "_held", "_payload", "_poll", "_reaped", "_report", "_stdio")
+    __slots__ = ("_deaf", "_ended", "_failure", "_held", "_payload", "_poll", "_report", "_stdio")
 
-    def __init__(self, pid: int, report: socket.socket, reaped: int) -> None:
+    def __init__(self, pid: int, report: socket.socket) -> None:
         self._payload = pid
         self._report = report
-        self._reaped = reaped
         self._stdio: Stdio | None = None
         self._held = False
         self._deaf = False
         self._failure = b"null"
         self._ended: tuple[int, int, int, int] | None = None
         self._poll = select.poll()
-        self._poll.register(reaped, select.POLLIN)
+        self._poll.register(descriptors.SIGNALS, select.POLLIN)
         self._poll.register(report, select.POLLIN)
 
     def serve(self) -> NoReturn:
         """Until the payload has ended."""
         while True:
             for fd, _ in self._poll.poll():
-                if fd == self._reaped:
+                if fd == descriptors.SIGNALS:
                     self._reap()
                 elif fd == self._report.fileno():
                     self._hear()
@@ -108,10 +104,8 @@ class Supervisor:
         return True
 
     def _take(self) -> None:
-        """The spare has got a request: from here on the zygote's end is not ours."""
-        syscalls.set_pdeathsig(0)
+        """The spare has got a request: what it opened for us is at its place, the rest is its own."""
         os.closerange(descriptors.CHILD_FIRST, descriptors.CHILD_END)
-        self._report.send(handshake.TAKEN, socket.MSG_NOSIGNAL)
         self._stdio = Stdio(
             descriptors.INDEX_FILE,
             {
@@ -123,7 +117,7 @@ class Supervisor:
             self._poll.register(fd, select.POLLIN)
 
     def _reap(self) -> None:
-        os.read(self._reaped, 128)
+        os.read(descriptors.SIGNALS, 128)
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)

@@ -20,7 +20,7 @@ import signal
 import socket
 import sys
 
-from mesocosm.launch import channel, child, memory, signals
+from mesocosm.launch import channel, child, descriptors, memory, signals
 from mesocosm.launch.supervisor import be_supervisor
 from mesocosm.linux import syscalls
 
@@ -45,9 +45,9 @@ class Zygote:
         null = _high(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
         self._requests = requests
         self._taken, take = (_high(fd) for fd in os.pipe2(os.O_CLOEXEC))
-        self._ended = _high(signals.open_signalfd(signal.SIGCHLD))
+        alive = tuple(_high(fd) for fd in os.pipe2(os.O_CLOEXEC))
         self._offers = tuple(
-            child.Offer(sock, take, null, ranges, fresh=fresh)
+            child.Offer(sock, take, null, ranges, alive, fresh=fresh)
             for sock, fresh in zip(requests, (True, False), strict=True)
         )
         self._spares: tuple[set[int], set[int]] = (set(), set())
@@ -57,7 +57,7 @@ class Zygote:
         poll = select.poll()
         poll.register(self._requests[0].fileno(), 0)
         poll.register(self._taken, select.POLLIN)
-        poll.register(self._ended, select.POLLIN)
+        poll.register(descriptors.SIGNALS, select.POLLIN)
         while True:
             self._fork_spares(1)
             missing = any(len(spares) < SPARES for spares in self._spares)
@@ -67,7 +67,7 @@ class Zygote:
             for fd, _ in ready:
                 if fd == self._requests[0].fileno():
                     os._exit(0)
-                elif fd == self._ended:
+                elif fd == descriptors.SIGNALS:
                     self._reap()
                 else:
                     self._forget(int.from_bytes(os.read(self._taken, 4), "little"))
@@ -77,7 +77,7 @@ class Zygote:
             spares.discard(pid)
 
     def _reap(self) -> None:
-        os.read(self._ended, 128)
+        os.read(descriptors.SIGNALS, 128)
         while True:
             try:
                 ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)
@@ -89,12 +89,14 @@ class Zygote:
 
     def _fork_spares(self, wanted: int) -> None:
         """At most one of each kind, so that requests are heard in between."""
-        own = os.getpid()
         for offer, spares in zip(self._offers, self._spares, strict=True):
             if len(spares) < wanted:
+                report, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
                 pid, _ = syscalls.clone3(0, exit_signal=signal.SIGCHLD)
                 if not pid:
-                    be_supervisor(offer, own)
+                    be_supervisor(offer, report, theirs)
+                report.close()
+                theirs.close()
                 spares.add(pid)
 
 
@@ -120,6 +122,7 @@ def main(fresh_fd: int, plain_fd: int, mounts_fd: int, root_fd: int) -> NoReturn
     signals.block_all()
     syscalls.set_name("mesocosm")
     requests = channel.adopt(_high(fresh_fd)), channel.adopt(_high(plain_fd))
+    descriptors.place(_high(signals.open_signalfd(signal.SIGCHLD)), descriptors.SIGNALS)
     sys.meta_path.clear()
     gc.collect()
     gc.freeze()
