@@ -16,20 +16,44 @@ from pathlib import Path
 
 from mesocosm import durable, trace
 from mesocosm.errors import Unsupported
-from mesocosm.linux import mounts, syscalls
+from mesocosm.linux import loop, mounts, syscalls
+
+_ATTRIBUTES = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NODEV
 
 MountImage = Callable[[Path], int]
 """Makes a detached mount of an EROFS file."""
 
 
 def mount_file(path: Path) -> int:
-    """Mount an EROFS file from the file itself; Unsupported where this kernel cannot (before Linux 6.12)."""
+    """Return a detached mount of an EROFS file; Unsupported where this host cannot.
+
+    From the file itself where kernel (Linux 6.12) and file system can, else through a loop device.
+    """
     try:
-        return mounts.erofs(str(path), attributes=syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NODEV)
+        return mounts.erofs(str(path), attributes=_ATTRIBUTES)
     except OSError as error:
-        if error.errno in (errno.ENOTBLK, errno.ENODEV):
-            raise Unsupported("this kernel cannot mount EROFS files", hint="use --backend overlay") from error
-        raise
+        if error.errno == errno.ENODEV:
+            raise Unsupported("this kernel has no EROFS", hint="use --backend overlay") from error
+        if error.errno != errno.ENOTBLK:
+            raise
+    return _mount_by_loop(path)
+
+
+def _mount_by_loop(path: Path) -> int:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        device, source = loop.attach(file)
+    except OSError as error:
+        raise Unsupported(
+            f"EROFS files cannot be mounted here: no loop device, {error.strerror}",
+            hint="use --backend overlay",
+        ) from error
+    finally:
+        os.close(file)
+    try:
+        return mounts.new_mount("erofs", [("ro", None)], source=source, attributes=_ATTRIBUTES)
+    finally:
+        os.close(device)
 
 
 class LayerMounts:

@@ -1,0 +1,55 @@
+"""A life of an image store, ended by SIGKILL at one passing of a named point.  Run as a program.
+
+python dying_provisioner.py FOLDER ONE TWO            write every point passed to standard output, one a line
+python dying_provisioner.py FOLDER ONE TWO POINT N    die at the N-th passing of POINT
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+from mesocosm import trace
+from mesocosm.images.provisioner import Provisioner
+from mesocosm.model import ContainerID
+from mesocosm.paths import Paths
+
+
+async def live(folder: Path, one: str, two: str) -> None:
+    """Pull, provision, pull another, remove, collect: every kind of change to a store."""
+    async with Provisioner.open(Paths(folder / "state", folder / "run")) as provisioner:
+        container = ContainerID.parse("container")
+        await provisioner.pull(one)
+        await provisioner.provision(container, one, pull="never", scratch=folder / "scratch")
+        await provisioner.pull(two)
+        await provisioner.tag(two, "example.org/two:1")
+        await provisioner.release(container)
+        await provisioner.remove(one)
+        await provisioner.prune()
+
+
+def main() -> None:
+    """Observe and live."""
+    folder, one, two, *rest = sys.argv[1:]
+    passed: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def observe(point: str) -> None:
+        with lock:
+            passed[point] += 1
+            if not rest:
+                os.write(1, f"{point}\n".encode())
+            elif point == rest[0] and passed[point] == int(rest[1]):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    trace.observe(observe)
+    asyncio.run(live(Path(folder), one, two))
+
+
+if __name__ == "__main__":
+    main()

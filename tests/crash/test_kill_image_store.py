@@ -1,0 +1,83 @@
+"""``kill -9`` between any two steps of an image store's life: it is consistent, and the next command goes on.
+
+Q-01 kin, Q-18, Q-19: afterwards no partial layer is readable, no mount and no unfinished file is left, every
+image that is listed is whole, and the same pulls succeed.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mesocosm.model import ContainerID
+from provisions import image_of, opened, shown
+from registry_fixtures import write_layout
+from tarballs import file
+
+PROGRAM = Path(__file__).parent / "dying_provisioner.py"
+SHARED = file(b"base", b"b" * 50_000)
+ONE = image_of([[SHARED], [file(b"d/one", b"1")]])
+TWO = image_of([[SHARED, file(b"d/x")], [file(b"d/two", b"2")], [SHARED]])
+
+
+def live(folder: Path, *rest: str) -> subprocess.CompletedProcess[str]:
+    """Run the program on a store below ``folder``."""
+    folder.mkdir(exist_ok=True)
+    names = [f"oci:{folder.parent / name}" for name in ("layout-one", "layout-two")]
+    for name in ("state", "run"):
+        (folder / name).mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, str(PROGRAM), str(folder), *names, *rest],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+async def check(folder: Path, at: str) -> None:
+    """The store is whole, goes on, and ends empty."""
+    names = [f"oci:{folder.parent / name}" for name in ("layout-one", "layout-two")]
+    async with opened(folder) as provisioner:
+        await provisioner.recover(set())
+        assert provisioner.store.leases.owners() == [], at
+        for image in await provisioner.images():
+            assert (await provisioner.verify(image.digest)).sound, at
+            assert image.complete, at
+        for name, own in zip(names, ("one", "two"), strict=True):
+            container = ContainerID.parse(own)
+            provision = await provisioner.provision(container, name, scratch=folder / own)
+            with shown(provision.root, folder / "root") as root:
+                assert (root / "d" / own).exists() and (root / "base").stat().st_size == 50_000, at
+            await provisioner.release(container)
+        for image in await provisioner.images():
+            await provisioner.remove(image.digest, force=True)
+        await provisioner.prune()
+    store = folder / "state/images"
+    for part in ("layers", "trees", "looks", "images", "refs", "leases", "ingest", "trash", "blobs/sha256"):
+        assert list((store / part).iterdir()) == [], f"{at}: {part}"
+    assert list((folder / "run/layers").iterdir()) == [], at
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_killed_at_every_point(tmp_path: Path) -> None:
+    write_layout(ONE, tmp_path / "layout-one")
+    write_layout(TWO, tmp_path / "layout-two")
+    dry = live(tmp_path / "dry")
+    assert dry.returncode == 0, dry.stderr
+    passed = Counter(dry.stdout.split())
+    assert {point.partition(".")[0] for point in passed} >= {
+        *("pull", "layers", "provisioner", "layer_mounts", "collect")
+    }
+    await check(tmp_path / "dry", "unharmed")
+    for point, count in passed.items():
+        for number in {1, count}:
+            folder = tmp_path / f"{point}-{number}"
+            died = live(folder, point, str(number))
+            assert died.returncode == -9, f"{point} {number}: {died.returncode} {died.stderr}"
+            await check(folder, f"{point} {number}")

@@ -1,0 +1,70 @@
+"""A full disk during a pull: garbage goes once, then the pull fails, and nothing else does (Q-06)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from mesocosm.errors import Exhausted
+from mesocosm.linux import mounts
+from provisions import image_of, new_id, opened, shown
+from registry_fixtures import write_layout
+from tarballs import file
+
+MIB = 1 << 20
+
+
+@contextmanager
+def small_disk(where: Path, size: int) -> Iterator[Path]:
+    """A file system of ``size`` bytes."""
+    where.mkdir()
+    fd = mounts.tmpfs(size=size)
+    target = os.open(where, os.O_PATH | os.O_DIRECTORY)
+    mounts.attach(fd, target)
+    os.close(target)
+    os.close(fd)
+    try:
+        yield where
+    finally:
+        mounts.detach(str(where))
+
+
+def layout(folder: Path, size: int) -> str:
+    """An image that cannot be compressed."""
+    return f"oci:{write_layout(image_of([[file(b'data', os.urandom(size))]]), folder)}"
+
+
+@pytest.mark.parametrize("backend", ["erofs", "overlay"])
+async def test_q06_a_full_disk_fails_the_pull_and_nothing_else(backend: str, tmp_path: Path) -> None:
+    small, large = layout(tmp_path / "small", MIB), layout(tmp_path / "large", 8 * MIB)
+    with small_disk(tmp_path / "disk", 12 * MIB) as disk:
+        async with opened(disk) as provisioner:
+            container = new_id()
+            running = await provisioner.provision(container, small, backend=backend, scratch=disk / "s")
+            with shown(running.root, tmp_path / "root") as root:
+                with pytest.raises(Exhausted, match="space") as caught:
+                    await provisioner.pull(large, backend=backend)
+                assert "\n" not in str(caught.value) and caught.value.hint
+                assert (root / "data").stat().st_size == MIB
+            images = disk / "state/images"
+            assert [path.name for path in (images / "ingest").iterdir() if path.stat().st_size] == []
+            assert list((images / "trash").iterdir()) == []
+            assert len(list(provisioner.store.layers.list())) == 1
+            again = await provisioner.provision(new_id(), small, backend=backend, scratch=disk / "t")
+            assert again.identity.digest == running.identity.digest
+
+
+async def test_q06_garbage_makes_room(tmp_path: Path) -> None:
+    """What nobody names is collected once; then the same pull goes through."""
+    old, new = layout(tmp_path / "old", 4 * MIB), layout(tmp_path / "new", 4 * MIB)
+    with small_disk(tmp_path / "disk", 14 * MIB) as disk:
+        async with opened(disk) as provisioner:
+            first = await provisioner.pull(old)
+            reference = first.references[0]
+            provisioner.store.catalogue.unname(reference)
+            second = await provisioner.pull(new)
+            assert [image.digest for image in await provisioner.images()] == [second.digest]
