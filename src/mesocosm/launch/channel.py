@@ -1,13 +1,15 @@
-"""Datagrams with descriptors over a SOCK_SEQPACKET socket, unix(7)."""
+"""Datagrams with descriptors over SOCK_SEQPACKET sockets, unix(7).
+
+These are the C library's sockets: the ``socket`` module brings ``selectors`` and ``enum``, which would lie in
+the memory of every supervisor.
+"""
 
 from __future__ import annotations
 
+import _socket
 import array
 import errno
 import os
-import socket
-
-from mesocosm.launch.handshake import LIMIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,41 +17,69 @@ if TYPE_CHECKING:
 
 MOST_DESCRIPTORS = 16
 
-
-def send(sock: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
-    """Send one message.  BrokenPipeError when the other side is gone; no signal is raised."""
-    if descriptors:
-        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))]
-        sock.sendmsg([message], rights, socket.MSG_NOSIGNAL)
-    else:
-        sock.send(message, socket.MSG_NOSIGNAL)
+Socket = _socket.socket
 
 
-def receive(sock: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
-    """One message and its descriptors, which are close-on-exec; ``(b"", [])`` at the end.
-
-    EMSGSIZE when the message or the number of descriptors is larger than allowed: nothing of it is kept.
-    """
-    room = socket.CMSG_SPACE(MOST_DESCRIPTORS * 4)
-    data, ancillary, got, _ = sock.recvmsg(LIMIT, room, flags | socket.MSG_CMSG_CLOEXEC)
-    numbers = array.array("i")
-    for level, kind, rights in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            numbers.frombytes(rights[: len(rights) - len(rights) % numbers.itemsize])
-    if got & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        for number in numbers:
-            os.close(number)
-        raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
-    return data, list(numbers)
+def pair() -> tuple[Socket, Socket]:
+    """Two connected sockets."""
+    return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
 
 
-def move(sock: socket.socket, number: int) -> socket.socket:
+def listen(path: str, backlog: int) -> Socket:
+    """A socket that listens at ``path``."""
+    listener = Socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+    listener.bind(path)
+    listener.listen(backlog)
+    return listener
+
+
+def accept(listener: Socket) -> Socket:
+    """The next connection."""
+    return adopt(listener._accept()[0])
+
+
+def adopt(fd: int) -> Socket:
+    """The socket behind a descriptor of ours."""
+    return Socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET, 0, fd)
+
+
+def move(sock: Socket, number: int) -> Socket:
     """The socket at another descriptor number; what was there is closed."""
     os.dup2(sock.fileno(), number, inheritable=False)
     sock.close()
     return adopt(number)
 
 
-def adopt(fd: int) -> socket.socket:
-    """The socket behind a descriptor of ours."""
-    return socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, fileno=fd)
+def peer_uid(sock: Socket) -> int:
+    """The user that connected, as the kernel says, SO_PEERCRED."""
+    credentials = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[4:8], "little")
+
+
+def send(sock: Socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
+    """Send one message.  BrokenPipeError when the other side is gone; no signal is raised."""
+    if descriptors:
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", descriptors))]
+        sock.sendmsg([message], rights, _socket.MSG_NOSIGNAL)
+    else:
+        sock.send(message, _socket.MSG_NOSIGNAL)
+
+
+def receive(sock: Socket, limit: int, *, wait: bool = True) -> tuple[bytes, list[int]]:
+    """One message of at most ``limit`` bytes and its descriptors, which are close-on-exec.
+
+    ``(b"", [])`` at the end.  EMSGSIZE when the message or the number of descriptors is larger than allowed:
+    nothing of it is kept.  BlockingIOError when there is none and ``wait`` is false.
+    """
+    room = _socket.CMSG_SPACE(MOST_DESCRIPTORS * 4)
+    flags = _socket.MSG_CMSG_CLOEXEC | (0 if wait else _socket.MSG_DONTWAIT)
+    data, ancillary, got, _ = sock.recvmsg(limit, room, flags)
+    numbers = array.array("i")
+    for level, kind, rights in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            numbers.frombytes(rights[: len(rights) - len(rights) % numbers.itemsize])
+    if got & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
+        for number in numbers:
+            os.close(number)
+        raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
+    return data, list(numbers)

@@ -13,16 +13,14 @@ from __future__ import annotations
 
 import binascii
 import errno
-import json
 import os
 import select
-import signal
-import socket
 import stat
 
 from mesocosm.launch import (
     channel,
     descriptors,
+    documents,
     doorman,
     entry,
     filesystems,
@@ -43,6 +41,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
     from mesocosm.launch.accounts import Account
+    from mesocosm.launch.channel import Socket
 
     Step = dict[str, Any]
     Identity = tuple[int, int]
@@ -84,11 +83,11 @@ class Setup:
         "warnings",
     )
 
-    def __init__(self, intake: Intake, report: socket.socket, identities: tuple[Identity, Identity]) -> None:
+    def __init__(self, intake: Intake, report: Socket, identities: tuple[Identity, Identity]) -> None:
         self.intake = intake
         self.report = report
         self.identities = identities
-        self.client: socket.socket | None = None
+        self.client: Socket | None = None
         self.index = -1
         self.steps: list[Step] = []
         self.kinds: list[str] = []
@@ -107,7 +106,7 @@ class Setup:
 
     def load(self, plan_fd: int) -> None:
         """Read the plan from a sealed file."""
-        plan = json.loads(os.pread(plan_fd, min(os.fstat(plan_fd).st_size, _PLAN_LIMIT), 0))
+        plan = documents.loads(os.pread(plan_fd, min(os.fstat(plan_fd).st_size, _PLAN_LIMIT), 0))
         os.close(plan_fd)
         self.steps = plan["steps"]
         self.kinds = plan["namespaces"]
@@ -210,7 +209,7 @@ class Offer:
 
     def __init__(
         self,
-        requests: socket.socket,
+        requests: Socket,
         take: int,
         null: int,
         memory: list[tuple[int, int]],
@@ -226,13 +225,13 @@ class Offer:
         self.fresh = fresh
 
 
-def wait_and_run(offer: Offer, supervisor: socket.socket, report: socket.socket, keeper: int) -> NoReturn:
+def wait_and_run(offer: Offer, supervisor: Socket, report: Socket, keeper: int) -> NoReturn:
     """The life of a child: wait for a request, run its plan, execute.  Never returns.
 
     ``report`` is our end of the socket to the supervisor, whose pid is ``keeper``, ``supervisor`` its own
     end.  Descriptors are shared with it until the request is taken.
     """
-    syscalls.set_pdeathsig(signal.SIGKILL)
+    syscalls.set_pdeathsig(signals.SIGKILL)
     supervisor.detach()
     report = channel.adopt(descriptors.to_child_range(report.detach()))
     identities = (keeper, processes.start_time(keeper)), identity_of_self()
@@ -274,7 +273,7 @@ def _await_request(offer: Offer) -> tuple[bytes, list[int]]:
         if any(fd == offer.alive for fd, _ in poll.poll()):
             return b"", []
         try:
-            return channel.receive(offer.requests, socket.MSG_DONTWAIT)
+            return channel.receive(offer.requests, handshake.LIMIT, wait=False)
         except BlockingIOError:
             continue  # another spare was faster
 
@@ -343,7 +342,7 @@ def _fail(setup: Setup, code: int, detail: str) -> None:
         if setup.client is None:
             channel.send(setup.intake.channel, message)
         else:
-            channel.send(setup.report, handshake.FAILED + json.dumps(failure).encode())
+            channel.send(setup.report, handshake.FAILED + documents.dumps(failure))
             channel.send(setup.client, message)
     except OSError:
         pass  # whoever wanted to know is gone

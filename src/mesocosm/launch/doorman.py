@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import select
-import socket
-import struct
 
 from mesocosm.launch import channel, handshake
 
@@ -16,14 +14,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from mesocosm.launch.channel import Socket
+
 PATIENCE = 5.0
 """Seconds that a client may take to say what it wants."""
 
-_PEER = struct.Struct("3i")
 _OWNER = os.geteuid()
 
 
-def wait(gate: socket.socket, report: socket.socket) -> socket.socket:
+def wait(gate: Socket, report: Socket) -> Socket:
     """The client that said ``start``; it is told of success by the end of the connection, at ``execve``.
 
     Ends the process when the supervisor is gone: nobody would learn how the payload ends.
@@ -35,8 +34,8 @@ def wait(gate: socket.socket, report: socket.socket) -> socket.socket:
         ready = [fd for fd, _ in poll.poll()]
         if report.fileno() in ready:
             _leave()
-        client, _ = gate.accept()
-        if _is_allowed(client) and _says_start(client):
+        client = channel.accept(gate)
+        if channel.peer_uid(client) in (0, _OWNER) and _says_start(client):
             return client
         client.close()
 
@@ -45,15 +44,10 @@ def _leave() -> NoReturn:
     os._exit(1)
 
 
-def _is_allowed(client: socket.socket) -> bool:
-    peer = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
-    return _PEER.unpack(peer)[1] in (0, _OWNER)
-
-
-def _says_start(client: socket.socket) -> bool:
+def _says_start(client: Socket) -> bool:
     client.settimeout(PATIENCE)
     try:
-        message, received = channel.receive(client)
+        message, received = channel.receive(client, handshake.LIMIT)
         for fd in received:
             os.close(fd)
         handshake.decode(message, "start")

@@ -28,7 +28,7 @@ Notes to the supervisor, which keeps no more of the language in memory than it m
 
 from __future__ import annotations
 
-import json
+from mesocosm.launch import documents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Garbled(Exception):
 def encode(kind: str, **fields: Any) -> bytes:
     """One message.  Raises Garbled when it is not of the form that `decode` accepts."""
     _check(kind, fields)
-    message = json.dumps({"kind": kind, **fields}).encode()
+    message = documents.dumps({"kind": kind, **fields})
     if len(message) > LIMIT:
         raise Garbled(f"message {kind} has {len(message)} bytes")
     return message
@@ -80,8 +80,8 @@ def decode(data: bytes, *expected: str) -> dict[str, Any]:
     if len(data) > LIMIT:
         raise Garbled("message too long")
     try:
-        message = json.loads(data)
-    except (ValueError, RecursionError):
+        message = documents.loads(data)
+    except (ValueError, TypeError, RecursionError):
         raise Garbled("message is not JSON") from None
     if not isinstance(message, dict):
         raise Garbled("message is not an object")

@@ -9,17 +9,17 @@ process.json   identities of supervisor and payload
 from __future__ import annotations
 
 import fcntl
-import json
 import os
-import socket
 import time
 
-from mesocosm.launch import channel, descriptors, handshake
+from mesocosm.launch import channel, descriptors, documents, handshake
 from mesocosm.linux import processes, syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from mesocosm.launch.channel import Socket
 
 VERSION = 1
 BACKLOG = 128
@@ -58,7 +58,7 @@ class Intake:
         self.stdin = mine.get("stdin", -1)
         self.cgroup = mine.get("cgroup", -1)
         self.session = descriptors.SESSION
-        self.gate: socket.socket
+        self.gate: Socket
         self.stdout = self.stderr = -1
 
     def open_session(self) -> None:
@@ -73,13 +73,10 @@ class Intake:
         self.stdout = _pipe(descriptors.STDOUT)
         self.stderr = _pipe(descriptors.STDERR)
 
-    def _listen(self, name: str) -> socket.socket:
+    def _listen(self, name: str) -> Socket:
         # A path through the descriptor: sun_path has 108 bytes, a session's directory may have more.
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         os.umask(0o177)
-        listener.bind(f"/proc/self/fd/{self.session}/{name}")
-        listener.listen(BACKLOG)
-        return listener
+        return channel.listen(f"/proc/self/fd/{self.session}/{name}", BACKLOG)
 
     def part(self) -> None:
         """Take a table of descriptors of our own; the supervisor's part of it is closed."""
@@ -92,7 +89,7 @@ class Intake:
         content = {"version": VERSION, "supervisor": supervisor, "payload": payload}
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         fd = os.open(".process.json", flags, 0o600, dir_fd=self.session)
-        os.write(fd, json.dumps(content).encode())
+        os.write(fd, documents.dumps(content))
         os.close(fd)
         os.rename(".process.json", "process.json", src_dir_fd=self.session, dst_dir_fd=self.session)
 

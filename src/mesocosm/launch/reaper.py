@@ -7,7 +7,6 @@ signal of its own.
 from __future__ import annotations
 
 import os
-import signal
 import time
 
 from mesocosm.launch import channel, handshake, signals
@@ -15,27 +14,28 @@ from mesocosm.linux import syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    import socket
     from typing import NoReturn
+
+    from mesocosm.launch.channel import Socket
 
 _OURS = frozenset(
     (
-        signal.SIGCHLD,
-        signal.SIGSEGV,
-        signal.SIGBUS,
-        signal.SIGILL,
-        signal.SIGFPE,
-        signal.SIGTRAP,
-        signal.SIGABRT,
+        signals.SIGCHLD,
+        signals.SIGSEGV,
+        signals.SIGBUS,
+        signals.SIGILL,
+        signals.SIGFPE,
+        signals.SIGTRAP,
+        signals.SIGABRT,
     )
 )
 """Not forwarded: they tell of our children, or of ourselves."""
 
 
-def stay_behind(report: socket.socket, client: socket.socket) -> None:
+def stay_behind(report: Socket, client: Socket) -> None:
     """Fork; return in the payload-to-be and never in the init."""
     signals.block_all()
-    pid, _ = syscalls.clone3(0, exit_signal=signal.SIGCHLD)
+    pid, _ = syscalls.clone3(0, exit_signal=signals.SIGCHLD)
     if pid:
         client.close()
         _serve(report, pid)
@@ -43,21 +43,21 @@ def stay_behind(report: socket.socket, client: socket.socket) -> None:
     signals.unblock_all()
 
 
-def _serve(report: socket.socket, payload: int) -> NoReturn:
+def _serve(report: Socket, payload: int) -> NoReturn:
     syscalls.set_name("init")
     for fd in (0, 1, 2):
         os.close(fd)
     while True:
         _reap(report, payload)
-        got = signal.sigwaitinfo(signals.EVERY)
-        if got.si_signo not in _OURS:
+        number = signals.wait_any()
+        if number not in _OURS:
             try:
-                os.kill(payload, got.si_signo)
+                os.kill(payload, number)
             except OSError:
                 continue
 
 
-def _reap(report: socket.socket, payload: int) -> None:
+def _reap(report: Socket, payload: int) -> None:
     while True:
         try:
             ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG)

@@ -15,13 +15,12 @@ child's, whose memory goes with its ``execve``.
 
 from __future__ import annotations
 
+import _socket
 import os
 import select
-import signal
-import socket
 import time
 
-from mesocosm.launch import child, descriptors, handshake
+from mesocosm.launch import child, descriptors, handshake, signals
 from mesocosm.launch.stdio import Stdio
 from mesocosm.linux import syscalls
 
@@ -29,10 +28,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from mesocosm.launch.channel import Socket
+
 _NAMESPACES = syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWNET
 
 
-def be_supervisor(offer: child.Offer, report: socket.socket, theirs: socket.socket) -> NoReturn:
+def be_supervisor(offer: child.Offer, report: Socket, theirs: Socket) -> NoReturn:
     """Make a spare child and keep it.  The calling process is a fresh fork of the zygote.
 
     ``report`` is our end of the socket to the child, ``theirs`` the child's.
@@ -42,7 +43,7 @@ def be_supervisor(offer: child.Offer, report: socket.socket, theirs: socket.sock
     keeper = os.getpid()
     try:
         flags = _NAMESPACES if offer.fresh else 0
-        pid, _ = syscalls.clone3(flags | syscalls.CLONE_FILES, exit_signal=signal.SIGCHLD)
+        pid, _ = syscalls.clone3(flags | syscalls.CLONE_FILES, exit_signal=signals.SIGCHLD)
     except OSError as error:
         child.refuse_next(offer, error)
     if not pid:
@@ -56,7 +57,7 @@ class Supervisor:
 
     __slots__ = ("_deaf", "_ended", "_failure", "_held", "_payload", "_poll", "_report", "_stdio")
 
-    def __init__(self, pid: int, report: socket.socket) -> None:
+    def __init__(self, pid: int, report: Socket) -> None:
         self._payload = pid
         self._report = report
         self._stdio: Stdio | None = None
@@ -82,7 +83,7 @@ class Supervisor:
     def _hear(self) -> bool:
         """Take one note of the child.  False when there is none."""
         try:
-            note = self._report.recv(handshake.LIMIT, socket.MSG_DONTWAIT)
+            note = self._report.recv(handshake.LIMIT, _socket.MSG_DONTWAIT)
         except OSError:
             return False
         if not note:

@@ -16,8 +16,6 @@ import fcntl
 import gc
 import os
 import select
-import signal
-import socket
 import sys
 
 from mesocosm.launch import channel, child, descriptors, memory, signals
@@ -27,6 +25,8 @@ from mesocosm.linux import syscalls
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
+
+    from mesocosm.launch.channel import Socket
 
 SPARES = 2
 """Spare children of each kind."""
@@ -40,7 +40,7 @@ HIGH = 100
 class Zygote:
     """The fork server, with spares of two kinds: fresh ones for containers, plain ones to join others."""
 
-    def __init__(self, requests: tuple[socket.socket, socket.socket]) -> None:
+    def __init__(self, requests: tuple[Socket, Socket]) -> None:
         ranges = memory.private_ranges()
         null = _high(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
         self._requests = requests
@@ -91,8 +91,8 @@ class Zygote:
         """At most one of each kind, so that requests are heard in between."""
         for offer, spares in zip(self._offers, self._spares, strict=True):
             if len(spares) < wanted:
-                report, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-                pid, _ = syscalls.clone3(0, exit_signal=signal.SIGCHLD)
+                report, theirs = channel.pair()
+                pid, _ = syscalls.clone3(0, exit_signal=signals.SIGCHLD)
                 if not pid:
                     be_supervisor(offer, report, theirs)
                 report.close()
@@ -122,7 +122,7 @@ def main(fresh_fd: int, plain_fd: int, mounts_fd: int, root_fd: int) -> NoReturn
     signals.block_all()
     syscalls.set_name("mesocosm")
     requests = channel.adopt(_high(fresh_fd)), channel.adopt(_high(plain_fd))
-    descriptors.place(_high(signals.open_signalfd(signal.SIGCHLD)), descriptors.SIGNALS)
+    descriptors.place(_high(signals.open_signalfd(signals.SIGCHLD)), descriptors.SIGNALS)
     sys.meta_path.clear()
     gc.collect()
     gc.freeze()
