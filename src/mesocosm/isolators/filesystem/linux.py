@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 
 from mesocosm.errors import InvalidConfig
@@ -159,7 +160,14 @@ def _shared_memory(container: Container) -> Iterator[_Mount]:
         options=("mode=1777", f"size={container.config.shm_size}"),
         flags=LOCKED,
     )
-    yield MountFilesystem(fstype="mqueue", target="/dev/mqueue", flags=LOCKED)
+    if "mqueue" in _file_systems():
+        yield MountFilesystem(fstype="mqueue", target="/dev/mqueue", flags=LOCKED)
+
+
+@cache
+def _file_systems() -> frozenset[str]:
+    """What this kernel can mount, proc_filesystems(5); message queues are a kernel's option."""
+    return frozenset(Path("/proc/filesystems").read_text().split())
 
 
 def _not_covered(mounts: Iterable[_Mount], taken: frozenset[str]) -> Iterator[_Mount]:

@@ -52,8 +52,6 @@ def checked(target: str) -> str:
         if covers((kernel,), place) and place not in PROC_FILES:
             raise InvalidConfig(
                 f"nothing can be mounted on {place}: {kernel} is the kernel's",
-                hint=f"of {kernel} only {', '.join(sorted(PROC_FILES))}"
-                if kernel == "/proc"
-                else "choose another target",
+                hint="choose another target; only a few files such as /proc/cpuinfo may be covered",
             )
     return place
