@@ -35,7 +35,8 @@ def listen(path: str, backlog: int) -> Socket:
 
 def accept(listener: Socket) -> Socket:
     """The next connection."""
-    return adopt(listener._accept()[0])
+    fd, _ = listener._accept()  # type: ignore[attr-defined]
+    return adopt(fd)
 
 
 def adopt(fd: int) -> Socket:

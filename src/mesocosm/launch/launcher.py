@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -75,6 +76,7 @@ class Launcher:
         self._zygote: subprocess.Popen[bytes] | None = None
         self._requests: tuple[socket.socket, socket.socket] | None = None
         self._log = -1
+        self._plans: dict[Path, LaunchPlan] = {}  # held and not yet started, for words only
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -127,12 +129,19 @@ class Launcher:
                 descriptors["channel"] = theirs.fileno()
                 await self._request(plan, descriptors, timing)
             trace.point("launch.requested")
-            return await self._set_up(ours, plan, session, begun)
+            birth = _Birth(ours, plan, session)
+            try:
+                forked = await birth.wait(begun)
+            except asyncio.CancelledError:
+                await asyncio.shield(birth.undo())
+                raise
         finally:
             ours.close()
             for name, fd in descriptors.items():
                 if name not in ("channel", "stdin"):
                     os.close(fd)
+        self._plans[session.directory] = plan
+        return forked
 
     async def _request(self, plan: LaunchPlan, descriptors: Mapping[str, int], timing: bool) -> None:
         names = [name for name in handshake.DESCRIPTORS if name in descriptors]
@@ -151,43 +160,13 @@ class Launcher:
                     f"the launcher's zygote does not answer: {error.strerror}{self._words()}"
                 ) from error
 
-    async def _set_up(
-        self, ours: socket.socket, plan: LaunchPlan, session: SessionPaths, begun: int
-    ) -> Forked:
-        ours.setblocking(False)
-        supervisor = (0, 0)
-        while True:
-            message = await _receive(ours, "forked", "created", "failed")
-            if message is None:
-                sessions.discard(session)
-                raise Unavailable(f"the supervisor ended without a word{self._words()}")
-            if message["kind"] == "forked":
-                supervisor = handshake.identity(message["supervisor"])
-                trace.point("launch.forked")
-            elif message["kind"] == "failed":
-                await _ended(supervisor)
-                sessions.discard(session)
-                raise _launch_error(plan, message)
-            else:
-                pid, start_time = handshake.identity(message["payload"])
-                warnings = tuple(str(text) for text in message["warnings"])
-                timing = tuple((str(name), int(at) - begun) for name, at in message["timing"])
-                trace.point("launch.created")
-                return Forked(
-                    pid=pid,
-                    start_time=start_time,
-                    supervisor=supervisor[0],
-                    supervisor_start_time=supervisor[1],
-                    warnings=warnings,
-                    timing=timing,
-                )
-
-    async def start(self, session: SessionPaths, plan: LaunchPlan | None = None) -> None:
+    async def start(self, session: SessionPaths) -> None:
         """Open the gate and return when the payload runs.
 
-        Raises LaunchError with status 127 or 126 when it cannot be executed; ``plan`` lets the error name the
-        step.  WrongState when it was started before, NotFound when there is nothing to start.
+        Raises LaunchError with status 127 or 126 when it cannot be executed, WrongState when it was started
+        before, NotFound when there is nothing to start.
         """
+        plan = self._plans.pop(session.directory, None)
         try:
             client = await _connect(session, "gate")
         except NotFound:
@@ -301,6 +280,65 @@ def _launch_error(plan: LaunchPlan | None, message: Mapping[str, Any]) -> Launch
     if plan is None:
         return failures.nameless(code, detail, status)
     return failures.launch_error(plan, step, code, detail, status)
+
+
+class _Birth:
+    """One child between request and gate."""
+
+    def __init__(self, sock: socket.socket, plan: LaunchPlan, session: SessionPaths) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._plan = plan
+        self._session = session
+        self._supervisor = (0, 0)
+        self._payload = (0, 0)
+
+    async def wait(self, begun: int) -> Forked:
+        """Until the child is held.  LaunchError when a step failed; nothing is left then."""
+        while True:
+            message = await _receive(self._socket, "forked", "created", "failed")
+            if message is None:
+                await self._clear()
+                raise Unavailable(
+                    "the child ended while it was set up", hint="it was killed, or ran out of memory"
+                )
+            if message["kind"] == "failed":
+                await self._clear()
+                raise _launch_error(self._plan, message)
+            self._payload = handshake.identity(message["payload"])
+            if message["kind"] == "created":
+                trace.point("launch.created")
+                return self._forked(message, begun)
+            self._supervisor = handshake.identity(message["supervisor"])
+            trace.point("launch.forked")
+
+    def _forked(self, message: Mapping[str, Any], begun: int) -> Forked:
+        return Forked(
+            pid=self._payload[0],
+            start_time=self._payload[1],
+            supervisor=self._supervisor[0],
+            supervisor_start_time=self._supervisor[1],
+            warnings=tuple(str(text) for text in message["warnings"]),
+            timing=tuple((str(name), int(at) - begun) for name, at in message["timing"]),
+        )
+
+    async def undo(self) -> None:
+        """Nobody wants it any more: kill it and leave nothing."""
+        while not self._payload[0]:
+            message = await _receive(self._socket, "forked", "created", "failed")
+            if message is None or message["kind"] == "failed":
+                break
+            self._payload = handshake.identity(message["payload"])
+            self._supervisor = handshake.identity(message["supervisor"])
+        pidfd = processes.hold(*self._payload) if self._payload[0] else None
+        if pidfd is not None:
+            processes.send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
+        await self._clear()
+
+    async def _clear(self) -> None:
+        await _ended(self._supervisor)
+        sessions.discard(self._session)
 
 
 # --- sockets ------------------------------------------------------------------------------------------------
