@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,6 +25,7 @@ from mesocosm.errors import Corrupt, InvalidConfig, Unavailable
 from mesocosm.images.backends.base import Backend, StackedLayer
 from mesocosm.images.backends.choice import BackendChoice
 from mesocosm.images.collect import Collector, Limits, Plan
+from mesocosm.images.export import Export, names_for, save
 from mesocosm.images.families import Families
 from mesocosm.images.image import Image, ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
@@ -32,6 +33,7 @@ from mesocosm.images.inspection import Inspection, Step, Usage
 from mesocosm.images.layer_mounts import LayerMounts
 from mesocosm.images.layers import Form
 from mesocosm.images.leases import CONTAINER
+from mesocosm.images.loading import images_in
 from mesocosm.images.naming import Named, Naming, canonical, missing
 from mesocosm.images.platform import Platform, host_platform, parse_platform
 from mesocosm.images.progress import Report, silent
@@ -263,6 +265,41 @@ class Provisioner:
             await in_thread(self.mounts.drop, [_hex(digest) for digest in verdict.damaged])
             await self._restore(named.reference, image, wanted, chosen, "always")
         return verdict
+
+    # --- in and out -----------------------------------------------------------------------------------------
+
+    async def save(self, texts: Sequence[str], target: int, *, platform: str | None = None) -> None:
+        """Write images to an open file as one archive, OCI layout and ``docker save`` at once."""
+        wanted = _platform(platform)
+        exports = []
+        for text in texts:
+            named: Named = await in_thread(self._naming.require, text, wanted)
+            names = names_for([named.reference] if named.reference else [])
+            exports.append(Export(named.require_image(), names))
+        await in_thread(save, self.store.blobs, exports, target)
+
+    async def load(
+        self, path: Path, *, platform: str | None = None, progress: Report | None = None
+    ) -> list[Image]:
+        """Read every image of an archive, and give them the names it has for them."""
+        chosen: Backend = await in_thread(self._backends.get, None)
+        loaded = []
+        async for found in images_in(path, self._families, _platform(platform)):
+            image = await self._puller.keep(found, chosen.form, progress or self._report)
+            loaded.append(await in_thread(self._inspection.image, image))
+        return loaded
+
+    async def push(self, text: str, target: str | None = None, *, progress: Report | None = None) -> str:
+        """Have an image in a registry, under its own name or ``target``; returns its digest."""
+        from mesocosm.images.pushing import push  # the HTTP library takes long to import
+
+        named: Named = await in_thread(self._naming.require, text, host_platform())
+        name = canonical(target) if target else named.reference
+        if name is None:
+            raise InvalidConfig(f"{text} has no name to push it by", hint="give one: HOST/NAME:TAG")
+        return str(
+            await push(self.store, self._families, named.require_image(), name, progress or self._report)
+        )
 
     # --- how ------------------------------------------------------------------------------------------------
 

@@ -36,6 +36,8 @@ _Result = TypeVar("_Result")
 PARALLEL: Final = 3
 """Layers brought in at a time: each has a thread, and what it holds in memory."""
 
+_NAMELESS = Reference("docker-archive", path="-")
+
 Check = Callable[[Reference, Found], Awaitable[None]]
 """Raises Denied when policy does not admit what was found."""
 
@@ -104,14 +106,13 @@ class Puller:
                 )
         await self._with_room(lambda: self._bring_in(wanted, found, report))
 
-    async def keep(
-        self, found: Found, form: Form, names: tuple[Reference, ...], report: Report
-    ) -> ImageRecord:
-        """Bring in what a source has, under names of the caller's choosing."""
-        wanted = Wanted(names[0] if names else Reference("host"), found.config.platform, form)
+    async def keep(self, found: Found, form: Form, report: Report) -> ImageRecord:
+        """Bring in what an archive has, under the names it gives."""
+        wanted = Wanted(found.names[0] if found.names else _NAMELESS, found.config.platform, form)
         image = await self._with_room(lambda: self._bring_in(wanted, found, report))
-        for name in names:
-            await in_thread(self._store.catalogue.name, RefRecord(reference=str(name), digest=image.digest))
+        for name in found.names:
+            ref = RefRecord(reference=str(name), digest=image.digest, platform=wanted.platform_key)
+            await in_thread(self._store.catalogue.name, ref)
         return image
 
     async def _pull(self, wanted: Wanted, report: Report) -> Pulled:

@@ -18,6 +18,7 @@ OURS: dict[str, str] = {
     "oci-archive": "oci:OciStore",
     "dir": "directory:DirectoryStore",
     "host": "host:HostStore",
+    "tarball": "tarball:TarballStore",
 }
 """Reference transport to the class that serves it."""
 

@@ -14,21 +14,20 @@ from typing import Final
 import msgspec
 
 from mesocosm.errors import Corrupt, Exhausted, InvalidConfig, NotFound
-from mesocosm.images import mediatypes
 from mesocosm.images.archive import Archive, Span, chunks, open_regular
 from mesocosm.images.config import parse_config
 from mesocosm.images.decompress import MAGIC_LENGTH, sniff
 from mesocosm.images.digest import Digest, new_hash
-from mesocosm.images.documents import LAYER_LIMIT, Descriptor, descriptor_json
+from mesocosm.images.documents import LAYER_LIMIT, Descriptor
 from mesocosm.images.foreign import parse_uint, shown
 from mesocosm.images.platform import Platform
 from mesocosm.images.reference import Reference, parse_docker_name
 from mesocosm.images.stores.base import Document, Found, Store, fetching
 from mesocosm.images.stores.resolve import resolve
 from mesocosm.images.strict import DOCUMENT_LIMIT, Fields, Json, load, load_list
+from mesocosm.images.synthesis import layer_descriptor, manifest_document
 from mesocosm.images.transfer import in_thread
 
-_MEDIA_TYPE = {"none": "", "gzip": "+gzip", "zstd": "+zstd"}
 _PIECE: Final = 1 << 20
 
 
@@ -51,7 +50,7 @@ class DockerArchiveStore(Store):
     ) -> Found | None:
         """As `Store.discover`; an archive has no ETag."""
         path = Path(reference.path).absolute()
-        archive, entry, documents, members = await in_thread(_read, path, reference)
+        archive, entry, top, documents, members = await in_thread(_read, path, reference)
 
         async def read(descriptor: Descriptor) -> bytes:
             return documents[descriptor.digest]
@@ -60,21 +59,16 @@ class DockerArchiveStore(Store):
             async for chunk in chunks(archive.path, members[descriptor.digest], offset):
                 yield chunk
 
-        top = Document(Descriptor(mediatypes.OCI_MANIFEST, *_top(documents)), next(iter(documents.values())))
-        found = await resolve(top, read, reference, platform, fetch=fetching(opened), source=str(path))
+        document = Document(top, documents[top.digest])
+        found = await resolve(document, read, reference, platform, fetch=fetching(opened), source=str(path))
         return msgspec.structs.replace(found, names=tuple(map(parse_docker_name, entry.names)))
 
 
-_Parts = tuple[Archive, Entry, dict[Digest, bytes], dict[Digest, Span]]
-
-
-def _top(documents: dict[Digest, bytes]) -> tuple[Digest, int]:
-    digest, data = next(iter(documents.items()))
-    return digest, len(data)
+_Parts = tuple[Archive, Entry, Descriptor, dict[Digest, bytes], dict[Digest, Span]]
 
 
 def _read(path: Path, reference: Reference) -> _Parts:
-    """The archive, the image meant, its documents (the manifest first), and its layers' places; blocking."""
+    """The archive, the image meant, its manifest, its documents, and its layers' places; blocking."""
     archive = Archive.open(path)
     entry = choose(entries(archive), reference)
     layers, members = [], {}
@@ -86,21 +80,8 @@ def _read(path: Path, reference: Reference) -> _Parts:
         layer = _descriptor(path, span, diff_id)
         layers.append(layer)
         members[layer.digest] = span
-    config_descriptor = Descriptor(mediatypes.OCI_CONFIG, config.digest, len(entry.config))
-    manifest = manifest_bytes(config_descriptor, layers)
-    documents = {Digest.of(manifest): manifest, config.digest: entry.config}
-    return archive, entry, documents, members
-
-
-def manifest_bytes(config: Descriptor, layers: list[Descriptor]) -> bytes:
-    """Return an OCI manifest, the same bytes for the same image."""
-    document: dict[str, Json] = {
-        "schemaVersion": 2,
-        "mediaType": mediatypes.OCI_MANIFEST,
-        "config": descriptor_json(config),
-        "layers": [descriptor_json(layer) for layer in layers],
-    }
-    return msgspec.json.encode(document)
+    top, documents = manifest_document(entry.config, layers)
+    return archive, entry, top, documents, members
 
 
 def _descriptor(path: Path, span: Span, diff_id: Digest) -> Descriptor:
@@ -108,12 +89,12 @@ def _descriptor(path: Path, span: Span, diff_id: Digest) -> Descriptor:
     fd = open_regular(path)
     try:
         kind = sniff(os.pread(fd, min(MAGIC_LENGTH, span.size), span.offset))
-        if kind not in _MEDIA_TYPE:
+        if kind not in ("none", "gzip", "zstd"):
             raise Corrupt(f"{path}: a layer is compressed with {kind}, which images are not")
         digest = diff_id if kind == "none" else hash_span(fd, span)
     finally:
         os.close(fd)
-    return Descriptor(mediatypes.OCI_LAYER + _MEDIA_TYPE[kind], digest, span.size)
+    return layer_descriptor(kind, digest, span.size)
 
 
 def hash_span(fd: int, span: Span) -> Digest:

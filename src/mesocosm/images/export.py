@@ -1,0 +1,115 @@
+"""Writing images out: one tar file that is an OCI image layout and what ``docker load`` reads, both at once.
+
+The same images give the same bytes: names in order, no times, no owners.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from mesocosm.errors import NotFound
+from mesocosm.images import mediatypes
+from mesocosm.images.blobs import BlobStore, write_all
+from mesocosm.images.digest import Digest
+from mesocosm.images.documents import REF_NAME
+from mesocosm.images.image import ImageRecord
+from mesocosm.images.reference import Reference
+from mesocosm.images.strict import Json
+from mesocosm.images.tar import BLOCK
+
+_PIECE: Final = 1 << 20
+_NAME: Final = "io.containerd.image.name"
+
+
+class Export(msgspec.Struct, frozen=True):
+    """An image to be written, and the registry names it is to have."""
+
+    image: ImageRecord
+    names: tuple[Reference, ...]
+
+
+def save(blobs: BlobStore, images: Sequence[Export], target: int) -> None:
+    """Write the images to the descriptor ``target``; blocking.  NotFound when a blob is not kept here."""
+    for blob in _blobs(images):
+        if not blobs.has(blob):
+            raise NotFound(f"blob {blob} is not kept on this host", hint="pull the image again")
+    _member(target, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+    for blob in _blobs(images):
+        _copy(blobs, blob, target)
+    _member(target, "index.json", msgspec.json.encode(_index(images)))
+    _member(target, "manifest.json", msgspec.json.encode([_docker(export) for export in images]))
+    write_all(target, bytes(2 * BLOCK))
+
+
+def _blobs(images: Sequence[Export]) -> list[Digest]:
+    digests = {digest for export in images for digest in export.image.documents}
+    digests |= {Digest.parse(layer.digest) for export in images for layer in export.image.layers}
+    return sorted(digests)
+
+
+def _path(digest: Digest) -> str:
+    return f"blobs/{digest.algorithm}/{digest.hex}"
+
+
+def _index(images: Sequence[Export]) -> dict[str, Json]:
+    entries: list[Json] = []
+    for export in images:
+        image = export.image
+        entry: dict[str, Json] = {
+            "mediaType": image.media_type,
+            "digest": image.digest,
+            "size": image.manifest_size,
+        }
+        for name in export.names:
+            annotations: dict[str, Json] = {REF_NAME: name.tag or "latest", _NAME: f"{name.name}:{name.tag}"}
+            entries.append({**entry, "annotations": annotations})
+        if not export.names:
+            entries.append(entry)
+    return {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": entries}
+
+
+def _docker(export: Export) -> dict[str, Json]:
+    layers: list[Json] = [_path(Digest.parse(layer.digest)) for layer in export.image.layers]
+    names: list[Json] = [name.familiar for name in export.names]
+    return {"Config": _path(Digest.parse(export.image.image_id)), "RepoTags": names, "Layers": layers}
+
+
+def _copy(blobs: BlobStore, digest: Digest, target: int) -> None:
+    """A blob as a member; verified while it is read."""
+    size = blobs.size(digest) or 0
+    write_all(target, header(_path(digest), size))
+    for piece in blobs.chunks(digest, size):
+        write_all(target, piece)
+    write_all(target, bytes(-size % BLOCK))
+
+
+def _member(target: int, name: str, data: bytes) -> None:
+    write_all(target, header(name, len(data)) + data + bytes(-len(data) % BLOCK))
+
+
+def header(name: str, size: int) -> bytes:
+    """Return a ustar header for a regular file, 0644, root's, at the epoch (POSIX.1-2017, pax(1))."""
+    block = bytearray(BLOCK)
+    block[0 : len(name)] = name.encode("ascii")
+    block[100:108] = b"0000644\0"
+    block[108:124] = b"0000000\0" * 2
+    block[124:136] = _number(size)
+    block[136:148] = b"00000000000\0"
+    block[148:156] = b" " * 8
+    block[156:157] = b"0"
+    block[257:265] = b"ustar\x0000"
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def _number(size: int) -> bytes:
+    """Octal, or GNU's base 256 from 8 GiB on."""
+    return b"%011o\0" % size if size < 1 << 33 else b"\x80" + size.to_bytes(11, "big")
+
+
+def names_for(references: Iterable[Reference]) -> tuple[Reference, ...]:
+    """Return those references that are names in a registry."""
+    return tuple(one for one in references if one.transport == "docker" and one.tag and one.digest is None)

@@ -1,0 +1,49 @@
+"""Manifests and configurations for images that come without: always the same bytes for the same content."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from mesocosm.images import mediatypes
+from mesocosm.images.digest import Digest
+from mesocosm.images.documents import Descriptor, descriptor_json
+from mesocosm.images.platform import Platform
+from mesocosm.images.strict import Json
+
+_SUFFIX = {"gzip": "+gzip", "zstd": "+zstd"}
+
+
+def layer_descriptor(compression: str, digest: Digest, size: int) -> Descriptor:
+    """Return a layer's descriptor.  What OCI has no name for counts as plain: the unpacker looks."""
+    return Descriptor(mediatypes.OCI_LAYER + _SUFFIX.get(compression, ""), digest, size)
+
+
+def config_bytes(platform: Platform, diff_ids: Sequence[Digest], runtime: Mapping[str, Json]) -> bytes:
+    """Return an OCI image configuration; ``runtime`` is its ``config`` member."""
+    document: dict[str, Json] = {"architecture": platform.architecture, "os": platform.os}
+    if platform.variant:
+        document["variant"] = platform.variant
+    document["config"] = dict(runtime)
+    document["rootfs"] = {"type": "layers", "diff_ids": [str(diff_id) for diff_id in diff_ids]}
+    return msgspec.json.encode(document)
+
+
+def manifest_bytes(config: Descriptor, layers: Sequence[Descriptor]) -> bytes:
+    """Return an OCI manifest."""
+    document: dict[str, Json] = {
+        "schemaVersion": 2,
+        "mediaType": mediatypes.OCI_MANIFEST,
+        "config": descriptor_json(config),
+        "layers": [descriptor_json(layer) for layer in layers],
+    }
+    return msgspec.json.encode(document)
+
+
+def manifest_document(config: bytes, layers: Sequence[Descriptor]) -> tuple[Descriptor, dict[Digest, bytes]]:
+    """Return the manifest's descriptor, and the bytes of manifest and configuration by digest."""
+    config_descriptor = Descriptor(mediatypes.OCI_CONFIG, Digest.of(config), len(config))
+    manifest = manifest_bytes(config_descriptor, layers)
+    top = Descriptor(mediatypes.OCI_MANIFEST, Digest.of(manifest), len(manifest))
+    return top, {top.digest: manifest, config_descriptor.digest: config}
