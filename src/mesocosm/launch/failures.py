@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
+from typing import Any
 
 from mesocosm.errors import LaunchError
 from mesocosm.plan import LaunchPlan
@@ -32,8 +34,13 @@ _HINTS: dict[tuple[str, int], str] = {
 }
 
 
-def launch_error(plan: LaunchPlan, step: int, code: int, detail: str, status: int) -> LaunchError:
-    """The error for a child's ``failed`` message."""
+def from_message(plan: LaunchPlan | None, message: Mapping[str, Any]) -> LaunchError:
+    """The error for a child's ``failed`` message, or the same fields in exit.json."""
+    step, code, detail, status = (message[name] for name in ("step", "errno", "detail", "status"))
+    return _nameless(code, detail, status) if plan is None else _named(plan, step, code, detail, status)
+
+
+def _named(plan: LaunchPlan, step: int, code: int, detail: str, status: int) -> LaunchError:
     reason = _reason(code, detail)
     if not 0 <= step < len(plan.steps):
         what = _namespaces(plan)
@@ -72,8 +79,7 @@ def _creation_hint(code: int) -> str | None:
     return None
 
 
-def nameless(code: int, detail: str, status: int) -> LaunchError:
-    """The error when the plan is not at hand."""
+def _nameless(code: int, detail: str, status: int) -> LaunchError:
     step = "execute" if status in (126, 127) else "start"
     return LaunchError(f"cannot {step}: {_reason(code, detail)}", step=step, errno=code, status=status)
 
@@ -82,4 +88,4 @@ def executing(plan: LaunchPlan, error: LaunchError) -> LaunchError:
     """A nameless error of the last step in that step's words."""
     if error.status not in (126, 127):
         return error
-    return launch_error(plan, len(plan.steps) - 1, error.errno, "", error.status)
+    return _named(plan, len(plan.steps) - 1, error.errno, "", error.status)

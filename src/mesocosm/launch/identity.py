@@ -19,7 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from mesocosm.launch.child import Setup
+    from mesocosm.launch.setup import Setup
 
     Step = dict[str, Any]
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from mesocosm.launch.child import Setup
+    from mesocosm.launch.setup import Setup
 
     Step = dict[str, Any]
 

@@ -1,0 +1,149 @@
+"""The launcher's side of the zygote: start it, ask it, end it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from mesocosm.errors import Unavailable, Unsupported
+from mesocosm.launch import channel, handshake
+from mesocosm.launch.sockets import writable
+from mesocosm.linux import mounts, syscalls
+
+# The package's own __init__ is left out: it would bring the agent's libraries into every supervisor.
+_BOOTSTRAP = (
+    "import sys; package = type(sys)('mesocosm'); package.__path__ = [sys.argv[1]];"
+    "sys.modules['mesocosm'] = package; from mesocosm.launch.zygote import main;"
+    "main(*map(int, sys.argv[2:]))"
+)
+
+
+class ForkServer:
+    """One zygote and the sockets to it."""
+
+    def __init__(
+        self, zygote: subprocess.Popen[bytes], requests: tuple[socket.socket, socket.socket], log: int
+    ) -> None:
+        self._zygote = zygote
+        self._requests = requests
+        self._log = log
+
+    @classmethod
+    async def start(cls) -> ForkServer:
+        """A new zygote; it warms up while requests already wait for it.  Raises Unsupported."""
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+        log = os.memfd_create("mesocosm-zygote-log", os.MFD_CLOEXEC)
+        try:
+            theirs = [pair[1].fileno() for pair in pairs]
+            zygote = await _in_thread_of_its_own(lambda: _exec_zygote(theirs, log))
+        except BaseException:
+            os.close(log)
+            for pair in pairs:
+                pair[0].close()
+            raise
+        finally:
+            for pair in pairs:
+                pair[1].close()
+        for pair in pairs:
+            pair[0].setblocking(False)
+        return cls(zygote, (pairs[0][0], pairs[1][0]), log)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the zygote runs."""
+        return self._zygote.poll() is None
+
+    async def request(self, descriptors: Mapping[str, int], *, fresh: bool, timing: bool) -> None:
+        """Ask for a child, a ``fresh`` one in namespaces of its own or one to join others."""
+        names = [name for name in handshake.DESCRIPTORS if name in descriptors]
+        message = handshake.encode("launch", descriptors=names, timing=timing)
+        numbers = [descriptors[name] for name in names]
+        requests = self._requests[0 if fresh else 1]
+        while True:
+            try:
+                channel.send(requests, message, numbers)
+                return
+            except BlockingIOError:
+                await writable(requests)
+            except OSError as error:
+                raise Unavailable(f"the zygote does not answer: {error.strerror}{self.words()}") from error
+
+    def words(self) -> str:
+        """What zygote, spares or supervisors said last on their standard error, after a colon."""
+        lines = os.pread(self._log, 1 << 16, 0).decode("utf-8", "replace").strip().splitlines()
+        return f": {lines[-1]}" if lines else ""
+
+    def close(self) -> None:
+        """End the zygote and its spares.  Supervisors and containers live on."""
+        for requests in self._requests:
+            requests.close()
+        self._zygote.wait()
+        os.close(self._log)
+
+
+async def _in_thread_of_its_own(
+    act: Callable[[], subprocess.Popen[bytes]],
+) -> subprocess.Popen[bytes]:
+    """Run ``act`` in a thread that ends with it: what it does to its namespaces stays with it."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[subprocess.Popen[bytes]] = loop.create_future()
+
+    def settle(zygote: subprocess.Popen[bytes] | None, error: BaseException | None) -> None:
+        if zygote is not None and not done.cancelled():
+            done.set_result(zygote)
+        elif error is not None and not done.cancelled():
+            done.set_exception(error)
+
+    def body() -> None:
+        try:
+            loop.call_soon_threadsafe(settle, act(), None)
+        except BaseException as error:  # carried to the one who waits
+            loop.call_soon_threadsafe(settle, None, error)
+
+    thread = threading.Thread(target=body, name="mesocosm-zygote", daemon=True)
+    thread.start()
+    try:
+        return await done
+    finally:
+        thread.join()
+
+
+def _exec_zygote(requests: Sequence[int], log: int) -> subprocess.Popen[bytes]:
+    """Start the interpreter from a read-only view of the host; the calling thread keeps that view (R-01)."""
+    package = Path(__file__).parent.parent
+    host_mounts = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+    host_root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _enter_read_only_view()
+        return subprocess.Popen(
+            [
+                sys.executable,
+                *("-I", "-S", "-B", "-X", "utf8=1", "-c", _BOOTSTRAP),
+                *map(str, (package, *requests, host_mounts, host_root)),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env={},
+            cwd="/",
+            pass_fds=(*requests, host_mounts, host_root),
+            start_new_session=True,
+        )
+    finally:
+        os.close(host_mounts)
+        os.close(host_root)
+
+
+def _enter_read_only_view() -> None:
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWNS)
+    except PermissionError as error:
+        raise Unsupported("cannot make a mount namespace", hint="run as root with CAP_SYS_ADMIN") from error
+    mounts.set_propagation("/", "private")
+    syscalls.mount_setattr(syscalls.AT_FDCWD, "/", syscalls.AT_RECURSIVE, attr_set=syscalls.MOUNT_ATTR_RDONLY)
