@@ -39,6 +39,7 @@ class LayerIngest:
 
     ``blob`` and ``blob_size`` are what the descriptor promises, ``diff_id`` what the image's configuration
     does; None where nobody said (a local tarball).  ``compression`` None goes by the stream's first bytes.
+    ``verified``: who feeds checks the blob's digest, and calls ``finish`` only when it was right.
     ``feed`` and ``finish`` raise Corrupt or Exhausted, and OSError for the host's failures; the sink's work
     is removed then.  Without a ``diff_id`` the archive must have its end mark, as nothing else shows that it
     is whole.
@@ -53,14 +54,16 @@ class LayerIngest:
         blob_size: int | None = None,
         diff_id: Digest | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        verified: bool = False,
     ) -> None:
         self._sink = sink
         self._blob = blob
         self._blob_size = blob_size
         self._diff_id = diff_id
-        self._verifier = Verifier(blob, blob_size, what="layer") if blob is not None else None
+        checked = None if verified else blob
+        self._verifier = Verifier(checked, blob_size, what="layer") if checked is not None else None
         self._blob_hash = hashlib.sha256() if blob is None else None
-        self._tar_hash = hashlib.sha256()
+        self._tar_hash = hashlib.new(diff_id.algorithm if diff_id is not None else "sha256")
         self._plain = Decompressor(compression, limits)
         self._reader = TarReader(sink, limits, whole=diff_id is None)
 
@@ -119,7 +122,7 @@ class LayerIngest:
             self._reader.feed(piece)
 
     def _checked_diff_id(self) -> Digest:
-        found = Digest("sha256", self._tar_hash.hexdigest())
+        found = Digest(self._tar_hash.name, self._tar_hash.hexdigest())
         if self._diff_id is not None and found != self._diff_id:
             raise Corrupt(
                 f"layer's content is {found}, but the image's configuration says {self._diff_id}",

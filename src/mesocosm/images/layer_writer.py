@@ -38,6 +38,7 @@ class LayerWriter:
             blob_size=descriptor.size,
             diff_id=diff_id,
             limits=limits,
+            verified=True,
         )
 
     def write(self, chunk: bytes | memoryview) -> None:
