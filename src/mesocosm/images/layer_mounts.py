@@ -133,9 +133,9 @@ class LayerMounts:
             os.close(target)
 
     def _is_mounted(self, where: Path) -> bool:
-        """Whether a mount lies on ``where``: it then has another mount ID than its parent directory."""
+        """Whether a layer lies on ``where``: it is another file system than the directory's own."""
         try:
-            return _mount_id(where) != _mount_id(where.parent)
+            return os.stat(where).st_dev != os.stat(self._root).st_dev  # noqa: PTH116
         except FileNotFoundError:
             return False
 
@@ -144,11 +144,3 @@ class LayerMounts:
         self._root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with durable.locked(self._lock):
             yield
-
-
-def _mount_id(path: Path) -> int:
-    fd = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        return syscalls.mount_id(fd)
-    finally:
-        os.close(fd)

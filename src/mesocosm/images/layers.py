@@ -80,6 +80,7 @@ class LayerStore:
         policy: Policy = DEFAULT_POLICY,
     ) -> None:
         self._root = root
+        self._prefix = {form: f"{root}/{folder}/" for form, folder in _FOLDER.items()}
         self._blobs = blobs
         self.limits = limits
         self.policy = policy
@@ -95,7 +96,7 @@ class LayerStore:
 
     def has(self, diff_id: Digest, form: Form) -> bool:
         """Whether the layer is there; a directory under the final name is a whole layer."""
-        return self.content(diff_id, form).exists()
+        return os.path.exists(f"{self._prefix[form]}{diff_id.hex}/{CONTENT[form]}")  # noqa: PTH110
 
     def record(self, diff_id: Digest, form: Form) -> LayerRecord | None:
         """Return what is recorded of the layer; None when it is not there or its record is unreadable."""

@@ -88,7 +88,9 @@ class Leases:
         )
         with durable.locked(self.lock):
             present = self._read(self._root / owner)
-            self._write(self._root / owner, present.merged(lease) if present else lease)
+            wanted = present.merged(lease) if present else lease
+            if wanted != present:
+                self._write(self._root / owner, wanted)
 
     def drop(self, owner: str) -> bool:
         """Forget an owner's lease; whether there was one."""

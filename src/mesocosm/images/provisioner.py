@@ -128,6 +128,12 @@ class Provisioner:
         too, in which mount points are made before the root becomes read-only.
         """
         wanted = _platform(platform)
+        if pull == "missing":
+            known: Provision | None = await in_thread(
+                self._at_once, container, reference, wanted, backend, scratch, read_only
+            )
+            if known is not None:
+                return known
         named = await in_thread(self._naming.find, reference, wanted)
         direct = await self._direct(named, scratch, read_only)
         if direct is not None:
@@ -137,8 +143,7 @@ class Provisioner:
             image, ref = await self._have(named, wanted, chosen, pull)
             step = await in_thread(self._assemble, container, image, chosen, scratch, read_only)
             if step is not None:
-                identity = image.identity(_name_of(named, image), ref.checked_at if ref else None)
-                return Provision(identity=identity, runtime=image.runtime, root=step)
+                return _provision(named, image, ref, step)
         raise Corrupt(f"layers of image {reference} keep disappearing", hint="is something removing them?")
 
     async def preview(
@@ -159,9 +164,7 @@ class Provisioner:
             raise missing(named.reference, reference)
         chosen: Backend = await in_thread(self._backends.likely, backend)
         step = chosen.preview(self._stacked(image, chosen), scratch, read_only=read_only)
-        checked = named.ref.checked_at if named.ref else None
-        identity = image.identity(_name_of(named, image), checked)
-        return Provision(identity=identity, runtime=image.runtime, root=step)
+        return _provision(named, image, named.ref, step)
 
     async def release(self, container: ContainerID) -> None:
         """Let go of what the container held; idempotent.  ``scratch`` stays its caller's."""
@@ -354,6 +357,22 @@ class Provisioner:
         wanted = Wanted(reference or Reference("host"), platform, backend.form)
         await self._puller.restore(wanted, image, self._report, offline=offline)
 
+    def _at_once(
+        self,
+        container: ContainerID,
+        text: str,
+        platform: Platform,
+        backend: str | None,
+        scratch: Path,
+        read_only: bool,
+    ) -> Provision | None:
+        """The provision of an image that is here, whole, and need not be asked about; None for all others."""
+        named = self._naming.find(text, platform)
+        if named.image is None or (named.reference is not None and _is_local(named.reference)):
+            return None
+        step = self._assemble(container, named.image, self._backends.get(backend), scratch, read_only)
+        return None if step is None else _provision(named, named.image, named.ref, step)
+
     def _assemble(
         self, container: ContainerID, image: ImageRecord, backend: Backend, scratch: Path, read_only: bool
     ) -> RootStep | None:
@@ -408,8 +427,10 @@ def _hex(digest: str) -> str:
     return digest.rpartition(":")[2]
 
 
-def _name_of(named: Named, image: ImageRecord) -> str:
-    return str(named.reference) if named.reference else image.digest
+def _provision(named: Named, image: ImageRecord, ref: RefRecord | None, step: RootStep) -> Provision:
+    name = str(named.reference) if named.reference else image.digest
+    identity = image.identity(name, ref.checked_at if ref else None)
+    return Provision(identity=identity, runtime=image.runtime, root=step)
 
 
 def _is_local(reference: Reference) -> bool:
