@@ -5,6 +5,7 @@ Order and content follow from the tree alone: no clock, no chance.  Equal trees 
 
 from __future__ import annotations
 
+import operator
 import stat
 import struct
 
@@ -60,6 +61,9 @@ def complete(
     return ErofsFacts(size, seal_text(seal, file.seal), len(inodes), implied)
 
 
+_OFFSET = operator.attrgetter("offset")
+
+
 class Placed:
     """Where one inode goes: ``offset`` in the file, its attributes packed, the content that it brings
     along.
@@ -71,7 +75,8 @@ class Placed:
         self.node = node
         self.offset = 0
         self.layout = fmt.FLAT_PLAIN
-        self.xattrs = fmt.pack_xattrs(_all_xattrs(node))
+        marked = node.xattrs or node.opaque or node.implied
+        self.xattrs = fmt.pack_xattrs(_all_xattrs(node)) if marked else b""
         self.content_size = 0
 
 
@@ -105,11 +110,12 @@ class Metadata:
         """Write all of it; the file then ends at a block's end."""
         for placed in self._placed:
             self._place(placed)
-        self._place_content()
-        for placed in sorted(self._placed, key=lambda each: each.offset):
-            self._fill_to(placed.offset)
-            self._write_inode(placed)
+        bulky = [placed for placed in self._placed if placed.content_size]
+        self._place_content(bulky)
+        self._placed.sort(key=_OFFSET)
         for placed in self._placed:
+            self._write_inode(placed)
+        for placed in bulky:
             self._write_content(placed)
         self._file.pad(self._block)
 
@@ -126,8 +132,9 @@ class Metadata:
             placed.content_size = node.size = fmt.directory_size(names, self._block)
             inline = node.size % self._block
         else:
-            placed.content_size = len(node.tail) if stat.S_ISLNK(node.mode) else 0
             inline = len(node.tail)
+            if inline and stat.S_ISLNK(node.mode):
+                placed.content_size = inline
         if node.chunks is not None:
             placed.layout = fmt.CHUNK_BASED
             size += 4 * len(node.chunks)
@@ -155,10 +162,10 @@ class Metadata:
         self._cursor = offset + size
         return offset
 
-    def _place_content(self) -> None:
+    def _place_content(self, bulky: list[Placed]) -> None:
         """Give whole blocks of directories, and links too long to be inline, addresses behind the inodes."""
         at = (self._cursor + self._block - 1) >> self._bits
-        for placed in self._placed:
+        for placed in bulky:
             length = self._outside(placed)
             if length:
                 placed.node.address = at
@@ -181,17 +188,20 @@ class Metadata:
 
     def _write_inode(self, placed: Placed) -> None:
         node = placed.node
+        missing = placed.offset - self._file.position
+        if missing:
+            self._file.append(bytes(missing))
         seconds, nanos = divmod(node.mtime, 1_000_000_000)
         links = node.names
         if node.children is not None:
             links = 2 + sum(child.children is not None for child in node.children.values())
         body = fmt.INODE.pack(
             1 | placed.layout << 1,
-            fmt.xattr_count(placed.xattrs),
+            fmt.xattr_count(placed.xattrs) if placed.xattrs else 0,
             node.mode,
             0,
             node.size,
-            _union(node, self._bits),
+            _union(node, self._bits) if node.chunks is not None or node.rdev else node.address,
             node.nid & 0xFFFFFFFF,
             node.uid,
             node.gid,
@@ -227,12 +237,10 @@ def _file_type(node: Node) -> int:
 
 
 def _union(node: Node, block_bits: int) -> int:
-    """Return ``i_u``: a chunk format, a block address, or a device number."""
+    """Return ``i_u`` of what has no block address: a chunk format, or a device number."""
     if node.chunks is not None:
         return node.chunk_bits - block_bits
-    if stat.S_ISCHR(node.mode) or stat.S_ISBLK(node.mode):
-        return node.rdev
-    return node.address
+    return node.rdev
 
 
 def super_block(

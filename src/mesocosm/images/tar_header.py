@@ -163,7 +163,7 @@ def parse_header(block: bytes) -> Header:
     flag = block[156]
     link = text(block[157:257], "link name") if block[157] else b""
     header = Header(_name(block), mode, uid, gid, size, mtime * 1_000_000_000, flag, link)
-    if flag in b"34":
+    if flag == 51 or flag == 52:
         header.major = number(block[329:337], "device number")
         header.minor = number(block[337:345], "device number")
     return header
