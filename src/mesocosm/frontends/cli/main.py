@@ -1,13 +1,11 @@
 """The console script ``mesocosm``: make this process' surroundings safe, then read the command line.
 
-Nothing but ``os``, ``signal`` and ``sys`` is imported here, so that what follows is true before anything else
-of ours has run.
+Nothing but ``os`` and ``sys``, which every interpreter has imported before us, is imported until that is done.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sys
 
 HARMLESS = frozenset(
@@ -27,6 +25,8 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         _seclude()
         arguments = sys.argv[1:]
+    import signal  # noqa: PLC0415
+
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Until a command has begun something, Ctrl-C ends it as it would any program.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
