@@ -23,6 +23,7 @@ from mesocosm.images.transfer import in_thread
 
 CHUNK: Final = 1 << 20
 MEMBER_LIMIT: Final = 100_000
+NO_ARCHIVE: Final = "it is no tar archive, or a damaged one"
 _HOPS: Final = 8
 _ZEROES = bytes(CHUNK)
 
@@ -52,6 +53,10 @@ class Archive:
                 raise Unsupported(f"archive {path} is compressed", hint=f"decompress it with {kind} -d first")
             table = _Table(path)
             _scan(fd, table)
+        except Corrupt as error:
+            if str(path) in error.message:
+                raise
+            raise Corrupt(f"archive {path}: {error.message}", hint=error.hint or NO_ARCHIVE) from error
         finally:
             os.close(fd)
         return cls(path, table.files, table.links)

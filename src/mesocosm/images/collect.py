@@ -165,6 +165,7 @@ class Collector:
             self._store.catalogue.unname(ref.reference, ref.platform)
         for digest in plan.images:
             self._store.catalogue.forget(digest)
+            (self._store.root / "signatures" / f"{Digest.parse(digest).hex}.json").unlink(missing_ok=True)
             self._store.leases.drop(f"{PIN}{Digest.parse(digest).hex}")
             trace.point("collect.forgotten")
         for diff_id, form in plan.layers:

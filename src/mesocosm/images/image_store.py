@@ -6,6 +6,7 @@
     looks/         how directories look            (looks.py)
     images/ refs/  what there is and its names     (catalogue.py)
     leases/ lock   who needs what                  (leases.py)
+    signatures/    why images were admitted        (admission.py)
     ingest/        whatever is not finished yet
     trash/         renamed here first, removed later
 
@@ -55,7 +56,8 @@ class ImageStore:
         _check_version(root / "version")
         for part in (store.layers, store.catalogue, store.leases):
             part.prepare()
-        (root / "looks").mkdir(mode=0o700, exist_ok=True)
+        for name in ("looks", "signatures"):
+            (root / name).mkdir(mode=0o700, exist_ok=True)
         return store
 
     def complete(self, image: ImageRecord, form: Form) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mesocosm.errors import Corrupt, Exhausted
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
 from mesocosm.images.erofs import ErofsSink
@@ -29,6 +31,7 @@ class LayerWriter:
         self._store = store
         self._staging = staging
         self._form = form
+        self._blob = descriptor.digest
         path, limits, policy = staging / CONTENT[form], store.limits, store.policy
         self._ingest = LayerIngest(
             ErofsSink(path, limits=limits, policy=policy)
@@ -42,11 +45,25 @@ class LayerWriter:
         )
 
     def write(self, chunk: bytes | memoryview) -> None:
-        self._ingest.feed(chunk)
+        with self._named():
+            self._ingest.feed(chunk)
 
     def finish(self) -> None:
-        facts = self._ingest.finish()
+        with self._named():
+            facts = self._ingest.finish()
         self._store.publish(self._staging, _record(facts, self._form))
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Have errors about what is in the layer say which layer it is."""
+        try:
+            yield
+        except (Corrupt, Exhausted) as error:
+            if self._blob.hex in error.message:
+                raise
+            raise type(error)(
+                f"layer {self._blob}: {error.message.removeprefix('layer: ')}", hint=error.hint
+            ) from error
 
     def abort(self) -> None:
         with contextlib.suppress(Exception):

@@ -136,6 +136,7 @@ class LayerStore:
                 _report_present(descriptor, report)
                 return
             subject = str(diff_id)
+            report(Progress(Phase.UNPACK, subject, 0, descriptor.size))
             await source(
                 self._blobs,
                 descriptor,

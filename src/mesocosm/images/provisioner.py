@@ -22,6 +22,9 @@ import msgspec
 
 from mesocosm import trace
 from mesocosm.errors import Corrupt, InvalidConfig, Unavailable
+from mesocosm.images import policy
+from mesocosm.images.admission import Admission
+from mesocosm.images.backends import backend_class
 from mesocosm.images.backends.base import Backend, StackedLayer
 from mesocosm.images.backends.choice import BackendChoice
 from mesocosm.images.collect import Collector, Limits, Plan
@@ -40,7 +43,7 @@ from mesocosm.images.progress import Report, silent
 from mesocosm.images.pull import Puller, Wanted
 from mesocosm.images.reference import Reference
 from mesocosm.images.removal import Removal, pin_owner, remove
-from mesocosm.images.stores.base import Found, StoreContext
+from mesocosm.images.stores.base import StoreContext
 from mesocosm.images.transfer import in_thread
 from mesocosm.images.verification import Verdict, Verification
 from mesocosm.model import ContainerID, ImageIdentity, ImageRuntime
@@ -73,7 +76,9 @@ class Provisioner:
     Any number of processes may use one store at once.  Methods raise MesocosmError only.
     """
 
-    def __init__(self, paths: Paths, store: ImageStore, families: Families, report: Report) -> None:
+    def __init__(
+        self, paths: Paths, store: ImageStore, families: Families, report: Report, policy: Path
+    ) -> None:
         self.store = store
         self.mounts = LayerMounts(paths.layers)
         self._paths = paths
@@ -81,7 +86,8 @@ class Provisioner:
         self._report = report
         self._backends = BackendChoice(paths, self.mounts)
         self._naming = Naming(store.catalogue)
-        self._puller = Puller(store, families, self._admit, self._make_room)
+        self._admission = Admission(policy, store, families)
+        self._puller = Puller(store, families, self._admission.before_fetch, self._make_room)
         self._collector = Collector(store)
         self._inspection = Inspection(store, lambda: self._backends.likely(None).form, self.mounts.mounted)
 
@@ -92,17 +98,18 @@ class Provisioner:
         paths: Paths,
         *,
         progress: Report | None = None,
+        policy: Path = policy.PATH,
         hosts: HostsConfig | None = None,
         credentials: CredentialSource | None = None,
     ) -> AsyncIterator[Provisioner]:
         """Open the image store below ``paths``.  ``progress`` takes the reports of all pulls.
 
-        On leaving, layers that no container needs are unmounted.
+        ``policy`` is the file of policy.py.  On leaving, layers that no container needs are unmounted.
         """
         store = await in_thread(ImageStore.open, paths.images)
         context = StoreContext(paths=paths, blobs=store.blobs, hosts=hosts, credentials=credentials)
         families = Families(context)
-        provisioner = cls(paths, store, families, progress or silent)
+        provisioner = cls(paths, store, families, progress or silent, policy)
         try:
             yield provisioner
         finally:
@@ -135,13 +142,17 @@ class Provisioner:
             if known is not None:
                 return known
         named = await in_thread(self._naming.find, reference, wanted)
+        if backend is not None:
+            backend_class(backend)  # a root that needs none is no reason to let a wrong name pass
         direct = await self._direct(named, scratch, read_only)
         if direct is not None:
             return direct
         chosen: Backend = await in_thread(self._backends.get, backend)
         for _ in range(ATTEMPTS):
             image, ref = await self._have(named, wanted, chosen, pull)
-            step = await in_thread(self._assemble, container, image, chosen, scratch, read_only)
+            step = await in_thread(
+                self._assemble, container, named.reference, image, chosen, scratch, read_only
+            )
             if step is not None:
                 return _provision(named, image, ref, step)
         raise Corrupt(f"layers of image {reference} keep disappearing", hint="is something removing them?")
@@ -310,6 +321,7 @@ class Provisioner:
         """The provision of a family without layers; None for the others."""
         if named.reference is None or self._families.store(named.reference).layered:
             return None
+        await in_thread(self._admission.direct, named.reference)
         await in_thread(_make_changes, scratch)
         return _direct(named.reference, self._families, scratch, read_only)
 
@@ -370,13 +382,22 @@ class Provisioner:
         named = self._naming.find(text, platform)
         if named.image is None or (named.reference is not None and _is_local(named.reference)):
             return None
-        step = self._assemble(container, named.image, self._backends.get(backend), scratch, read_only)
+        step = self._assemble(
+            container, named.reference, named.image, self._backends.get(backend), scratch, read_only
+        )
         return None if step is None else _provision(named, named.image, named.ref, step)
 
     def _assemble(
-        self, container: ContainerID, image: ImageRecord, backend: Backend, scratch: Path, read_only: bool
+        self,
+        container: ContainerID,
+        reference: Reference | None,
+        image: ImageRecord,
+        backend: Backend,
+        scratch: Path,
+        read_only: bool,
     ) -> RootStep | None:
         """Lease the image and prepare the root; None when layers have gone meanwhile."""
+        self._admission.before_start(reference, image)
         owner = f"{CONTAINER}{container}"
         self.store.leases.extend(owner, image.documents, image.diff_ids)
         trace.point("provisioner.leased")
@@ -414,9 +435,6 @@ class Provisioner:
     async def _here(self, text: str, platform: str | None) -> ImageRecord:
         named: Named = await in_thread(self._naming.require, text, _platform(platform))
         return named.require_image()
-
-    async def _admit(self, reference: Reference, found: Found) -> None:
-        """Raise Denied where policy does not want this image."""
 
 
 def _platform(text: str | None) -> Platform:

@@ -38,8 +38,10 @@ from mesocosm.paths import Paths
 from mesocosm.plan import RootStep
 
 if TYPE_CHECKING:
+    from mesocosm.images.digest import Digest
     from mesocosm.images.registry.client import CredentialSource
     from mesocosm.images.registry.hosts import HostsConfig
+    from mesocosm.images.signatures import Signature
 
 Open = Callable[[Descriptor, int], AsyncIterator[bytes]]
 """Opens a blob's bytes from an offset on; retries by itself, ends when the blob does."""
@@ -131,6 +133,11 @@ class Store:
     ) -> Found | None:
         """Say what the reference stands for now; None when ``etag`` still holds."""
         raise Unsupported(f"{reference}: the {self.name} store has no layers to give")
+
+    async def signatures(self, reference: Reference, digest: Digest) -> tuple[Signature, ...]:
+        """Return the signatures that the source has for a document; none where the family knows none."""
+        del reference, digest
+        return ()
 
     def root(self, reference: Reference, *, scratch: Path | None, read_only: bool) -> Root:
         """Say how the root of a family without layers is assembled.

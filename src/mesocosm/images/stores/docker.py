@@ -7,11 +7,13 @@ import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mesocosm.errors import Corrupt, NotFound
 from mesocosm.images import mediatypes
 from mesocosm.images.blobs import BlobStore
-from mesocosm.images.documents import Descriptor
+from mesocosm.images.digest import Digest
+from mesocosm.images.documents import Descriptor, Manifest, parse_document
 from mesocosm.images.platform import Platform
 from mesocosm.images.progress import Report
 from mesocosm.images.reference import Reference
@@ -20,6 +22,9 @@ from mesocosm.images.registry.credentials import Credentials
 from mesocosm.images.stores.base import Found, Store, StoreContext
 from mesocosm.images.stores.resolve import resolve, top_document
 from mesocosm.images.transfer import SinkFactory
+
+if TYPE_CHECKING:
+    from mesocosm.images.signatures import Signature
 
 
 class RegistryStore(Store):
@@ -71,6 +76,26 @@ class RegistryStore(Store):
         return await resolve(
             top, read, reference, platform, fetch=fetch, source=reference.registry, etag=etag
         )
+
+    async def signatures(self, reference: Reference, digest: Digest) -> tuple[Signature, ...]:
+        """As `Store.signatures`: cosign's, under the tag made of the digest."""
+        from mesocosm.images import signatures as cosign  # cryptography: only where signatures are asked for
+
+        client = await self.client(reference)
+        try:
+            reply = await client.manifest(reference.repository, f"{digest.algorithm}-{digest.hex}.sig")
+        except NotFound:
+            return ()
+        manifest = parse_document(reply.data, content_type=reply.media_type) if reply else None
+        if not isinstance(manifest, Manifest):
+            return ()
+        found = []
+        for layer in manifest.layers[: cosign.COUNT_LIMIT]:
+            text = layer.annotations.get(cosign.ANNOTATION)
+            if layer.media_type == cosign.MEDIA_TYPE and text and layer.size <= cosign.STATEMENT_LIMIT:
+                statement = await client.read_blob(reference.repository, layer)
+                found.append(cosign.decode(text, statement))
+        return tuple(signature for signature in found if signature is not None)
 
     async def client(self, reference: Reference) -> RegistryClient:
         """Return the client for a reference's registry and repository, opened on first use."""

@@ -1,0 +1,138 @@
+"""Admission: the policy's word on an image, before it is fetched and again before a container starts on it.
+
+What proved a signature is kept in ``signatures/<manifest digest's hex>.json``, so that the second check asks
+nobody, and uses the keys and rules of that moment.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from mesocosm import durable
+from mesocosm.errors import Corrupt, Denied, MesocosmError
+from mesocosm.images import policy
+from mesocosm.images.digest import Digest
+from mesocosm.images.documents import Index, parse_document
+from mesocosm.images.families import Families
+from mesocosm.images.image import ImageRecord
+from mesocosm.images.image_store import ImageStore
+from mesocosm.images.naming import canonical
+from mesocosm.images.policy import Policy, Rule
+from mesocosm.images.reference import Reference
+from mesocosm.images.stores.base import Found
+from mesocosm.images.strict import DOCUMENT_LIMIT
+from mesocosm.images.transfer import in_thread
+
+
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """Why an image was taken for signed: the statement, its signature, the document it speaks of."""
+
+    statement: bytes
+    signature: bytes
+    digest: str
+    version: int = 1
+
+
+class Admission:
+    """Applies one policy file to one store."""
+
+    def __init__(self, path: Path, store: ImageStore, families: Families) -> None:
+        self._path = path
+        self._store = store
+        self._families = families
+
+    async def before_fetch(self, reference: Reference, found: Found) -> None:
+        """Raise Denied when the image may not be fetched; keeps the proof of a signature."""
+        rules: Policy = await in_thread(policy.load, self._path)
+        rules.check_layers(str(reference), tuple(map(str, found.config.diff_ids)))
+        rule = rules.decide(reference)
+        _require_accepted(rule, reference)
+        if rule.action != "signed":
+            return
+        from mesocosm.images import signatures  # cryptography: only where signatures are asked for
+
+        keys = await in_thread(signatures.load_keys, rule.keys)
+        chain = [one.descriptor.digest for one in found.documents[:-1]]
+        for digest in chain:
+            offered = await self._families.store(reference).signatures(reference, digest)
+            proof = signatures.signed(offered, keys, reference, [digest])
+            if proof is not None:
+                await in_thread(self._keep, found, digest, proof.statement, proof.signature)
+                return
+        raise Denied(f"{reference} is not signed by a key that policy asks for", hint=f"see {self._path}")
+
+    def before_start(self, reference: Reference | None, image: ImageRecord) -> None:
+        """Raise Denied when no container may start on the image; blocking.
+
+        An image named by its digest is judged by every name it has; one without names by the default.
+        """
+        rules = policy.load(self._path)
+        if rules == Policy():
+            return
+        rules.check_layers(f"image {image.digest}", tuple(layer.diff_id for layer in image.layers))
+        for name in [reference] if reference else self._names(image):
+            rule = rules.decide(name)
+            _require_accepted(rule, name)
+            if rule.action == "signed":
+                self._require_proof(rule, name, image)
+
+    def direct(self, reference: Reference) -> None:
+        """Raise Denied when no container may start on a root without layers; blocking."""
+        rule = policy.load(self._path).decide(reference)
+        _require_accepted(rule, reference)
+        if rule.action == "signed":
+            raise Denied(f"{reference} cannot be signed, which policy asks for", hint=f"see {self._path}")
+
+    def _names(self, image: ImageRecord) -> list[Reference]:
+        refs = self._store.catalogue.refs()
+        return [canonical(ref.reference) for ref in refs if ref.digest == image.digest] or [
+            Reference("docker-archive", path="-")
+        ]
+
+    def _require_proof(self, rule: Rule, reference: Reference, image: ImageRecord) -> None:
+        from mesocosm.images import signatures
+
+        proof = self._proof(image)
+        if proof is not None:
+            digest = Digest.parse(proof.digest)
+            offered = [signatures.Signature(proof.statement, proof.signature)]
+            leads_here = proof.digest == image.digest or self._lists(digest, image)
+            if leads_here and signatures.signed(
+                offered, signatures.load_keys(rule.keys), reference, [digest]
+            ):
+                return
+        raise Denied(
+            f"{reference} is not known to be signed by a key that policy asks for",
+            hint=f"mesocosm pull {reference.familiar}",
+        )
+
+    def _lists(self, digest: Digest, image: ImageRecord) -> bool:
+        """Whether the signed index, whose bytes are kept, leads to the image."""
+        try:
+            data = self._store.blobs.read(digest, limit=DOCUMENT_LIMIT)
+            index = parse_document(data, algorithm=digest.algorithm)
+        except MesocosmError:
+            return False
+        return isinstance(index, Index) and any(str(one.digest) == image.digest for one in index.manifests)
+
+    def _file(self, digest: str) -> Path:
+        return self._store.root / "signatures" / f"{Digest.parse(digest).hex}.json"
+
+    def _proof(self, image: ImageRecord) -> Proof | None:
+        try:
+            return msgspec.json.decode(durable.read(self._file(image.digest)), type=Proof)
+        except (FileNotFoundError, Corrupt, msgspec.MsgspecError):
+            return None
+
+    def _keep(self, found: Found, digest: Digest, statement: bytes, signature: bytes) -> None:
+        path = self._file(str(found.manifest.digest))
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        proof = Proof(statement=statement, signature=signature, digest=str(digest))
+        durable.write(path, msgspec.json.encode(proof))
+
+
+def _require_accepted(rule: Rule, reference: Reference) -> None:
+    if rule.action == "reject":
+        raise Denied(f"{reference} is rejected by policy (rule {rule.match!r})")

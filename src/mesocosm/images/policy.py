@@ -1,0 +1,106 @@
+"""Which images may be used here: a file by registry and repository, enforced before fetching and before
+starting.
+
+    default = "accept"                       # or "reject"
+    deny-layers = ["sha256:..."]             # diff IDs that no image may have, whatever else is said of it
+
+    [[rule]]
+    match = "registry.example.org/team/*"    # the most specific rule that matches decides
+    action = "signed"                        # accept, reject, or signed
+    keys = ["/etc/mesocosm/keys/team.pub"]   # any of these; absolute paths of PEM public keys (cosign)
+
+A rule is matched with the image's canonical name (``docker.io/library/debian``) or, for images from files,
+with its transport and path (``oci:/srv/images/app``, ``host``).  ``*`` stands for anything but a slash,
+``**`` for anything.  Without a file everything is accepted.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from mesocosm.errors import Denied, InvalidConfig
+from mesocosm.images.foreign import shown
+from mesocosm.images.reference import Reference
+
+PATH: Final = Path("/etc/mesocosm/policy.toml")
+SIZE_LIMIT: Final = 1 << 20
+
+Action = Literal["accept", "reject", "signed"]
+
+
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What holds for the images whose name ``match`` describes."""
+
+    match: str
+    action: Action
+    keys: tuple[str, ...] = ()
+
+
+class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """A policy file's content."""
+
+    default: Literal["accept", "reject"] = "accept"
+    deny_layers: tuple[str, ...] = ()
+    rule: tuple[Rule, ...] = ()
+
+    def decide(self, reference: Reference) -> Rule:
+        """Return the rule for an image: the matching one that says most, else the default."""
+        name = subject(reference)
+        matching = [rule for rule in self.rule if _pattern(rule.match).fullmatch(name)]
+        if not matching:
+            return Rule("**", self.default)
+        return max(matching, key=lambda rule: (len(rule.match.replace("*", "")), rule.match))
+
+    def check_layers(self, what: str, diff_ids: tuple[str, ...]) -> None:
+        """Raise Denied when one of the layers is not to be used."""
+        for diff_id in diff_ids:
+            if diff_id in self.deny_layers:
+                raise Denied(f"{what} has layer {diff_id}, which policy denies", hint="see deny-layers")
+
+
+def subject(reference: Reference) -> str:
+    """Return the name that rules are matched with."""
+    if reference.transport == "docker":
+        return reference.name
+    if reference.transport == "host":
+        return "host"
+    return f"{reference.transport}:{reference.path or reference.repository}"
+
+
+def load(path: Path) -> Policy:
+    """Return the policy in a file; one that accepts everything when there is none.  Blocking.
+
+    Raises InvalidConfig: a policy that cannot be read admits nothing.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(SIZE_LIMIT + 1)
+    except FileNotFoundError:
+        return Policy()
+    except OSError as error:
+        raise InvalidConfig(f"policy {path} cannot be read: {error.strerror}") from error
+    if len(data) > SIZE_LIMIT:
+        raise InvalidConfig(f"policy {path} is larger than {SIZE_LIMIT} bytes")
+    try:
+        policy = msgspec.convert(tomllib.loads(data.decode("utf-8")), type=Policy)
+    except (msgspec.ValidationError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidConfig(f"policy {path}: {shown(error, 160)}") from None
+    for rule in policy.rule:
+        if rule.action == "signed" and not rule.keys:
+            raise InvalidConfig(
+                f"policy {path}: rule {shown(rule.match, 80)!r} asks for signatures, but has no keys"
+            )
+        if not all(key.startswith("/") for key in rule.keys):
+            raise InvalidConfig(f"policy {path}: keys of rule {shown(rule.match, 80)!r} need absolute paths")
+    return policy
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    parts = re.split(r"(\*\*|\*)", text)
+    words = {"**": ".*", "*": "[^/]*"}
+    return re.compile("".join(words.get(part, re.escape(part)) for part in parts), re.DOTALL)

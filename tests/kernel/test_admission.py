@@ -1,0 +1,151 @@
+"""Policy enforced before fetching and before starting; signatures as cosign makes them (G-13)."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from malicious_registry import MaliciousRegistry
+from mesocosm.errors import Denied
+from mesocosm.images.provisioner import Provisioner
+from provisions import image_of, new_id, paths_of
+from registry_fixtures import OCI_CONFIG, OCI_MANIFEST, SmallImage, sha256, write_layout
+from tarballs import file
+
+IMAGE = image_of([[file(b"a", b"1")]])
+OTHER = image_of([[file(b"a", b"2")]])
+KEY = ec.generate_private_key(ec.SECP256R1())
+STRANGER = ec.generate_private_key(ec.SECP256R1())
+
+
+def signature_of(
+    digest: str,
+    name: str,
+    key: ec.EllipticCurvePrivateKey = KEY,
+    kind: str = "cosign container image signature",
+) -> SmallImage:
+    """The artifact that ``cosign sign --key`` puts into a registry."""
+    statement = json.dumps(
+        {
+            "critical": {
+                "identity": {"docker-reference": name},
+                "image": {"docker-manifest-digest": digest},
+                "type": kind,
+            },
+            "optional": None,
+        }
+    ).encode()
+    made = base64.b64encode(key.sign(statement, ec.ECDSA(SHA256()))).decode()
+    config = b'{"architecture": "", "os": "", "rootfs": {"type": "layers", "diff_ids": []}}'
+    layer = {
+        "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json",
+        "digest": sha256(statement),
+        "size": len(statement),
+        "annotations": {"dev.cosignproject.cosign/signature": made},
+    }
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI_MANIFEST,
+        "config": {"mediaType": OCI_CONFIG, "digest": sha256(config), "size": len(config)},
+        "layers": [layer],
+    }
+    return SmallImage(json.dumps(manifest).encode(), config, (statement,))
+
+
+def tag_of(digest: str) -> str:
+    """Where cosign puts a signature."""
+    return f"{digest.replace(':', '-')}.sig"
+
+
+def write_policy(folder: Path, rules: str) -> Path:
+    """A policy file, and the key it may speak of."""
+    public = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (folder / "key.pub").write_bytes(public)
+    path = folder / "policy.toml"
+    path.write_text(rules.replace("KEY", str(folder / "key.pub")))
+    return path
+
+
+SIGNED = 'default = "reject"\n[[rule]]\nmatch = "127.0.0.1:*/a/*"\naction = "signed"\nkeys = ["KEY"]\n'
+
+
+async def attempt(folder: Path, name: str, policy: Path) -> str | None:
+    """Provision; returns the digest, or None when it was denied and nothing was fetched or leased."""
+    async with Provisioner.open(paths_of(folder), policy=policy) as provisioner:
+        container = new_id()
+        try:
+            provision = await provisioner.provision(container, name, scratch=folder / "s")
+        except Denied as error:
+            assert "\n" not in str(error)
+            assert provisioner.store.leases.owners() == []
+            return None
+        await provisioner.release(container)
+        return provision.identity.digest
+
+
+async def test_signed_images_are_admitted(tmp_path: Path) -> None:
+    policy = write_policy(tmp_path, SIGNED)
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", "latest")
+        registry.add(signature_of(IMAGE.digest, f"{registry.host}/a/b"), "a/b", tag_of(IMAGE.digest))
+        assert await attempt(tmp_path, f"{registry.host}/a/b", policy) == IMAGE.digest
+    assert await attempt(tmp_path, f"{registry.host}/a/b", policy) == IMAGE.digest  # asks nobody
+
+
+@pytest.mark.parametrize("fault", ["none", "stranger", "digest", "name", "type", "flipped"])
+async def test_g13_anything_else_is_not(fault: str, tmp_path: Path) -> None:
+    policy = write_policy(tmp_path, SIGNED)
+    async with MaliciousRegistry() as registry:
+        name = f"{registry.host}/a/b"
+        registry.add(IMAGE, "a/b", "latest")
+        made = {
+            "stranger": signature_of(IMAGE.digest, name, STRANGER),
+            "digest": signature_of(OTHER.digest, name),
+            "name": signature_of(IMAGE.digest, f"{registry.host}/a/other"),
+            "type": signature_of(IMAGE.digest, name, kind="something else"),
+            "flipped": signature_of(IMAGE.digest, name),
+        }.get(fault)
+        if made is not None:
+            if fault == "flipped":
+                annotation = json.loads(made.manifest)["layers"][0]["annotations"]
+                old = annotation["dev.cosignproject.cosign/signature"]
+                new = base64.b64encode(base64.b64decode(old)[:-1] + b"\x00").decode()
+                made = SmallImage(made.manifest.replace(old.encode(), new.encode()), made.config, made.layers)
+            registry.add(made, "a/b", tag_of(IMAGE.digest))
+        assert await attempt(tmp_path, name, policy) is None
+        assert not list((tmp_path / "state/images/layers").iterdir())
+
+
+async def test_a_rule_made_later_stops_the_next_start(tmp_path: Path) -> None:
+    """Before every start, not only before the fetch: an image that is here is judged by today's policy."""
+    layout = f"oci:{write_layout(IMAGE, tmp_path / 'layout')}"
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", "latest")
+        name = f"{registry.host}/a/b"
+        assert await attempt(tmp_path, name, tmp_path / "absent") == IMAGE.digest
+        assert await attempt(tmp_path, name, write_policy(tmp_path, 'default = "reject"')) is None
+        assert await attempt(tmp_path, name, write_policy(tmp_path, SIGNED)) is None
+        assert await attempt(tmp_path, IMAGE.digest, write_policy(tmp_path, 'default = "reject"')) is None
+        denied = json.loads(IMAGE.config)["rootfs"]["diff_ids"][0]
+        for one in (name, layout, IMAGE.digest):
+            policy = write_policy(tmp_path, f'deny-layers = ["{denied}"]')
+            assert await attempt(tmp_path, one, policy) is None
+        assert await attempt(tmp_path, name, write_policy(tmp_path, 'deny-layers = ["sha256:00"]'))
+
+
+async def test_roots_without_layers_are_judged_too(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    policy = write_policy(
+        tmp_path, f'default = "reject"\n[[rule]]\nmatch = "dir:{tree}"\naction = "accept"\n'
+    )
+    async with Provisioner.open(paths_of(tmp_path), policy=policy) as provisioner:
+        await provisioner.provision(new_id(), f"dir:{tree}", scratch=tmp_path / "s")
+        with pytest.raises(Denied, match="host is rejected"):
+            await provisioner.provision(new_id(), "host", scratch=tmp_path / "s")
