@@ -123,7 +123,7 @@ def test_waiting_is_interrupted_and_the_container_is_not(mesocosm: CommandLine, 
 def test_a_signal_at_any_moment_leaves_nothing(
     mesocosm: CommandLine, busybox_root: Path, tmp_path: Path, name: str
 ) -> None:
-    """At each named point of a run: its status is the signal's, or what became of a payload that had begun."""
+    """At each named point of a run: the signal's status, or the payload's once that has begun."""
     number = getattr(signal, name)
     words = ["run", "--rm", "-q", "--name", "one", "--cidfile", str(tmp_path / "cid"), "-m", "64m"]
     words = mesocosm.words(*words, f"dir:{busybox_root}", "echo", "hi")[1:]

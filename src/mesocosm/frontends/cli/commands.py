@@ -123,6 +123,12 @@ def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
     ctx.exit()
 
 
+def _debug(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
+    """Known before any verb is imported, which may already fail."""
+    del param
+    ctx.ensure_object(Settings).debug = wanted
+
+
 @click.group(
     cls=LazyGroup,
     invoke_without_command=True,
@@ -133,14 +139,22 @@ def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
 @click.option(
     "--runtime", envvar="MESOCOSM_RUNTIME", metavar="DIR", help="Where what runs is kept, best on tmpfs."
 )
-@click.option("--debug", envvar="MESOCOSM_DEBUG", is_flag=True, help="With a failure, show where it arose.")
+@click.option(
+    "--debug",
+    envvar="MESOCOSM_DEBUG",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_debug,
+    help="With a failure, show where it arose.",
+)
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version."
 )
 @click.pass_context
-def cli(ctx: click.Context, root: str | None, runtime: str | None, debug: bool) -> None:
+def cli(ctx: click.Context, root: str | None, runtime: str | None) -> None:
     """Run processes inside exactly the isolation asked for, from any kind of image."""
     settings = ctx.ensure_object(Settings)
-    settings.root, settings.runtime, settings.debug = root, runtime, debug
+    settings.root, settings.runtime = root, runtime
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())

@@ -1,6 +1,6 @@
 """The console script ``mesocosm``: make this process' surroundings safe, then read the command line.
 
-Nothing but ``os`` and ``sys``, which every interpreter has imported before us, is imported until that is done.
+Until that is done nothing is imported but ``os`` and ``sys``, which every interpreter has before us.
 """
 
 from __future__ import annotations
