@@ -60,10 +60,17 @@ class Birth:
                 raise failures.from_message(self._plan, message)
             self._payload = handshake.identity(message["payload"])
             if message["kind"] == "created":
+                self._read_identity()
                 trace.point("launch.created")
                 return self._forked(message, begun)
             self._supervisor = handshake.identity(message["supervisor"])
             trace.point("launch.forked")
+
+    def _read_identity(self) -> None:
+        """The start time of a further process is told by process.json alone."""
+        found = sessions.processes(self._session)
+        if self._payload[1] == 0 and found is not None:
+            self._payload = found.payload
 
     def _forked(self, message: Mapping[str, Any], begun: int) -> Forked:
         return Forked(

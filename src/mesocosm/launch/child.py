@@ -30,7 +30,7 @@ from mesocosm.launch import (
     roots,
     signals,
 )
-from mesocosm.launch.intake import Intake, identity_of_self
+from mesocosm.launch.intake import Intake, identity_of_self, write_identities
 from mesocosm.launch.setup import SETUP_FAILED, Setup
 from mesocosm.linux import processes, syscalls
 
@@ -146,7 +146,7 @@ def _take_and_run(setup: Setup, offer: Offer) -> None:
     intake.part()
     channel.send(setup.report, handshake.TAKEN)
     keeper, own = setup.identities
-    intake.write_identities(keeper, own)
+    write_identities(intake.session, keeper, own)
     channel.send(intake.channel, handshake.encode("forked", supervisor=list(keeper), payload=list(own)))
     intake.mark("forked")
     _shed(intake, offer.null)
@@ -214,39 +214,21 @@ def gate(setup: Setup, step: Step) -> None:
     setup.report = channel.move(setup.report, 3)
     intake.gate = channel.move(intake.gate, 4)
     intake.channel = channel.move(intake.channel, 5)
-    os.dup2(intake.session, 6, inheritable=False)
-    intake.session = 6
+    syscalls.close_range(6)
     if setup.target_pid_namespace:
-        os.dup2(setup.procfs, 7, inheritable=False)
-        syscalls.close_range(8)
-        inside = entry.go_on_inside()
-        if inside:
-            identity = (inside, processes.start_time(inside, 7))
-            intake.write_identities(setup.identities[0], identity)
-            _report_held(setup, identity)
-            os._exit(0)
+        entry.go_on_inside(setup)
     else:
-        syscalls.close_range(7)
-        _report_held(setup, setup.identities[1])
-    syscalls.close_range(5, 7)
+        pid, _ = setup.identities[1]
+        channel.send(setup.report, handshake.HELD + str(pid).encode())
+        setup.intake.mark("held")
+        setup.tell_created(setup.identities[1])
+    syscalls.close_range(5, 5)
     setup.client = doorman.wait(intake.gate, setup.report)
     intake.gate.close()
     syscalls.set_pdeathsig(0)
     signals.unblock_all()  # dispositions are at their default since the zygote began
     if setup.program_step["init"]:
         reaper.stay_behind(setup.report, setup.client)
-
-
-def _report_held(setup: Setup, payload: Identity) -> None:
-    channel.send(setup.report, handshake.HELD + str(payload[0]).encode())
-    setup.intake.mark("held")
-    created = handshake.encode(
-        "created",
-        payload=list(payload),
-        warnings=setup.warnings,
-        timing=setup.intake.timing or [],
-    )
-    channel.send(setup.intake.channel, created)
 
 
 def load_filter(setup: Setup, step: Step) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from mesocosm.launch import descriptors
+from mesocosm.launch import channel, handshake
 from mesocosm.linux import namespaces, processes, syscalls
 
 TYPE_CHECKING = False
@@ -93,8 +93,6 @@ def join_namespaces(setup: Setup, step: Step) -> None:
     if flags:
         syscalls.setns(pidfd, flags)
     setup.target_pid_namespace = "pid" in step["kinds"]
-    # The container's own procfs does not know the numbers that the host has for its processes.
-    setup.procfs = descriptors.to_child_range(os.open("/proc", os.O_PATH | os.O_DIRECTORY))
 
 
 def enter_mounts(setup: Setup, step: Step) -> None:
@@ -106,12 +104,18 @@ def enter_mounts(setup: Setup, step: Step) -> None:
     setup.forget_root()
 
 
-def go_on_inside() -> int:
+def go_on_inside(setup: Setup) -> None:
     """Go on as a new process inside the joined PID namespace, a sibling whose parent is the supervisor.
 
-    Its pid in the namespace it comes from; 0 in the new process.
+    Returns there; the process outside reports it and ends.
     """
-    return syscalls.clone3(syscalls.CLONE_PARENT, exit_signal=0)[0]
+    inside, _ = syscalls.clone3(syscalls.CLONE_PARENT, exit_signal=0)
+    if not inside:
+        return
+    channel.send(setup.report, handshake.HELD + str(inside).encode())
+    channel.receive(setup.report, 1)  # the supervisor has written down who it is
+    setup.tell_created((inside, 0))
+    os._exit(0)
 
 
 def set_hostname(setup: Setup, step: Step) -> None:

@@ -84,7 +84,9 @@ class ForkServer:
         for requests in self._requests:
             requests.close()
         self._zygote.wait()
-        os.close(self._log)
+        if self._log >= 0:
+            os.close(self._log)
+            self._log = -1
 
 
 async def _in_thread_of_its_own(

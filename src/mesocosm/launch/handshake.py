@@ -49,13 +49,15 @@ FIELDS: dict[str, dict[str, type]] = {
 }
 """Kind to fields and their types.
 
-Identities are ``[pid, start time]``; ``step`` is an index into the plan's steps, -1 for what is no step.
+Identities are ``[pid, start time]``, with 0 for a time that process.json says; ``step`` is an index into the
+plan's steps, -1 for what is no step.
 """
 
 TAKEN = b"T"
 """A request has come: what the supervisor needs lies at its numbers."""
 HELD = b"H"
-"""All is set up.  The pid to watch follows, in decimal."""
+"""All is set up.  The pid to watch follows, in decimal; when it is another one than before, the supervisor
+writes it down and answers the same."""
 FAILED = b"F"
 """A step after the gate failed.  The fields of ``failed`` follow, as JSON."""
 ENDED = b"E"

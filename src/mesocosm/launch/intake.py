@@ -84,15 +84,6 @@ class Intake:
         self.session = descriptors.to_child_range(os.dup(descriptors.SESSION))
         os.closerange(3, descriptors.SUPERVISOR_END)
 
-    def write_identities(self, supervisor: tuple[int, int], payload: tuple[int, int]) -> None:
-        """Put process.json in the session's directory, whole."""
-        content = {"version": VERSION, "supervisor": supervisor, "payload": payload}
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        fd = os.open(".process.json", flags, 0o600, dir_fd=self.session)
-        os.write(fd, documents.dumps(content))
-        os.close(fd)
-        os.rename(".process.json", "process.json", src_dir_fd=self.session, dst_dir_fd=self.session)
-
     def mark(self, name: str) -> None:
         """Note that ``name`` is done now, when the launcher asked for it."""
         if self.timing is not None:
@@ -105,6 +96,16 @@ def _pipe(number: int) -> int:
     fcntl.fcntl(source, fcntl.F_SETFL, os.O_NONBLOCK)
     descriptors.place(source, number)
     return descriptors.to_child_range(end)
+
+
+def write_identities(session: int, supervisor: tuple[int, int], payload: tuple[int, int]) -> None:
+    """Put process.json in the session's directory, whole."""
+    content = {"version": VERSION, "supervisor": supervisor, "payload": payload}
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(".process.json", flags, 0o600, dir_fd=session)
+    os.write(fd, documents.dumps(content))
+    os.close(fd)
+    os.rename(".process.json", "process.json", src_dir_fd=session, dst_dir_fd=session)
 
 
 def identity_of_self() -> tuple[int, int]:

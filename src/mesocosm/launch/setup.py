@@ -7,7 +7,7 @@ import errno
 import os
 import stat
 
-from mesocosm.launch import documents
+from mesocosm.launch import channel, documents, handshake
 from mesocosm.linux import mounts, syscalls
 
 TYPE_CHECKING = False
@@ -49,7 +49,6 @@ class Setup:
         "index",
         "intake",
         "kinds",
-        "procfs",
         "report",
         "status",
         "steps",
@@ -70,7 +69,6 @@ class Setup:
         self.account: Account | None = None
         self.identified = False
         self.target = -1
-        self.procfs = -1
         self.target_pid_namespace = False
         self.warnings: list[str] = []
         self._root = -1
@@ -142,6 +140,13 @@ class Setup:
             self._covers = cover
         else:
             os.close(cover)
+
+    def tell_created(self, payload: Identity) -> None:
+        """Let the launcher know that ``payload`` is held."""
+        created = handshake.encode(
+            "created", payload=list(payload), warnings=self.warnings, timing=self.intake.timing or []
+        )
+        channel.send(self.intake.channel, created)
 
     def bind_everything(self) -> None:
         """Lay out what the last steps need, while the host's root is still there."""

@@ -20,9 +20,9 @@ import os
 import select
 import time
 
-from mesocosm.launch import child, descriptors, handshake, signals
+from mesocosm.launch import child, descriptors, handshake, intake, signals
 from mesocosm.launch.stdio import Stdio
-from mesocosm.linux import syscalls
+from mesocosm.linux import processes, syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -96,13 +96,22 @@ class Supervisor:
             self._take()
         elif kind == handshake.HELD:
             self._held = True
-            self._payload = int(rest)
+            if int(rest) != self._payload:
+                self._watch_another(int(rest))
         elif kind == handshake.FAILED:
             self._failure = rest
         elif kind == handshake.ENDED:
             code, number, core, at = map(int, rest.split())
             self._ended = (code, number, core, at)
         return True
+
+    def _watch_another(self, pid: int) -> None:
+        """The child that set up goes on as another process, inside a container's PID namespace."""
+        self._payload = pid
+        intake.write_identities(
+            descriptors.SESSION, intake.identity_of_self(), (pid, processes.start_time(pid))
+        )
+        self._report.send(handshake.HELD, _socket.MSG_NOSIGNAL)
 
     def _take(self) -> None:
         """The spare has got a request: what it opened for us is at its place, the rest is its own."""
