@@ -19,6 +19,7 @@ OURS: dict[str, str] = {
     "dir": "directory:DirectoryStore",
     "host": "host:HostStore",
     "tarball": "tarball:TarballStore",
+    "aci": "appc:AppcStore",
 }
 """Reference transport to the class that serves it."""
 

@@ -1,0 +1,198 @@
+"""App Container images from files: rendering, dependencies, whitelists, runtime (APC-1, I-19)."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from fixtures.command import run
+from mesocosm.errors import Corrupt, Exhausted, MesocosmError, NotFound, Unsupported
+from mesocosm.images.tar_header import TarEntry
+from mesocosm.images.tar_writer import END, member
+from provisions import new_id, opened, shown
+from tarballs import Member, archive, directory, file, hardlink, symlink
+from trees import Seen, snapshot
+
+
+def aci(folder: Path, name: str, *members: Member, compress: bool = True, **manifest: object) -> Path:
+    """An ACI file called like its image."""
+    document = {"acKind": "ImageManifest", "acVersion": "0.8.11", "name": f"example.com/{name}", **manifest}
+    raw = archive(file(b"manifest", json.dumps(document).encode()), directory(b"rootfs"), *members)
+    path = folder / f"{name}.aci"
+    path.write_bytes(gzip.compress(raw, mtime=0) if compress else raw)
+    return path
+
+
+def needs(*names: str) -> list[dict[str, str]]:
+    """A list of dependencies."""
+    return [{"imageName": f"example.com/{name}"} for name in names]
+
+
+async def tree_of(folder: Path, reference: str) -> dict[bytes, Seen]:
+    """The tree a container would see."""
+    async with opened(folder) as provisioner:
+        container = new_id()
+        provision = await provisioner.provision(container, reference, scratch=folder / f"scratch-{container}")
+        with shown(provision.root, folder / "root") as root:
+            tree = snapshot(root)
+    del tree[b"."]
+    return tree
+
+
+async def test_an_image_and_what_it_says_of_its_app(tmp_path: Path) -> None:
+    path = aci(
+        tmp_path,
+        "app",
+        directory(b"rootfs/bin"),
+        file(b"rootfs/bin/app", b"#!/bin/sh\n", 0o4755),
+        hardlink(b"rootfs/bin/twin", b"rootfs/bin/app"),
+        symlink(b"rootfs/link", b"/bin/app"),
+        Member(
+            b"rootfs/" + b"n" * 150, data=b"long", pax=((b"SCHILY.xattr.user.a", b"1"), (b"mtime", b"5.25"))
+        ),
+        file(b"beside", b"not shown"),
+        labels=[{"name": "os", "value": "linux"}, {"name": "version", "value": "1.0"}],
+        app={
+            "exec": ["/bin/app", "-v"],
+            "user": "100",
+            "group": "300",
+            "environment": [{"name": "A", "value": "1"}],
+            "workingDirectory": "/bin",
+            "mountPoints": [{"name": "data", "path": "/data"}],
+        },
+    )
+    tree = await tree_of(tmp_path, f"aci:{path}")
+    assert set(tree) == {b"bin", b"bin/app", b"bin/twin", b"link", b"n" * 150}
+    assert tree[b"bin/app"].mode == 0o4755 and tree[b"bin/app"].nlink == 2
+    assert tree[b"n" * 150].mtime == 5_250_000_000 and tree[b"n" * 150].xattrs == (("user.a", b"1"),)
+    async with opened(tmp_path) as provisioner:
+        runtime = (await provisioner.pull(f"aci:{path}")).runtime
+    assert (runtime.entrypoint, runtime.user, runtime.env) == (("/bin/app", "-v"), "100:300", ("A=1",))
+    assert (runtime.workdir, runtime.volumes) == ("/bin", ("/data",))
+    assert runtime.labels == {"appc.name": "example.com/app", "appc.os": "linux", "appc.version": "1.0"}
+
+
+async def test_apc1_dependencies_lie_below_in_order(tmp_path: Path) -> None:
+    """Depth first, in order; and the manifest that counts is the image's own (Mesos took the first one's)."""
+    aci(
+        tmp_path,
+        "base",
+        file(b"rootfs/a", b"base"),
+        file(b"rootfs/base", b"base"),
+        app={"exec": ["/base"], "user": "0", "group": "0"},
+    )
+    aci(tmp_path, "left", file(b"rootfs/a", b"left"), file(b"rootfs/b", b"left"), dependencies=needs("base"))
+    aci(
+        tmp_path,
+        "right",
+        file(b"rootfs/b", b"right"),
+        file(b"rootfs/c", b"right"),
+        dependencies=needs("base"),
+    )
+    app = {"exec": ["/top"], "user": "0", "group": "0"}
+    top = aci(tmp_path, "top", file(b"rootfs/c", b"top"), dependencies=needs("left", "right"), app=app)
+    async with opened(tmp_path) as provisioner:
+        provision = await provisioner.provision(new_id(), f"aci:{top}", scratch=tmp_path / "s")
+        assert provision.runtime.entrypoint == ("/top",)
+        with shown(provision.root, tmp_path / "root") as root:
+            content = {path.name: path.read_text() for path in root.iterdir()}
+    assert content == {"a": "base", "base": "base", "b": "right", "c": "top"}
+
+
+async def test_labels_and_image_ids_choose_among_dependencies(tmp_path: Path) -> None:
+    for version in ("1", "2"):
+        made = aci(
+            tmp_path,
+            "base",
+            file(b"rootfs/v", version.encode()),
+            labels=[{"name": "version", "value": version}],
+        )
+        made.rename(tmp_path / f"base-{version}.aci")
+    by_label = [{"imageName": "example.com/base", "labels": [{"name": "version", "value": "2"}]}]
+    first = aci(tmp_path, "first", dependencies=by_label)
+    assert (await tree_of(tmp_path, f"aci:{first}"))[b"v"].content == hashlib.sha256(b"2").hexdigest()
+    raw = gzip.decompress((tmp_path / "base-1.aci").read_bytes())
+    image_id = f"sha512-{hashlib.sha512(raw).hexdigest()}"
+    second = aci(tmp_path, "second", dependencies=[{"imageName": "example.com/base", "imageID": image_id}])
+    assert (await tree_of(tmp_path, f"aci:{second}"))[b"v"].content == hashlib.sha256(b"1").hexdigest()
+    pinned = f"aci:{tmp_path / 'base-1.aci'}@sha512:{image_id.removeprefix('sha512-')}"
+    assert set(await tree_of(tmp_path, pinned)) == {b"v"}
+
+
+async def test_i19_whitelists_name_paths_within_the_image(tmp_path: Path) -> None:
+    """I-19: what is not named is not there, in dependencies too; ``..`` leads nowhere."""
+    aci(
+        tmp_path,
+        "base",
+        directory(b"rootfs/d", 0o711),
+        file(b"rootfs/d/kept"),
+        file(b"rootfs/d/dropped"),
+        file(b"rootfs/e"),
+    )
+    listed = ["/d/kept", "/own", "/../../etc", "/../own"]
+    top = aci(
+        tmp_path,
+        "top",
+        file(b"rootfs/own"),
+        file(b"rootfs/f"),
+        dependencies=needs("base"),
+        pathWhitelist=listed,
+    )
+    tree = await tree_of(tmp_path, f"aci:{top}")
+    assert set(tree) == {b"d", b"d/kept", b"own"} and tree[b"d"].mode == 0o711
+    twin = aci(tmp_path, "twin", file(b"rootfs/own"), dependencies=needs("base"), pathWhitelist=[])
+    assert set(await tree_of(tmp_path, f"aci:{twin}")) == {b"d", b"d/kept", b"d/dropped", b"e", b"own"}
+
+
+async def refused(folder: Path, path: Path, error: type[MesocosmError], words: str) -> None:
+    """One clear line, and nothing in the store."""
+    async with opened(folder) as provisioner:
+        with pytest.raises(error) as caught:
+            await provisioner.pull(f"aci:{path}")
+        assert words in str(caught.value) and "\n" not in str(caught.value)
+        assert list(provisioner.store.layers.list()) == []
+
+
+async def test_i19_cycles_and_depth_are_bounded(tmp_path: Path) -> None:
+    cycle = aci(tmp_path, "a", dependencies=needs("b"))
+    aci(tmp_path, "b", dependencies=needs("a"))
+    await refused(tmp_path, cycle, Corrupt, "depends on itself")
+    deep = [aci(tmp_path, f"deep-{n}", dependencies=needs(f"deep-{n + 1}")) for n in range(20)][0]
+    aci(tmp_path, "deep-20")
+    await refused(tmp_path, deep, Exhausted, "16 deep")
+    await refused(
+        tmp_path, aci(tmp_path, "alone", dependencies=needs("absent")), NotFound, "example.com/absent"
+    )
+
+
+async def test_i19_what_is_no_image_is_refused(tmp_path: Path) -> None:
+    user = {"exec": ["/a"], "user": "/../x", "group": "0"}
+    await refused(tmp_path, aci(tmp_path, "user", app=user), Unsupported, "not supported")
+    await refused(tmp_path, aci(tmp_path, "mark", file(b"rootfs/.wh.x")), Corrupt, "whiteouts")
+    kind = aci(tmp_path, "kind", acKind="PodManifest")
+    await refused(tmp_path, kind, Corrupt, "not an image manifest")
+    bare = tmp_path / "bare.aci"
+    bare.write_bytes(archive(file(b"rootfs/a")))
+    await refused(tmp_path, bare, Corrupt, "no manifest")
+    huge = tmp_path / "huge.aci"
+    huge.write_bytes(archive(file(b"manifest", b" " * (1 << 21))))
+    await refused(tmp_path, huge, Exhausted, "larger")
+    other = aci(tmp_path, "other", labels=[{"name": "arch", "value": "aarch64"}])
+    await refused(tmp_path, other, NotFound, "linux/arm64")
+
+
+def test_members_are_written_as_they_were_read(tmp_path: Path) -> None:
+    """GNU tar reads what is written: names, owners, times beyond ustar's fields."""
+    long = b"d" * 90 + b"/" + b"f" * 90
+    entry = TarEntry(long, 0o100000, 0o640, 3_000_000, 70_000, 5, 1_234_567_890_123_456_789, b"", 0, 0, 0, 5)
+    path = tmp_path / "one.tar"
+    path.write_bytes(member(entry) + b"hello".ljust(512, b"\0") + END)
+    run("tar", "--numeric-owner", "-C", tmp_path, "-xf", path)
+    status = os.stat(os.fsencode(tmp_path) + b"/" + long)
+    assert (status.st_uid, status.st_gid, status.st_mode & 0o7777) == (3_000_000, 70_000, 0o640)
+    assert status.st_mtime_ns == 1_234_567_890_123_456_789 and status.st_size == 5
