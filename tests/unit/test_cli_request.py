@@ -97,7 +97,7 @@ def test_an_empty_entrypoint_removes_the_images() -> None:
     ("words", "reason"),
     [
         (("-m", "12q"), "--memory: '12q' is not a size"),
-        (("-m", "1k"), "memory: 1024 is outside"),
+        (("-m", "1k"), "memory: 1 KiB is less than 4 MiB"),
         (("--cpus", "many"), "--cpus: 'many'"),
         (("--security-opt", "apparmor=x"), "--security-opt"),
         (("-u", "a\0b"), "zero byte"),

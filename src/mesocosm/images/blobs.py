@@ -25,6 +25,7 @@ from typing import BinaryIO, Final, NamedTuple
 
 from mesocosm.errors import Corrupt, Exhausted, InvalidConfig, MesocosmError, NotFound, Unavailable
 from mesocosm.images.digest import HEX_LENGTH, Digest, Verifier, verify
+from mesocosm.model.size import size as shown_size
 
 CHUNK: Final = 1 << 20
 """Bytes read at a time: above 256 KiB hashing and writing cost more than the calls around them."""
@@ -251,7 +252,8 @@ class Ingest:
         if room < missing:
             self.discard()
             raise Exhausted(
-                f"blob {self.digest} needs {missing} bytes more, {self._store.root} has {room} left",
+                f"no space for blob {self.digest}: it needs {shown_size(missing)} more, "
+                f"{self._store.root} has {shown_size(room)} left",
                 hint="free space there, or remove images with mesocosm rmi",
             )
 

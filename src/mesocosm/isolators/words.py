@@ -4,17 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
-
-
-def size(amount: int) -> str:
-    """Bytes in the largest unit that leaves a number of at least one: ``256 MiB``, ``1.5 GiB``."""
-    value = float(amount)
-    for unit in _UNITS:
-        if value < 1024 or unit == _UNITS[-1]:
-            break
-        value /= 1024
-    return f"{value:.1f}".removesuffix(".0") + f" {unit}"
+from mesocosm.model.size import size as size
 
 
 def processors(amount: float) -> str:

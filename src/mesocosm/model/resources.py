@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import msgspec
 
 from mesocosm.errors import InvalidConfig
+from mesocosm.model.size import size
 
 MEMORY_FLOOR = 4 << 20  # below this the launching child is killed before it reaches exec
 CPU_FLOOR = 0.01  # the kernel refuses a CFS quota under 1 ms per 100 ms period
@@ -36,12 +38,16 @@ class Resources(msgspec.Struct, frozen=True, kw_only=True):
                 raise InvalidConfig(f"cpus: {self.cpus} is not a number of processors")
             _within("cpus", self.cpus, CPU_FLOOR, 1 << 16)
         _within("cpu shares", self.cpu_shares, 2, 262144)
-        _within("memory", self.memory, MEMORY_FLOOR, 1 << 62)
-        _within("memory request", self.memory_request, 0, 1 << 62)
-        _within("memory and swap", self.memory_swap, self.memory or MEMORY_FLOOR, 1 << 62)
+        _within("memory", self.memory, MEMORY_FLOOR, 1 << 62, size)
+        _within("memory request", self.memory_request, 0, 1 << 62, size)
+        _within("memory and swap", self.memory_swap, self.memory or MEMORY_FLOOR, 1 << 62, size)
         _within("pids", self.pids, 1, 1 << 22)
 
 
-def _within(name: str, value: float | None, low: float, high: float) -> None:
-    if value is not None and not low <= value <= high:
-        raise InvalidConfig(f"{name}: {value} is outside {low} … {high}")
+def _within(
+    name: str, value: float | None, low: float, high: float, words: Callable[[float], str] = str
+) -> None:
+    if value is None or low <= value <= high:
+        return
+    bound = f"less than {words(low)}, the least" if value < low else f"more than {words(high)}, the most"
+    raise InvalidConfig(f"{name}: {words(value)} is {bound}")

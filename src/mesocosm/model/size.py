@@ -8,6 +8,17 @@ from mesocosm.errors import InvalidConfig
 
 _SIZE = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))?\s?([kmgtp]?)i?b?", re.ASCII | re.IGNORECASE)
 _SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
+_UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
+
+
+def size(amount: float) -> str:
+    """Bytes in the largest unit that leaves a number of at least one: ``256 MiB``, ``1.5 GiB``."""
+    value = float(amount)
+    for unit in _UNITS:
+        if value < 1024 or unit == _UNITS[-1]:
+            break
+        value /= 1024
+    return f"{value:.1f}".removesuffix(".0") + f" {unit}"
 
 
 def parse_size(text: str, subject: str = "size") -> int:
