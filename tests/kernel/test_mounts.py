@@ -401,16 +401,29 @@ def test_overlay_in_one_string_of_many_layers(tmp_path: Path, monkeypatch: pytes
     assert len(isolated.run(lambda: overlay_listing(tmp_path, 127))) == 128
 
 
-def test_detached_mounts_are_layers(tmp_path: Path) -> None:
-    def act() -> list[str]:
-        layers = []
-        for index in range(2):
-            layers.append(mounts.tmpfs())
-            os.mkdir(f"from-{index}", dir_fd=layers[-1])
-        with opened(mounts.overlay(layers), *layers) as fd:
-            return names(fd)
+def detached_listing(aside: Path) -> list[list[str]]:
+    """Overlays of two detached mounts, twice of the same."""
+    layers = []
+    for index in range(2):
+        layers.append(mounts.tmpfs())
+        os.mkdir(f"from-{index}", dir_fd=layers[-1])
+    found = []
+    for _ in range(2):
+        with opened(mounts.overlay(layers, aside=str(aside))) as fd:
+            found.append(names(fd))
+    for layer in layers:
+        os.close(layer)
+    assert list(mounts.mounts_below(mounts.read_mountinfo(), str(aside))) == []
+    return found
 
-    assert isolated.run(act) == ["from-0", "from-1"]
+
+def test_detached_mounts_are_layers(tmp_path: Path) -> None:
+    assert isolated.run(lambda: detached_listing(tmp_path)) == [["from-0", "from-1"]] * 2
+
+
+def test_detached_mounts_are_layers_in_one_string(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse_layers(monkeypatch)
+    assert isolated.run(lambda: detached_listing(tmp_path)) == [["from-0", "from-1"]] * 2
 
 
 def test_overlay_options_and_a_broken_one(tmp_path: Path) -> None:

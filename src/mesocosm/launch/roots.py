@@ -84,7 +84,7 @@ def _view_of_host(setup: Setup, step: Step, place: str, cover: int) -> int:
     lower = os.open(place, _DIRECTORY)
     changes, work = (_own_directory(step[key], place) for key in ("upper", "work"))
     try:
-        view = mounts.overlay([cover, lower])
+        view = mounts.overlay([cover, lower], aside=work)
         return mounts.overlay([view], upper=changes, work=work, options=[("volatile", None)])
     except OSError as error:
         if error.errno != errno.EINVAL or not _is_overlay(lower):

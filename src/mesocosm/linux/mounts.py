@@ -18,6 +18,8 @@ from mesocosm.linux.mountinfo import MountEntry as MountEntry
 from mesocosm.linux.mountinfo import mounts_below as mounts_below
 from mesocosm.linux.mountinfo import parse_mountinfo as parse_mountinfo
 from mesocosm.linux.mountinfo import read_mountinfo as read_mountinfo
+from mesocosm.linux.overlay import escape_option as escape_option
+from mesocosm.linux.overlay import overlay as overlay
 from mesocosm.linux.syscalls import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -184,134 +186,6 @@ def erofs(image: int | StrOrBytes, *, directio: bool = True, attributes: int = M
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
     return new_mount("erofs", source=source, attributes=attributes)
-
-
-# --- overlay ------------------------------------------------------------------------------------------------
-
-
-def overlay(
-    lowers: Sequence[int | StrOrBytes],
-    *,
-    upper: int | StrOrBytes | None = None,
-    work: int | StrOrBytes | None = None,
-    options: Iterable[Option] = (),
-    attributes: int = 0,
-) -> int:
-    """An overlay of directories, paths or descriptors, topmost first; read-only without ``upper`` and
-    ``work``.
-
-    Layers reach the kernel as descriptors (Linux 6.13), else as ``/proc/self/fd/N``, so that no character of
-    a path means anything (attack I-15).  Detached mounts are layers too.  ``options``: see the kernel's
-    ``filesystems/overlayfs.rst``; ``("volatile", None)`` never syncs the upper layer.  A single layer without
-    ``upper`` is EINVAL to the kernel: clone it instead.
-    """
-    held: list[int] = []
-    try:
-        layers = [_hold(layer, held) for layer in lowers]
-        writable = [
-            (name, _hold(place, held))
-            for name, place in (("upperdir", upper), ("workdir", work))
-            if place is not None
-        ]
-        chosen = list(options)
-        try:
-            return _overlay_by_layer(layers, writable, chosen, attributes)
-        except _NoAppend:
-            return _overlay_by_option_string(layers, writable, chosen, attributes)
-    finally:
-        for fd in held:
-            os.close(fd)
-
-
-class _NoAppend(Exception):
-    """The kernel cannot add lower layers one by one (before Linux 6.8)."""
-
-
-def _hold(place: int | StrOrBytes, held: list[int]) -> int:
-    if isinstance(place, int):
-        return place
-    held.append(os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
-    return held[-1]
-
-
-def _overlay_by_layer(
-    layers: Sequence[int], writable: Sequence[tuple[str, int]], options: Sequence[Option], attributes: int
-) -> int:
-    context = syscalls.fsopen("overlay")
-    try:
-        syscalls.fsconfig_set_string(context, "source", "overlay")
-        for index, layer in enumerate(layers):
-            try:
-                _set_place(context, "lowerdir+", layer)
-            except OSError as error:
-                if index == 0 and error.errno == errno.EINVAL:
-                    raise _NoAppend from None
-                raise
-        for name, place in writable:
-            _set_place(context, name, place)
-        _set_options(context, options)
-        syscalls.fsconfig_create(context)
-        return syscalls.fsmount(context, attributes)
-    finally:
-        os.close(context)
-
-
-def _set_place(context: int, key: str, fd: int) -> None:
-    try:
-        syscalls.fsconfig_set_fd(context, key, fd)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF):
-            raise
-        syscalls.fsconfig_set_string(context, key, f"/proc/self/fd/{fd}")
-
-
-def _overlay_by_option_string(
-    layers: Sequence[int], writable: Sequence[tuple[str, int]], options: Sequence[Option], attributes: int
-) -> int:
-    """mount(2) upon one of the directories for a moment, then take the mount off and keep it detached.
-
-    The option string has one page, which is room for some two hundred layers.
-    """
-    words = ["lowerdir=" + ":".join(f"/proc/self/fd/{fd}" for fd in layers)]
-    words += [f"{name}=/proc/self/fd/{fd}" for name, fd in writable]
-    words += [name if value is None else f"{name}={escape_option(_text(value))}" for name, value in options]
-    place = _path_of_any([fd for _, fd in reversed(writable)] + list(reversed(layers)))
-    syscalls.mount("overlay", place, "overlay", 0, ",".join(words))
-    try:
-        fd = syscalls.open_tree(AT_FDCWD, place, OPEN_TREE_CLONE)
-    finally:
-        syscalls.umount2(place, MNT_DETACH | UMOUNT_NOFOLLOW)
-    if attributes:
-        syscalls.mount_setattr(fd, "", AT_EMPTY_PATH, attr_set=attributes)
-    return fd
-
-
-def _path_of_any(directories: Sequence[int]) -> str:
-    """A path that leads to one of ``directories``; the root of a detached mount has none."""
-    for fd in directories:
-        path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
-        try:
-            found = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            same = syscalls.mount_id(found) == syscalls.mount_id(fd) and os.path.sameopenfile(found, fd)
-        finally:
-            os.close(found)
-        if same and path != "/":
-            return path
-    raise OSError(errno.EOPNOTSUPP, "this kernel needs one overlay layer that is reachable by a path")
-
-
-def _text(value: StrOrBytes | int) -> str:
-    return os.fsdecode(value) if isinstance(value, bytes) else str(value)
-
-
-def escape_option(text: str) -> str:
-    """``text`` as one value in an overlay option string of mount(2): ``\\``, ``,`` and ``:`` get a
-    backslash.
-    """
-    return text.replace("\\", "\\\\").replace(",", "\\,").replace(":", "\\:")
 
 
 # --- the tree -----------------------------------------------------------------------------------------------

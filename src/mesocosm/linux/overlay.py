@@ -1,0 +1,202 @@
+"""Overlay file systems, by whichever of the kernel's interfaces there is; the kernel's overlayfs.rst.
+
+Layers reach the kernel as descriptors (Linux 6.13), as ``/proc/self/fd/N`` one by one (6.8), else so in one
+option string of mount(2), so that no character of a path means anything (attack I-15).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from mesocosm.linux import syscalls
+from mesocosm.linux.syscalls import (
+    AT_EMPTY_PATH,
+    AT_FDCWD,
+    MNT_DETACH,
+    MOVE_MOUNT_F_EMPTY_PATH,
+    MOVE_MOUNT_T_EMPTY_PATH,
+    OPEN_TREE_CLONE,
+    UMOUNT_NOFOLLOW,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    StrOrBytes = str | bytes
+    Option = tuple[str, StrOrBytes | int | None]
+
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def overlay(
+    lowers: Sequence[int | StrOrBytes],
+    *,
+    upper: int | StrOrBytes | None = None,
+    work: int | StrOrBytes | None = None,
+    options: Iterable[Option] = (),
+    attributes: int = 0,
+    aside: int | StrOrBytes | None = None,
+) -> int:
+    """A detached overlay of directories, paths or descriptors, topmost first; read-only without ``upper`` and
+    ``work``.
+
+    Detached mounts are layers too.  ``options``: see overlayfs.rst; ``("volatile", None)`` never syncs the
+    upper layer.  A single layer without ``upper`` is EINVAL to the kernel: clone it instead.  Before Linux
+    6.8 a directory is mounted upon for a moment: ``aside``, else one of those given.
+    """
+    held: list[int] = []
+    try:
+        layers = [_hold(layer, held) for layer in lowers]
+        writable = [
+            (name, _hold(place, held))
+            for name, place in (("upperdir", upper), ("workdir", work))
+            if place is not None
+        ]
+        chosen = list(options)
+        try:
+            return _by_layer(layers, writable, chosen, attributes)
+        except _NoAppend:
+            candidates = [fd for _, fd in reversed(writable)] + list(reversed(layers))
+            if aside is not None:
+                candidates.insert(0, _hold(aside, held))
+            return _by_option_string(layers, writable, chosen, attributes, _path_of_any(candidates))
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
+def escape_option(text: str) -> str:
+    """``text`` as one value in an overlay option string of mount(2): ``\\``, ``,`` and ``:`` get a
+    backslash.
+    """
+    return text.replace("\\", "\\\\").replace(",", "\\,").replace(":", "\\:")
+
+
+class _NoAppend(Exception):
+    """The kernel cannot add lower layers one by one (before Linux 6.8)."""
+
+
+def _hold(place: int | StrOrBytes, held: list[int]) -> int:
+    if isinstance(place, int):
+        return place
+    held.append(os.open(place, _DIRECTORY))
+    return held[-1]
+
+
+def _by_layer(
+    layers: Sequence[int], writable: Sequence[tuple[str, int]], options: Sequence[Option], attributes: int
+) -> int:
+    context = syscalls.fsopen("overlay")
+    try:
+        syscalls.fsconfig_set_string(context, "source", "overlay")
+        for index, layer in enumerate(layers):
+            try:
+                _set_place(context, "lowerdir+", layer)
+            except OSError as error:
+                # EOPNOTSUPP: before Linux 6.5, when overlayfs did not know of this interface yet.
+                if index == 0 and error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise _NoAppend from None
+                raise
+        for name, place in writable:
+            _set_place(context, name, place)
+        for name, value in options:
+            if value is None:
+                syscalls.fsconfig_set_flag(context, name)
+            else:
+                syscalls.fsconfig_set_string(context, name, _text(value))
+        syscalls.fsconfig_create(context)
+        return syscalls.fsmount(context, attributes)
+    finally:
+        os.close(context)
+
+
+def _set_place(context: int, key: str, fd: int) -> None:
+    try:
+        syscalls.fsconfig_set_fd(context, key, fd)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF):
+            raise
+        syscalls.fsconfig_set_string(context, key, f"/proc/self/fd/{fd}")
+
+
+def _by_option_string(
+    layers: Sequence[int],
+    writable: Sequence[tuple[str, int]],
+    options: Sequence[Option],
+    attributes: int,
+    place: str,
+) -> int:
+    """mount(2) upon ``place`` for a moment, then take the mount off and keep it detached.
+
+    The option string has one page, which is room for some two hundred layers.
+    """
+    words = ["lowerdir=" + ":".join(f"/proc/self/fd/{fd}" for fd in layers)]
+    words += [f"{name}=/proc/self/fd/{fd}" for name, fd in writable]
+    words += [name if value is None else f"{name}={escape_option(_text(value))}" for name, value in options]
+    attached: list[int] = []
+    try:
+        for fd in _detached(layers):
+            _attach(fd, place)
+            attached.append(fd)
+        syscalls.mount("overlay", place, "overlay", 0, ",".join(words))
+        try:
+            made = syscalls.open_tree(AT_FDCWD, place, OPEN_TREE_CLONE)
+        finally:
+            syscalls.umount2(place, MNT_DETACH | UMOUNT_NOFOLLOW)
+    finally:
+        for fd in reversed(attached):
+            _take_back(fd, place)
+    if attributes:
+        syscalls.mount_setattr(made, "", AT_EMPTY_PATH, attr_set=attributes)
+    return made
+
+
+def _detached(layers: Sequence[int]) -> list[int]:
+    """The layers that are mounts outside of any namespace, which only a recent kernel takes."""
+    with open("/proc/self/mountinfo", "rb") as file:
+        known = {int(line.split(b" ", 1)[0]) for line in file}
+    return [fd for fd in layers if syscalls.mount_id(fd) not in known]
+
+
+def _attach(fd: int, place: str) -> None:
+    target = os.open(place, _DIRECTORY)
+    try:
+        syscalls.move_mount(fd, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
+    finally:
+        os.close(target)
+
+
+def _take_back(fd: int, place: str) -> None:
+    """Take a layer off again; ``fd`` goes on as a detached mount, of which it becomes a clone."""
+    clone = syscalls.open_tree(fd, "", OPEN_TREE_CLONE | AT_EMPTY_PATH)
+    try:
+        syscalls.umount2(place, MNT_DETACH | UMOUNT_NOFOLLOW)
+        os.dup2(clone, fd, inheritable=False)
+    finally:
+        os.close(clone)
+
+
+def _path_of_any(directories: Sequence[int]) -> str:
+    """A path that leads to one of ``directories``; the root of a detached mount has none.
+
+    ``/`` is no such path: a path that begins there never enters what is mounted upon it.
+    """
+    for fd in directories:
+        path = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
+        try:
+            found = os.open(path, _DIRECTORY | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        try:
+            same = syscalls.mount_id(found) == syscalls.mount_id(fd) and os.path.sameopenfile(found, fd)
+        finally:
+            os.close(found)
+        if same and path != "/":
+            return path
+    raise OSError(errno.EOPNOTSUPP, "this kernel needs one overlay layer that is reachable by a path")
+
+
+def _text(value: StrOrBytes | int) -> str:
+    return os.fsdecode(value) if isinstance(value, bytes) else str(value)
