@@ -1,0 +1,259 @@
+"""The images on this host: having them, looking at them, naming, removing, checking, bringing in and out.
+
+A `Provisioner` is a library that also makes roots for containers of what it has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from mesocosm.errors import Corrupt, InvalidConfig, Unavailable
+from mesocosm.images.admission import Admission
+from mesocosm.images.backends.base import Backend
+from mesocosm.images.backends.choice import BackendChoice
+from mesocosm.images.collect import Collector, Limits, Plan
+from mesocosm.images.export import Export, names_for, save
+from mesocosm.images.families import Families
+from mesocosm.images.image import Image, ImageRecord, RefRecord
+from mesocosm.images.image_store import ImageStore
+from mesocosm.images.inspection import Inspection, Step, Usage
+from mesocosm.images.layer_mounts import LayerMounts
+from mesocosm.images.loading import images_in
+from mesocosm.images.naming import Named, Naming, canonical, missing
+from mesocosm.images.platform import Platform, host_platform, parse_platform
+from mesocosm.images.progress import Report
+from mesocosm.images.pull import Puller, Wanted
+from mesocosm.images.reference import Reference
+from mesocosm.images.removal import Removal, pin_owner, remove
+from mesocosm.images.transfer import in_thread
+from mesocosm.images.verification import Verdict, Verification
+from mesocosm.paths import Paths
+
+POLICIES: Final = ("always", "missing", "never", "newer")
+"""When to ask the source: every time; when the image is not here; not at all; every time, but go on with what
+is here when it does not answer."""
+
+
+class Library:
+    """Images on this host; belongs to one event loop.
+
+    Any number of processes may use one store at once.  Methods raise MesocosmError only.
+    """
+
+    def __init__(
+        self, paths: Paths, store: ImageStore, families: Families, report: Report, policy: Path
+    ) -> None:
+        self.store = store
+        self.mounts = LayerMounts(paths.layers)
+        self._paths = paths
+        self._families = families
+        self._report = report
+        self._backends = BackendChoice(paths, self.mounts)
+        self._naming = Naming(store.catalogue)
+        self._admission = Admission(policy, store, families)
+        self._puller = Puller(store, families, self._admission.before_fetch, self._make_room)
+        self._collector = Collector(store)
+        self._inspection = Inspection(store, lambda: self._backends.likely(None).form, self.mounts.mounted)
+
+    # --- images ---------------------------------------------------------------------------------------------
+
+    async def pull(
+        self,
+        reference: str,
+        *,
+        policy: str = "always",
+        platform: str | None = None,
+        backend: str | None = None,
+        progress: Report | None = None,
+    ) -> Image:
+        """Have the image on this host, ready to be mounted, as fresh as ``policy`` asks for (`POLICIES`)."""
+        wanted = platform_of(platform)
+        named = await in_thread(self._naming.find, reference, wanted)
+        if named.reference is not None and not self._families.store(named.reference).layered:
+            raise InvalidConfig(f"{reference} has nothing to pull", hint="it is used as it is")
+        chosen: Backend = await in_thread(self._backends.get, backend)
+        image, _ = await self._have(named, wanted, chosen, policy, progress)
+        found: Image = await in_thread(self._inspection.image, image)
+        return found
+
+    async def images(self) -> list[Image]:
+        """Return every image on this host, the latest pulled first."""
+        found: list[Image] = await in_thread(self._inspection.images)
+        return found
+
+    async def inspect(self, text: str, *, platform: str | None = None) -> Image:
+        """Return one image, by name or by the beginning of its digest.  Raises NotFound."""
+        return await in_thread(self._inspection.image, await self._here(text, platform))
+
+    async def documents(self, text: str, *, platform: str | None = None) -> tuple[bytes, bytes]:
+        """Return the exact bytes of an image's manifest and of its configuration."""
+        return await in_thread(self._inspection.documents, await self._here(text, platform))
+
+    async def history(self, text: str, *, platform: str | None = None) -> list[Step]:
+        """Return how an image was made, the latest step first."""
+        return await in_thread(self._inspection.history, await self._here(text, platform))
+
+    async def usage(self) -> Usage:
+        """Return what images take on disk, layer by layer, and who has them."""
+        return await in_thread(self._inspection.usage)
+
+    async def tag(self, text: str, name: str, *, platform: str | None = None) -> Image:
+        """Give an image one more name, or move the name to it: ``HOST/NAME:TAG``."""
+        image = await self._here(text, platform)
+        reference = canonical(name)
+        if reference.transport != "docker" or reference.tag is None or reference.digest is not None:
+            raise InvalidConfig(f"{name} is not a name to give", hint="names are written HOST/NAME:TAG")
+        await in_thread(self.store.catalogue.name, RefRecord(reference=str(reference), digest=image.digest))
+        return await in_thread(self._inspection.image, image)
+
+    async def remove(self, text: str, *, force: bool = False, platform: str | None = None) -> Removal:
+        """Remove a name, and with the last one the image; Busy while a container holds it."""
+        named = await in_thread(self._naming.require, text, platform_of(platform))
+        return await in_thread(lambda: remove(self.store, named, named.require_image(), force=force))
+
+    async def prune(self, limits: Limits | None = None, *, dry_run: bool = False) -> Plan:
+        """Remove images without a name, and with ``limits`` those unused for longest; what is held stays.
+
+        ``dry_run`` only says what would go.
+        """
+        await in_thread(self._trim)
+        act = self._collector.plan if dry_run else self._collector.collect
+        return await in_thread(act, limits)
+
+    async def pin(self, text: str) -> Image:
+        """Keep an image from being collected or removed."""
+        image = await self._here(text, None)
+        leases = self.store.leases
+        await in_thread(leases.extend, pin_owner(image), image.documents, image.diff_ids)
+        return await in_thread(self._inspection.image, image)
+
+    async def unpin(self, text: str) -> Image:
+        """Undo `pin`; idempotent."""
+        image = await self._here(text, None)
+        await in_thread(self.store.leases.drop, pin_owner(image))
+        return await in_thread(self._inspection.image, image)
+
+    async def verify(self, text: str, *, repair: bool = False, platform: str | None = None) -> Verdict:
+        """Read an image again and compare every byte.  ``repair`` fetches anew what is damaged or absent."""
+        wanted = platform_of(platform)
+        named = await in_thread(self._naming.require, text, wanted)
+        image, chosen = named.require_image(), await in_thread(self._backends.get, None)
+        verification = Verification(self.store)
+        verdict: Verdict = await in_thread(verification.image, image, chosen.form)
+        if repair and not verdict.sound:
+            await in_thread(verification.discard, verdict)
+            await in_thread(self.mounts.drop, [hex_of(digest) for digest in verdict.damaged])
+            await self._restore(named.reference, image, wanted, chosen, "always")
+        return verdict
+
+    # --- in and out -----------------------------------------------------------------------------------------
+
+    async def save(self, texts: Sequence[str], target: int, *, platform: str | None = None) -> None:
+        """Write images to an open file as one archive, OCI layout and ``docker save`` at once."""
+        wanted = platform_of(platform)
+        exports = []
+        for text in texts:
+            named: Named = await in_thread(self._naming.require, text, wanted)
+            names = names_for([named.reference] if named.reference else [])
+            exports.append(Export(named.require_image(), names))
+        await in_thread(save, self.store.blobs, exports, target)
+
+    async def load(
+        self, path: Path, *, platform: str | None = None, progress: Report | None = None
+    ) -> list[Image]:
+        """Read every image of an archive, and give them the names it has for them."""
+        chosen: Backend = await in_thread(self._backends.get, None)
+        loaded = []
+        async for found in images_in(path, self._families, platform_of(platform)):
+            image = await self._puller.keep(found, chosen.form, progress or self._report)
+            loaded.append(await in_thread(self._inspection.image, image))
+        return loaded
+
+    async def push(self, text: str, target: str | None = None, *, progress: Report | None = None) -> str:
+        """Have an image in a registry, under its own name or ``target``; returns its digest."""
+        from mesocosm.images.pushing import push  # the HTTP library takes long to import
+
+        named: Named = await in_thread(self._naming.require, text, host_platform())
+        name = canonical(target) if target else named.reference
+        if name is None:
+            raise InvalidConfig(f"{text} has no name to push it by", hint="give one: HOST/NAME:TAG")
+        return str(
+            await push(self.store, self._families, named.require_image(), name, progress or self._report)
+        )
+
+    # --- how ------------------------------------------------------------------------------------------------
+
+    async def _have(
+        self,
+        named: Named,
+        platform: Platform,
+        backend: Backend,
+        policy: str,
+        progress: Report | None = None,
+    ) -> tuple[ImageRecord, RefRecord | None]:
+        """Have the image on this host, as fresh as the policy asks for."""
+        if policy not in POLICIES:
+            raise InvalidConfig(f"pull policy {policy!r} is unknown", hint=f"use {', '.join(POLICIES)}")
+        image, reference = named.image, named.reference
+        complete = image is not None and await in_thread(self.store.complete, image, backend.form)
+        if (
+            reference is None
+            or policy == "never"
+            or (policy == "missing" and image and not is_local(reference))
+        ):
+            if image is None:
+                raise missing(reference, "")
+            if not complete:
+                await self._restore(reference, image, platform, backend, policy)
+            return image, named.ref
+        try:
+            wanted = Wanted(reference, platform, backend.form)
+            pulled = await self._puller.pull(wanted, progress or self._report)
+        except Unavailable:
+            if policy != "newer" or image is None or not complete:
+                raise
+            return image, named.ref
+        return pulled.image, pulled.ref
+
+    async def _restore(
+        self,
+        reference: Reference | None,
+        image: ImageRecord,
+        platform: Platform,
+        backend: Backend,
+        policy: str,
+    ) -> None:
+        offline = reference is None or policy == "never"
+        wanted = Wanted(reference or Reference("host"), platform, backend.form)
+        await self._puller.restore(wanted, image, self._report, offline=offline)
+
+    def _trim(self) -> None:
+        with contextlib.suppress(Corrupt):
+            self.mounts.trim(lambda: frozenset(map(hex_of, self.store.leases.needed().layers)))
+
+    def _make_room(self) -> bool:
+        """Remove what nobody needs; whether that freed anything."""
+        self._trim()
+        return self._collector.collect().size > 0
+
+    async def _here(self, text: str, platform: str | None) -> ImageRecord:
+        named: Named = await in_thread(self._naming.require, text, platform_of(platform))
+        return named.require_image()
+
+
+def platform_of(text: str | None) -> Platform:
+    """Return the platform that was asked for, the host's own where none was."""
+    return parse_platform(text) if text else host_platform()
+
+
+def hex_of(digest: str) -> str:
+    """Return the hex part of a digest."""
+    return digest.rpartition(":")[2]
+
+
+def is_local(reference: Reference) -> bool:
+    """Whether asking costs no more than reading a file here: then the answer is never taken from memory."""
+    return bool(reference.path) and not reference.is_url
