@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from malicious_registry import MaliciousRegistry, status
+from malicious_registry import MaliciousRegistry, stall, status
 from mesocosm.errors import Busy, Corrupt, InvalidConfig, NotFound, Unavailable, Unsupported, WrongState
 from mesocosm.images.collect import Limits
 from mesocosm.images.progress import Phase, Progress
@@ -203,6 +203,34 @@ async def test_progress_tells_every_phase(tmp_path: Path) -> None:
         await provisioner.pull(f"{registry.host}/a/b")
         already = {one.subject for one in reports if one.phase is Phase.DOWNLOAD and one.already}
         assert already == {_layers(ONE)[0]}
+
+
+async def test_a_cancelled_pull_leaves_what_can_be_resumed(tmp_path: Path) -> None:
+    """Ctrl-C in the middle of a layer: no lease, no layer, no mount; the partial blob is resumed."""
+    big = image_of([[file(b"data", os.urandom(3_000_000))]])
+    arrived = asyncio.Event()
+
+    def watch(report: Progress) -> None:
+        if report.phase is Phase.DOWNLOAD and report.done >= 1_000_000:
+            arrived.set()
+
+    async with MaliciousRegistry() as registry, opened(tmp_path, progress=watch) as provisioner:
+        registry.add(big, "a/b", "latest")
+        registry.on(f"/blobs/{_layers(big)[0]}", stall(1_500_000))
+        name = f"{registry.host}/a/b"
+        pull = asyncio.ensure_future(provisioner.pull(name))
+        await arrived.wait()
+        pull.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await pull
+        assert provisioner.store.leases.owners() == [] and list(provisioner.store.layers.list()) == []
+        left = [path for path in (tmp_path / "state/images/ingest").iterdir() if path.stat().st_size]
+        assert [path.name for path in left] == [_layers(big)[0].replace(":", "-")]
+        assert 0 < left[0].stat().st_size < 3_000_000
+        assert (await provisioner.pull(name)).complete
+        resumed = [seen.headers.get("range") for seen in registry.seen if _layers(big)[0] in seen.path]
+        assert resumed[0] is None and resumed[-1] is not None
+        assert not list((tmp_path / "state/images/ingest").iterdir())
 
 
 # --- leases -------------------------------------------------------------------------------------------------
