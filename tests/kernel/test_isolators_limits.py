@@ -28,6 +28,11 @@ def memory(amount: int) -> Resources:
     return Resources(memory=amount * MEBIBYTE, memory_swap=amount * MEBIBYTE)
 
 
+def victims(yard: Yard) -> str:
+    """Who goes when one process of a container wants too much: v2 can take it as a whole."""
+    return "the whole container" if yard.host.cgroups.version("memory") == 2 else "1 process"
+
+
 # ── memory ──────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -41,7 +46,7 @@ async def test_a_memory_hog_is_stopped_and_named_gap_9(yard: Yard) -> None:
     assert (found.resource, found.requested) == ("memory", 64 * MEBIBYTE)
     assert found.peak is not None and 60 * MEBIBYTE <= found.peak <= 64 * MEBIBYTE
     assert found.message.startswith(
-        "memory: the limit of 64 MiB was reached (most used: 64 MiB); the kernel killed 1 process"
+        f"memory: the limit of 64 MiB was reached (most used: 64 MiB); the kernel killed {victims(yard)}"
     )
 
 
@@ -79,7 +84,7 @@ async def test_a_kill_while_nobody_watched_is_reported_later_gap_9(yard: Yard) -
     await box.run()
     found = await box.isolator("cgroups/mem").reached(box.id)
     assert found is not None and found.requested == 64 * MEBIBYTE
-    assert "the kernel killed 1 process" in found.message
+    assert f"the kernel killed {victims(yard)}" in found.message
     assert await asyncio.wait_for(box.limitation(), 30) == found
 
 
@@ -199,4 +204,4 @@ async def test_a_further_process_is_under_the_same_limits_r_23(yard: Yard) -> No
         os.close(writer)
     assert status == 137
     await box.wait()
-    assert (await box.usage()).oom_kills == 1
+    assert (await box.usage()).oom_kills

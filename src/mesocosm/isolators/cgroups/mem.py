@@ -228,10 +228,15 @@ class Memory(Controller):
         limit = group.read_limit(files.limit)
         peak = group.read_int(files.peak) if group.has(files.peak) else None
         words = [_cause(limit, peak, hits=self._hits(group))]
-        words.append(f"the kernel killed {killed} process{'' if killed == 1 else 'es'}")
+        words.append(f"the kernel killed {self._victims(killed)}")
         if largest is not None:
             words.append(f"the largest was {largest}")
         return Limitation(resource="memory", message="; ".join(words), requested=limit, peak=peak)
+
+    def _victims(self, killed: int) -> str:
+        if self._files.fixed:  # memory.oom.group; the kernel then counts some of the killed twice
+            return "the whole container"
+        return f"{killed} process{'' if killed == 1 else 'es'}"
 
     def _hits(self, group: Cgroup) -> int:
         return sum(
