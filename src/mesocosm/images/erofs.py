@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from mesocosm.images import erofs_format as fmt
+from mesocosm.images.certain import certain
 from mesocosm.images.entries import admit, admitted_xattrs, clean_path, whiteout
 from mesocosm.images.erofs_chunks import SparseWriter
 from mesocosm.images.erofs_file import HEAD, LayerFile, SealKind, new_seal
@@ -141,8 +142,7 @@ class ErofsSink:
             self._file.append(view[: self._body])
             view = view[self._body :]
             self._body = 0
-        assert self._tail is not None  # noqa: S101
-        self._tail.append(view)
+        certain(self._tail, "the file's end").append(view)
 
     def end(self) -> None:
         """The file begun last is complete."""

@@ -36,9 +36,11 @@ class Crc32:
         self._value = 0
 
     def update(self, data: bytes | bytearray | memoryview, /) -> None:
+        """Take more bytes."""
         self._value = isal_zlib.crc32(data, self._value)
 
     def hexdigest(self) -> str:
+        """Return the sum so far, eight hexadecimal digits."""
         return f"{self._value:08x}"
 
 

@@ -15,6 +15,7 @@ import msgspec
 
 from mesocosm.errors import Exhausted, InvalidConfig
 from mesocosm.images import erofs_format as fmt
+from mesocosm.images.certain import certain
 from mesocosm.images.digest import Digest
 from mesocosm.images.entries import Whiteout, clean_path
 from mesocosm.images.erofs import BLOCK_BITS
@@ -161,20 +162,20 @@ def _merge(lower: Node, upper: Node) -> Node:
     pending = [(lower, upper)]
     while pending:
         below, above = pending.pop()
-        assert below.children is not None and above.children is not None  # noqa: S101, PT018
+        kept, added = certain(below.children, "the directory"), certain(above.children, "the directory")
         if not above.implied:
             below.mode, below.uid, below.gid = above.mode, above.uid, above.gid
             below.mtime, below.xattrs, below.implied = above.mtime, above.xattrs, False
-        for name, node in above.children.items():
-            old = below.children.get(name)
+        for name, node in added.items():
+            old = kept.get(name)
             if _is_whiteout(node):
-                below.children.pop(name, None)
+                kept.pop(name, None)
             elif node.children is None:
-                below.children[name] = node
+                kept[name] = node
             elif old is not None and old.children is not None and not node.opaque:
                 pending.append((old, node))
             else:
-                below.children[name] = _strip(node)
+                kept[name] = _strip(node)
     return lower
 
 

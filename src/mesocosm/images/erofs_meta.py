@@ -11,6 +11,7 @@ import struct
 
 from mesocosm.errors import Exhausted
 from mesocosm.images import erofs_format as fmt
+from mesocosm.images.certain import certain
 from mesocosm.images.erofs_file import HEAD, LayerFile, SealKind, seal_text
 from mesocosm.images.layer_facts import ErofsFacts
 from mesocosm.images.layer_tree import Node
@@ -56,9 +57,8 @@ def complete(
         devices=len(devices) // fmt.DEVICE_SLOT_SIZE,
     )
     size = file.finish(head)
-    assert file.seal is not None  # noqa: S101
     implied = sum(node.implied for node in inodes)
-    return ErofsFacts(size, seal_text(seal, file.seal), len(inodes), implied)
+    return ErofsFacts(size, seal_text(seal, certain(file.seal, "the seal")), len(inodes), implied)
 
 
 _OFFSET = operator.attrgetter("offset")

@@ -16,6 +16,7 @@ from typing import Self
 
 from mesocosm.errors import Corrupt, Exhausted, NotFound
 from mesocosm.images import erofs_format as fmt
+from mesocosm.images.certain import certain
 from mesocosm.images.erofs_meta import IMPLIED_XATTR, OPAQUE_XATTR
 from mesocosm.images.layer_tree import LINK_HOPS, Node
 
@@ -135,7 +136,7 @@ class ErofsImage:
         pending = [root]
         while pending:
             directory = pending.pop()
-            assert directory.children is not None  # noqa: S101
+            children = certain(directory.children, "a directory")
             for name, nid in self.children(directory).items():
                 node = known.get(nid)
                 if node is None:
@@ -144,7 +145,7 @@ class ErofsImage:
                         pending.append(node)
                     elif node.names > 1:
                         known[nid] = node
-                directory.children[name] = node
+                children[name] = node
             if len(known) + len(pending) > self.inodes:
                 raise Corrupt(f"{self.path}: a directory contains itself")
         self._window = b""

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from mesocosm.errors import Corrupt
+from mesocosm.images.certain import certain
 from mesocosm.images.decompress import Compression, Decompressor
 from mesocosm.images.digest import Digest, Verifier
 from mesocosm.images.erofs import ErofsSink
@@ -99,8 +100,7 @@ class LayerIngest:
         if self._blob_hash is not None:
             blob = Digest("sha256", self._blob_hash.hexdigest())
         else:
-            assert self._blob is not None  # noqa: S101
-            blob = self._blob
+            blob = certain(self._blob, "the blob's digest")
         return LayerFacts(
             diff_id=diff_id,
             tar_size=self._plain.given,

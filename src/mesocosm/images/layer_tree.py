@@ -10,6 +10,7 @@ from __future__ import annotations
 import stat
 
 from mesocosm.errors import Corrupt, Exhausted
+from mesocosm.images.certain import certain
 from mesocosm.images.entries import Whiteout
 from mesocosm.images.limits import Limits
 
@@ -96,8 +97,7 @@ class LayerTree:
 
     @staticmethod
     def _children(node: Node) -> dict[bytes, Node]:
-        assert node.children is not None  # noqa: S101
-        return node.children
+        return certain(node.children, "the directory")
 
     def put(self, path: bytes, node: Node) -> None:
         """Put ``node`` at ``path``, in place of what an earlier member left there."""
@@ -203,9 +203,7 @@ class LayerTree:
 
     def _required(self, path: bytes) -> Node:
         """Return the directory at ``path`` after links, made when it is missing."""
-        directory = self._walk(path, create=True)
-        assert directory is not None  # noqa: S101
-        return directory
+        return certain(self._walk(path, create=True), "the directory")
 
     def _directory(self, path: bytes) -> Node | None:
         """Return the directory at ``path`` after links, or None when the way there does not exist."""
@@ -249,9 +247,8 @@ class LayerTree:
 
 
 def _settle_whiteouts(directory: Node) -> None:
-    children = directory.children
+    children = certain(directory.children, "the directory")
     for name in directory.whiteouts or ():
-        assert children is not None  # noqa: S101
         child = children.get(name)
         if child is None:
             if not directory.opaque:

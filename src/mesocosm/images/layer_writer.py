@@ -45,10 +45,12 @@ class LayerWriter:
         )
 
     def write(self, chunk: bytes | memoryview) -> None:
+        """Take more of the blob."""
         with self._named():
             self._ingest.feed(chunk)
 
     def finish(self) -> None:
+        """The blob is complete and right: publish the layer."""
         with self._named():
             facts = self._ingest.finish()
         self._store.publish(self._staging, _record(facts, self._form))
@@ -66,6 +68,7 @@ class LayerWriter:
             ) from error
 
     def abort(self) -> None:
+        """Give everything up and leave nothing."""
         with contextlib.suppress(Exception):
             self._ingest.abort()
             discard(self._staging)

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from mesocosm.errors import Corrupt, Exhausted
 from mesocosm.images import tar_sparse
+from mesocosm.images.certain import certain
 from mesocosm.images.limits import DEFAULT_LIMITS, Limits
 from mesocosm.images.tar_header import (
     BLOCK,
@@ -131,10 +132,10 @@ class TarReader:
             raise Corrupt("tar: the archive has no end mark", hint="the stream is truncated")
 
     def _take_meta(self, view: memoryview) -> None:
-        assert self._meta is not None  # noqa: S101
-        self._meta += view
+        meta = certain(self._meta, "its extended header")
+        meta += view
         if not self._data:
-            self._end_meta(bytes(self._meta))
+            self._end_meta(bytes(meta))
 
     def _check_trailer(self, rest: memoryview) -> None:
         """What follows the end mark is hashed as part of the layer, so it may be padding only (I-16)."""
@@ -280,8 +281,7 @@ class TarReader:
             self._end_old_sparse()
 
     def _take_sparse(self, block: bytes) -> None:
-        assert self._sparse is not None  # noqa: S101
-        extents = self._sparse[1]
+        extents = certain(self._sparse, "its sparse header")[1]
         extents += tar_sparse.old_header_extents(block, 0, 21)
         if len(extents) * tar_sparse.MAP_ENTRY > self._limits.sparse_map:
             raise Exhausted(f"tar: a sparse map is larger than {self._limits.sparse_map} bytes")
@@ -289,8 +289,7 @@ class TarReader:
             self._end_old_sparse()
 
     def _end_old_sparse(self) -> None:
-        assert self._sparse is not None  # noqa: S101
-        (header, extents, real), self._sparse = self._sparse, None
+        (header, extents, real), self._sparse = certain(self._sparse, "its sparse header"), None
         stored, header.size = header.size, real
         self._emit(header, (), tar_sparse.checked(extents, real, stored, self._limits), stored)
 
@@ -315,8 +314,7 @@ class TarReader:
         self._emit(header, xattrs, tar_sparse.checked(extents, real, stored, self._limits), stored)
 
     def _take_map(self, block: bytes) -> None:
-        assert self._map is not None  # noqa: S101
-        header, merged, real, reader = self._map
+        header, merged, real, reader = certain(self._map, "its sparse map")
         if not reader.feed(block):
             return
         self._map = None

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from typing import Literal
 
 from mesocosm.errors import Corrupt, Exhausted
+from mesocosm.images.certain import certain
 from mesocosm.images.limits import Limits
 from mesocosm.linux.beneath import open_beneath, remove_tree
 
@@ -59,8 +60,7 @@ class Directory:
     @property
     def children(self) -> dict[bytes, Made]:
         """What this layer made in the directory."""
-        assert self.made.children is not None  # noqa: S101
-        return self.made.children
+        return certain(self.made.children, "the directory")
 
     def below(self, name: bytes) -> bytes:
         """Return the path of a name in the directory."""
@@ -146,11 +146,11 @@ class Tree:
         made = self.root
         at = b""
         for name in path.split(b"/") if path else ():
-            assert made.children is not None  # noqa: S101
+            children = certain(made.children, "a directory on the way")
             at = at + b"/" + name if at else name
-            child = made.children.get(name)
+            child = children.get(name)
             if child is None:
-                child = made.children[name] = self._adopted(at)
+                child = children[name] = self._adopted(at)
             made = child
         return Directory(path, fd, made)
 
@@ -245,8 +245,7 @@ class Tree:
     def _reopened(self, here: Directory, path: bytes) -> Directory:
         made = self.root
         for name in path.split(b"/") if path else ():
-            assert made.children is not None  # noqa: S101
-            made = made.children[name]
+            made = certain(made.children, "a directory on the way")[name]
         fd = self.open_directory(path)
         os.close(here.fd)
         return Directory(path, fd, made)
