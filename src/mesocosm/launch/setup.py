@@ -168,7 +168,8 @@ class Setup:
     def program(self) -> syscalls.Exec:
         """The prepared ``execve``."""
         self.bind_everything()
-        assert self._exec is not None
+        if self._exec is None:
+            raise OSError(errno.EINVAL, "the plan executes nothing")
         return self._exec
 
     @property

@@ -36,6 +36,7 @@ async def connect(session: SessionPaths, name: str) -> socket.socket:
 
 
 async def send(sock: socket.socket, message: bytes) -> None:
+    """Send one message; a peer that has gone is noticed when its answer is read."""
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         channel.send(sock, message)
 
@@ -73,6 +74,7 @@ async def ended(identity: tuple[int, int]) -> None:
 
 
 async def writable(sock: socket.socket) -> None:
+    """Wait until a message can be sent."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     loop.add_writer(sock, ready.set)
