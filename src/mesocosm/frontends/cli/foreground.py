@@ -102,8 +102,8 @@ def forwarding(
 ) -> Iterator[asyncio.Event]:
     """While inside, signals to this command go to the payload; a second SIGINT or SIGTERM ends it by force.
 
-    They wait for the yielded event: that there is a payload.  SIGHUP, the terminal going away, is not
-    forwarded: the container goes on without us.
+    From when the yielded event is set, that is; before there is a payload they are no business of its.
+    SIGHUP, the terminal going away, is not forwarded: the container goes on without us.
     """
     started = asyncio.Event()
     asked: set[int] = set()
@@ -112,13 +112,12 @@ def forwarding(
 
     async def attempt(number: int, again: bool) -> object:
         with contextlib.suppress(MesocosmError, OSError):
-            if again:
-                return await force()
-            await started.wait()
-            return await send(number)
+            return await (force() if again else send(number))
         return None
 
-    def arrived(number: int) -> None:
+    def arrived(number: int) -> bool:
+        if not started.is_set():
+            return False
         again = number in asked and number in (signal.SIGINT, signal.SIGTERM)
         if number == signal.SIGINT and not asked and sys.stderr.isatty():
             reminders.append(asyncio.get_running_loop().call_later(PATIENCE, _remind))
@@ -126,6 +125,7 @@ def forwarding(
         task = asyncio.ensure_future(attempt(number, again))
         running.add(task)
         task.add_done_callback(running.discard)
+        return True
 
     with signals.handling(FORWARDED, arrived):
         try:

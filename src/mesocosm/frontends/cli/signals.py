@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+Act = Callable[[int], bool | None]
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -21,11 +22,14 @@ class Signals:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._layers: dict[int, list[Callable[[int], None]]] = {}
+        self._layers: dict[int, list[Act]] = {}
 
     @contextlib.contextmanager
-    def handling(self, numbers: Iterable[int], act: Callable[[int], None]) -> Iterator[None]:
-        """While inside, ``act`` is called with each of these signals that arrives."""
+    def handling(self, numbers: Iterable[int], act: Act) -> Iterator[None]:
+        """While inside, ``act`` is called with each of these signals that arrives.
+
+        When it answers False the signal goes to the layer below.
+        """
         taken = [number for number in numbers if self._take(number, act)]
         try:
             yield
@@ -36,7 +40,7 @@ class Signals:
                     self._loop.remove_signal_handler(number)
                     signal.signal(number, signal.SIG_DFL)
 
-    def _take(self, number: int, act: Callable[[int], None]) -> bool:
+    def _take(self, number: int, act: Act) -> bool:
         layers = self._layers.setdefault(number, [])
         if not layers:
             if signal.getsignal(number) is signal.SIG_IGN:
@@ -46,9 +50,17 @@ class Signals:
         return True
 
     def _arrived(self, number: int) -> None:
-        layers = self._layers.get(number)
-        if layers:
-            layers[-1](number)
+        for act in reversed(self._layers.get(number, ())):
+            if act(number) is not False:
+                return
+
+    async def heard(self) -> None:
+        """Have every signal acted upon that has arrived by now.
+
+        The loop takes three turns from the interpreter's note of a signal to the call of its handler.
+        """
+        for _ in range(3):
+            await asyncio.sleep(0)
 
     @contextlib.contextmanager
     def ending(self, task: asyncio.Future[Any]) -> Iterator[list[int]]:

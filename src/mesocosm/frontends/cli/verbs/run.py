@@ -58,7 +58,7 @@ async def command(ctx: click.Context, /, **given: Any) -> int:
             told.close()
             stdin.close()
             if given["detach"]:
-                await _start(containerizer, container)
+                await _start(ctx, containerizer, container)
                 identity.keep()
                 click.echo(str(container))
                 return 0
@@ -79,7 +79,7 @@ async def _stay(
         lambda number: containerizer.kill(container, number),
         lambda: containerizer.destroy(container),
     ) as started:
-        story = await _start(containerizer, container)
+        story = await _start(ctx, containerizer, container)
         identity.keep()
         started.set()
         termination, gone = await _see_it_through(containerizer, container, output)
@@ -90,11 +90,14 @@ async def _stay(
     return READER_GONE if gone else termination.status
 
 
-async def _start(containerizer: Containerizer, container: ContainerID) -> tuple[Report, LaunchPlan]:
+async def _start(
+    ctx: click.Context, containerizer: Containerizer, container: ContainerID
+) -> tuple[Report, LaunchPlan]:
     """Start it; answers what a report at the end will need, which may be gone by then."""
     try:
         plan = containerizer.plan(container)
         created = await containerizer.status(container)
+        await signals_of(ctx).heard()
         await containerizer.start(container)
     except BaseException:
         await asyncio.shield(containerizer.remove(container, force=True))
