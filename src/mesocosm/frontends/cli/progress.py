@@ -24,6 +24,7 @@ _DONE = {
     Phase.DOWNLOAD: "downloaded",
     Phase.VERIFY: "verified",
     Phase.UNPACK: "unpacked",
+    Phase.COMPRESS: "compressed",
     Phase.UPLOAD: "uploaded",
 }
 
