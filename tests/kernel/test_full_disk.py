@@ -51,11 +51,23 @@ async def test_q06_a_full_disk_fails_the_pull_and_nothing_else(backend: str, tmp
                 assert "\n" not in str(caught.value) and caught.value.hint
                 assert (root / "data").stat().st_size == MIB
             images = disk / "state/images"
-            assert [path.name for path in (images / "ingest").iterdir() if path.stat().st_size] == []
+            assert list((images / "ingest").iterdir()) == []
             assert list((images / "trash").iterdir()) == []
             assert len(list(provisioner.store.layers.list())) == 1
             again = await provisioner.provision(new_id(), small, backend=backend, scratch=disk / "t")
             assert again.identity.digest == running.identity.digest
+
+
+async def test_i09_a_bound_is_no_reason_to_collect(tmp_path: Path) -> None:
+    """I-09: a layer that is too large for its own good fails; what is unnamed stays."""
+    unnamed, bomb = layout(tmp_path / "old", 4096), image_of([[file(b"zeroes", bytes(100 * MIB))]])
+    async with opened(tmp_path) as provisioner:
+        kept = await provisioner.pull(unnamed)
+        provisioner.store.catalogue.unname(kept.references[0])
+        with pytest.raises(Exhausted):
+            await provisioner.pull(f"oci:{write_layout(bomb, tmp_path / 'bomb')}")
+        assert [image.digest for image in await provisioner.images()] == [kept.digest]
+        assert not list((tmp_path / "state/images/ingest").iterdir())
 
 
 async def test_q06_garbage_makes_room(tmp_path: Path) -> None:

@@ -23,7 +23,15 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
-from mesocosm.errors import Corrupt, Exhausted, InvalidConfig, MesocosmError, NotFound, Unavailable
+from mesocosm.errors import (
+    Corrupt,
+    Denied,
+    Exhausted,
+    InvalidConfig,
+    MesocosmError,
+    NotFound,
+    Unavailable,
+)
 from mesocosm.images.digest import HEX_LENGTH, Digest, Verifier, verify
 from mesocosm.model.size import size as shown_size
 
@@ -120,7 +128,7 @@ class BlobStore:
         while fd is None:
             fd = _open_locked(temporary)
         try:
-            with _store_faults(self.root):
+            with store_faults(self.root):
                 write_all(fd, data)
             self._publish(fd, temporary, digest)
         except BaseException:
@@ -171,7 +179,7 @@ class BlobStore:
         return freed
 
     def _publish(self, fd: int, source: Path, digest: Digest) -> None:
-        with _store_faults(self.root):
+        with store_faults(self.root):
             os.fsync(fd)
             target = self.path(digest)
             source.rename(target)
@@ -264,7 +272,7 @@ class Ingest:
         try:
             self._verifier.update(chunk)
             if self._keep:
-                with _store_faults(self._store.root):
+                with store_faults(self._store.root):
                     write_all(self._fd, chunk)
         except MesocosmError:
             self.discard()
@@ -379,7 +387,7 @@ def _remove_if_idle(path: Path, older_than: float | None) -> int:
 
 
 @contextlib.contextmanager
-def _store_faults(root: Path) -> Iterator[None]:
+def store_faults(root: Path) -> Iterator[None]:
     """Give the errno values that an operator can act on their meaning; others stay OSError."""
     try:
         yield
@@ -390,4 +398,6 @@ def _store_faults(root: Path) -> Iterator[None]:
         if error.errno in (errno.EIO, errno.EROFS):
             hint = "check the disk and the kernel log"
             raise Unavailable(f"cannot write images in {root}: {error.strerror}", hint=hint) from error
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise Denied(f"images in {root} are not accessible: {error}", hint="run as root") from error
         raise

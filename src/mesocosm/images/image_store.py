@@ -25,7 +25,7 @@ import msgspec
 
 from mesocosm import durable
 from mesocosm.errors import Corrupt, Unsupported
-from mesocosm.images.blobs import BlobStore
+from mesocosm.images.blobs import BlobStore, store_faults
 from mesocosm.images.catalogue import Catalogue
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.layer_mounts import mount_file
@@ -50,8 +50,13 @@ class ImageStore:
     def open(cls, root: Path) -> ImageStore:
         """Open the store at ``root``, made where it is not there; blocking.
 
-        Raises Unsupported for a store with a layout that this version does not know.
+        Raises Unsupported for a store with a layout that this version does not know, Denied to who may not.
         """
+        with store_faults(root):
+            return cls._open(root)
+
+    @classmethod
+    def _open(cls, root: Path) -> ImageStore:
         store = cls(root)
         _check_version(root / "version")
         for part in (store.layers, store.catalogue, store.leases):

@@ -182,8 +182,10 @@ class LayerStore:
             with durable.locked(lock, wait=False) as mine:
                 if mine:
                     await in_thread(discard, staging)
-                    yield staging
-                    lock.unlink(missing_ok=True)
+                    try:
+                        yield staging
+                    finally:
+                        lock.unlink(missing_ok=True)
                     return
             await asyncio.sleep(POLL)
 

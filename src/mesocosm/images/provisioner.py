@@ -25,6 +25,7 @@ from mesocosm.errors import Corrupt
 from mesocosm.images import policy
 from mesocosm.images.backends import backend_class
 from mesocosm.images.backends.base import Backend, StackedLayer
+from mesocosm.images.blobs import store_faults
 from mesocosm.images.families import Families
 from mesocosm.images.image import ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
@@ -198,12 +199,13 @@ class Provisioner(Library):
         """Lease the image and prepare the root; None when layers have gone meanwhile."""
         self._admission.before_start(reference, image)
         owner = f"{CONTAINER}{container}"
-        self.store.leases.extend(owner, image.documents, image.diff_ids)
-        trace.point("provisioner.leased")
-        if not self.store.complete(image, backend.form):
-            return None
-        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-        step = backend.root(self._stacked(image, backend), scratch, read_only=read_only)
+        with store_faults(self.store.root):
+            self.store.leases.extend(owner, image.documents, image.diff_ids)
+            trace.point("provisioner.leased")
+            if not self.store.complete(image, backend.form):
+                return None
+            scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+            step = backend.root(self._stacked(image, backend), scratch, read_only=read_only)
         trace.point("provisioner.prepared")
         self.store.catalogue.used(image.digest, time.time())
         return step

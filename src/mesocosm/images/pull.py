@@ -17,6 +17,7 @@ import msgspec
 
 from mesocosm import trace
 from mesocosm.errors import Corrupt, Exhausted, MesocosmError, NotFound
+from mesocosm.images.blobs import store_faults
 from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
 from mesocosm.images.flights import Flights
@@ -196,12 +197,15 @@ class Puller:
         await _all([bring(diff_id) for diff_id in layers])
 
     async def _with_room(self, work: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Do it; on a full disk, and not at another bound, collect once and do it again."""
         try:
-            return await work()
-        except Exhausted:
-            if not await in_thread(self._make_room):
+            with store_faults(self._store.root):
+                return await work()
+        except Exhausted as error:
+            if not isinstance(error.__cause__, OSError) or not await in_thread(self._make_room):
                 raise
-        return await work()
+        with store_faults(self._store.root):
+            return await work()
 
 
 async def _all(works: Iterable[Coroutine[None, None, None]]) -> None:
@@ -211,7 +215,8 @@ async def _all(works: Iterable[Coroutine[None, None, None]]) -> None:
             for work in works:
                 group.create_task(work)
     except BaseExceptionGroup as failures:
-        raise _first(failures) from None
+        first = _first(failures)
+        raise first from first.__cause__
 
 
 def _first(failures: BaseExceptionGroup) -> BaseException:
