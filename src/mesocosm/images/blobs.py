@@ -14,7 +14,6 @@ of processes may use it at once.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import secrets
@@ -25,14 +24,13 @@ from typing import BinaryIO, Final, NamedTuple
 
 from mesocosm.errors import (
     Corrupt,
-    Denied,
     Exhausted,
     InvalidConfig,
     MesocosmError,
     NotFound,
-    Unavailable,
 )
 from mesocosm.images.digest import HEX_LENGTH, Digest, Verifier, verify
+from mesocosm.images.store_faults import store_faults
 from mesocosm.model.size import size as shown_size
 
 CHUNK: Final = 1 << 20
@@ -384,20 +382,3 @@ def _remove_if_idle(path: Path, older_than: float | None) -> int:
         return held.st_size
     finally:
         os.close(fd)
-
-
-@contextlib.contextmanager
-def store_faults(root: Path) -> Iterator[None]:
-    """Give the errno values that an operator can act on their meaning; others stay OSError."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            hint = "free space there, or remove images with mesocosm rmi"
-            raise Exhausted(f"no space left for images in {root}", hint=hint) from error
-        if error.errno in (errno.EIO, errno.EROFS):
-            hint = "check the disk and the kernel log"
-            raise Unavailable(f"cannot write images in {root}: {error.strerror}", hint=hint) from error
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise Denied(f"images in {root} are not accessible: {error}", hint="run as root") from error
-        raise

@@ -25,13 +25,14 @@ import msgspec
 
 from mesocosm import durable
 from mesocosm.errors import Corrupt, Unsupported
-from mesocosm.images.blobs import BlobStore, store_faults
+from mesocosm.images.blobs import BlobStore
 from mesocosm.images.catalogue import Catalogue
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.layer_mounts import mount_file
 from mesocosm.images.layers import Form, LayerStore, discard
 from mesocosm.images.leases import Leases
 from mesocosm.images.looks import Look, closing, find_looks, write_looks
+from mesocosm.images.store_faults import store_faults
 
 VERSION: Final = 1
 

@@ -25,7 +25,6 @@ from mesocosm.errors import Corrupt
 from mesocosm.images import policy
 from mesocosm.images.backends import backend_class
 from mesocosm.images.backends.base import Backend, StackedLayer
-from mesocosm.images.blobs import store_faults
 from mesocosm.images.families import Families
 from mesocosm.images.image import ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
@@ -36,6 +35,7 @@ from mesocosm.images.naming import Named, missing
 from mesocosm.images.platform import Platform, host_platform
 from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference
+from mesocosm.images.store_faults import store_faults
 from mesocosm.images.stores.base import StoreContext
 from mesocosm.images.transfer import in_thread
 from mesocosm.model import ContainerID, ImageIdentity, ImageRuntime

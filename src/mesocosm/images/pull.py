@@ -17,7 +17,6 @@ import msgspec
 
 from mesocosm import trace
 from mesocosm.errors import Corrupt, Exhausted, MesocosmError, NotFound
-from mesocosm.images.blobs import store_faults
 from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
 from mesocosm.images.flights import Flights
@@ -29,6 +28,7 @@ from mesocosm.images.naming import platform_key
 from mesocosm.images.platform import Platform
 from mesocosm.images.progress import Phase, Progress, Report
 from mesocosm.images.reference import Reference
+from mesocosm.images.store_faults import store_faults
 from mesocosm.images.stores.base import Found
 from mesocosm.images.transfer import in_thread
 

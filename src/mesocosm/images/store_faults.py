@@ -1,0 +1,27 @@
+"""What the host's file system says of an image store, in words for who can do something about it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+from mesocosm.errors import Denied, Exhausted, Unavailable
+
+
+@contextlib.contextmanager
+def store_faults(root: Path) -> Iterator[None]:
+    """Give the errno values that an operator can act on their meaning; others stay OSError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "free space there, or remove images with mesocosm rmi"
+            raise Exhausted(f"no space left for images in {root}", hint=hint) from error
+        if error.errno in (errno.EIO, errno.EROFS):
+            hint = "check the disk and the kernel log"
+            raise Unavailable(f"cannot write images in {root}: {error.strerror}", hint=hint) from error
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise Denied(f"images in {root} are not accessible: {error}", hint="run as root") from error
+        raise
