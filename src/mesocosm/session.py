@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import signal
 from pathlib import Path
 
 from mesocosm import durable
+from mesocosm.errors import MesocosmError
 from mesocosm.launch.launcher import Launcher, OutputPaths
 from mesocosm.linux import beneath
 from mesocosm.model import Exit
 from mesocosm.paths import SessionPaths
 from mesocosm.plan import LaunchPlan
+
+PATIENCE = 5.0  # seconds for a supervisor to end once its process is killed
 
 
 class Session:
@@ -38,10 +43,18 @@ class Session:
                 plan, self._paths, output=self.output, stdin=stdin, cgroup=cgroup
             )
             self.pid = forked.pid
-            await self._launcher.start(self._paths)
+            await self._launcher.start(self._paths, plan)
         except BaseException:
-            await asyncio.shield(self.close())
+            await asyncio.shield(self._abandon())
             raise
+
+    async def _abandon(self) -> None:
+        """End what may have begun, and let its supervisor write its last word before the directory goes."""
+        with contextlib.suppress(MesocosmError, OSError, TimeoutError):
+            async with asyncio.timeout(PATIENCE):
+                await self._launcher.signal(self._paths, signal.SIGKILL)
+                await self._launcher.wait(self._paths)
+        await self.close()
 
     async def wait(self) -> Exit:
         """How the process ended; killed, when its supervisor was lost with the container."""

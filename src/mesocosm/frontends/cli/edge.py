@@ -64,7 +64,8 @@ def _answer(error: BaseException, settings: Settings) -> int:
         case SystemExit():
             return error.code if isinstance(error.code, int) else 1
         case OSError():
-            where = f"{error.filename}: " if error.filename else ""
+            name = error.filename
+            where = f"{os.fsdecode(name)}: " if isinstance(name, str | bytes) and name else ""
             _say(f"{where}{error.strerror or error}")
         case _:
             _say(f"unexpected {type(error).__name__}: {error} (a fault of ours; --debug shows where)")
