@@ -392,6 +392,28 @@ def hog(writer: int) -> None:
     pages[::4096] = b"x" * len(pages[::4096])
 
 
+@pytest.mark.parametrize("turns", range(0, 24, 3))
+async def test_a_wait_cancelled_while_its_cgroup_goes_leaves_no_descriptor(
+    tree: CgroupTree, turns: int
+) -> None:
+    """As when a short-lived container ends: at any turn of the event loop."""
+    before = sorted(os.listdir("/proc/self/fd"))
+    for number in range(4):
+        tree.create(f"a{number}", ["memory"])
+        memory = tree.of(f"a{number}", "memory")
+        file = {1: "memory.oom_control", 2: "memory.events"}[memory.version]
+        task = asyncio.ensure_future(memory.wait(file, "oom_kill"))
+        await asyncio.sleep(0)
+        await tree.remove(f"a{number}")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    async with asyncio.timeout(10):
+        while sorted(os.listdir("/proc/self/fd")) != before:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
 @pytest.mark.slow
 async def test_running_out_of_memory_is_told_and_still_known_afterwards(tree: CgroupTree) -> None:
     """A kill that happened while nobody watched is reported by the first look (isolator contract, watch)."""

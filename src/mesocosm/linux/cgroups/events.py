@@ -109,14 +109,23 @@ async def registered(group: Cgroup, *wishes: tuple[str, str]) -> AsyncIterator[C
     waits.  Raises OSError.
     """
     event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+
+    def close(done: asyncio.Task[None]) -> None:
+        os.close(event)
+        if not done.cancelled():
+            done.exception()  # whoever waited has it already
+
     registering = asyncio.ensure_future(asyncio.to_thread(_register, group, event, wishes))
     try:
         await asyncio.shield(registering)
         yield lambda: readable(event)
     finally:
         # the thread uses the number: it must be done before the number can be another file's
-        await asyncio.gather(registering, return_exceptions=True)
-        os.close(event)
+        if registering.done():
+            close(registering)
+        else:
+            registering.add_done_callback(close)
+            await asyncio.wait([registering])  # cancelled here, it is closed all the same
 
 
 def _register(group: Cgroup, event: int, wishes: tuple[tuple[str, str], ...]) -> None:
