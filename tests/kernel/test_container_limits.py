@@ -303,9 +303,7 @@ async def test_an_image_of_layers_starts(yard: Yard, busybox_oci: Layout, backen
 
 async def test_the_hosts_own_root_starts(yard: Yard) -> None:
     """Copy-on-write over all of it."""
-    shell = shutil.which("sh")
-    ending, said = await yard.run(
-        "sh", "-c", "echo new >/etc/mesocosm-new && cat /etc/mesocosm-new", image="host"
-    )
-    assert (ending.status, said) == (0, "new\n"), shell
+    script = "echo new >/etc/mesocosm-new && cat /etc/mesocosm-new"
+    ending, said = await yard.run("sh", "-c", script, image="host")
+    assert (ending.status, said) == (0, "new\n")
     assert not Path("/etc/mesocosm-new").exists()
