@@ -6,31 +6,41 @@ A `Provisioner` is a library that also makes roots for containers of what it has
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import time
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, Literal
+
+import msgspec
 
 from mesocosm.errors import Corrupt, InvalidConfig, Unavailable
 from mesocosm.images.admission import Admission
 from mesocosm.images.backends.base import Backend
 from mesocosm.images.backends.choice import BackendChoice
 from mesocosm.images.collect import Collector, Limits, Plan
-from mesocosm.images.export import Export, names_for, save
 from mesocosm.images.families import Families
 from mesocosm.images.image import Image, ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.inspection import Inspection, Step, Usage
 from mesocosm.images.layer_mounts import LayerMounts
-from mesocosm.images.loading import images_in
-from mesocosm.images.naming import Named, Naming, canonical, missing
+from mesocosm.images.naming import Named, Naming, canonical, missing, new_name
 from mesocosm.images.platform import Platform, host_platform, parse_platform
 from mesocosm.images.progress import Report
 from mesocosm.images.pull import Puller, Wanted
 from mesocosm.images.reference import Reference
 from mesocosm.images.removal import Removal, pin_owner, remove
+from mesocosm.images.supply import have_blobs, have_documents, keep_blobs
 from mesocosm.images.transfer import in_thread
 from mesocosm.images.verification import Verdict, Verification
 from mesocosm.paths import Paths
+
+if TYPE_CHECKING:
+    from mesocosm.images.comparison import Change
+    from mesocosm.images.compress import Written
+    from mesocosm.images.description import Description
+    from mesocosm.images.spool import Source
+
+ArchiveForm = Literal["oci-archive", "docker-archive"]
 
 POLICIES: Final = ("always", "missing", "never", "newer")
 """When to ask the source: every time; when the image is not here; not at all; every time, but go on with what
@@ -79,10 +89,29 @@ class Library:
         found: Image = await in_thread(self._inspection.image, image)
         return found
 
-    async def images(self) -> list[Image]:
-        """Return every image on this host, the latest pulled first."""
+    async def images(self, filters: Sequence[str] = ()) -> list[Image]:
+        """Return the images on this host, the latest pulled first; all, or those that selection.py admits.
+
+        With filters on names an image shows only those names that are meant.
+        """
         found: list[Image] = await in_thread(self._inspection.images)
-        return found
+        if not filters:
+            return found
+        chosen: list[Image] = await in_thread(self._select, found, filters)
+        return chosen
+
+    def _select(self, found: list[Image], filters: Sequence[str]) -> list[Image]:
+        from mesocosm.images.selection import Selection
+
+        def find(text: str) -> Image:
+            return self._inspection.image(self._naming.require(text, host_platform()).require_image())
+
+        selection = Selection(filters, find)
+        return [
+            msgspec.structs.replace(image, references=tuple(filter(selection.names, image.references)))
+            for image in found
+            if selection.admits(image)
+        ]
 
     async def inspect(self, text: str, *, platform: str | None = None) -> Image:
         """Return one image, by name or by the beginning of its digest.  Raises NotFound."""
@@ -91,6 +120,14 @@ class Library:
     async def documents(self, text: str, *, platform: str | None = None) -> tuple[bytes, bytes]:
         """Return the exact bytes of an image's manifest and of its configuration."""
         return await in_thread(self._inspection.documents, await self._here(text, platform))
+
+    async def describe(self, text: str, *, platform: str | None = None) -> Description:
+        """Return everything known of an image, with its documents."""
+        from mesocosm.images.description import describe
+
+        return describe(
+            await self.inspect(text, platform=platform), *await self.documents(text, platform=platform)
+        )
 
     async def history(self, text: str, *, platform: str | None = None) -> list[Step]:
         """Return how an image was made, the latest step first."""
@@ -102,10 +139,8 @@ class Library:
 
     async def tag(self, text: str, name: str, *, platform: str | None = None) -> Image:
         """Give an image one more name, or move the name to it: ``HOST/NAME:TAG``."""
+        reference = new_name(name)
         image = await self._here(text, platform)
-        reference = canonical(name)
-        if reference.transport != "docker" or reference.tag is None or reference.digest is not None:
-            raise InvalidConfig(f"{name} is not a name to give", hint="names are written HOST/NAME:TAG")
         await in_thread(self.store.catalogue.name, RefRecord(reference=str(reference), digest=image.digest))
         return await in_thread(self._inspection.image, image)
 
@@ -146,43 +181,133 @@ class Library:
         if repair and not verdict.sound:
             await in_thread(verification.discard, verdict)
             await in_thread(self.mounts.drop, [hex_of(digest) for digest in verdict.damaged])
+            await have_documents(self.store, self._families, image)
             await self._restore(named.reference, image, wanted, chosen, "always")
+            if {layer.digest for layer in image.layers} & set(verdict.damaged):
+                await have_blobs(self.store, self._families, image, self._report)
         return verdict
+
+    async def compare(self, old: str, new: str, *, platform: str | None = None) -> list[Change]:
+        """Return what the files of ``new`` are that are not those of ``old``, by path."""
+        from mesocosm.images.comparison import differences
+
+        pair = [await self._here(text, platform) for text in (old, new)]
+        chosen: Backend = await in_thread(self._backends.get, None)
+        changes: list[Change] = await in_thread(differences, self.store, *pair, chosen.form)
+        return changes
 
     # --- in and out -----------------------------------------------------------------------------------------
 
-    async def save(self, texts: Sequence[str], target: int, *, platform: str | None = None) -> None:
-        """Write images to an open file as one archive, OCI layout and ``docker save`` at once."""
-        wanted = platform_of(platform)
+    async def save(
+        self,
+        texts: Sequence[str],
+        target: int,
+        *,
+        form: ArchiveForm = "oci-archive",
+        platform: str | None = None,
+        progress: Report | None = None,
+    ) -> None:
+        """Write images to an open file as one archive.
+
+        ``oci-archive`` is an OCI layout and what today's ``docker load`` reads, both at once;
+        ``docker-archive`` is what ``docker save`` wrote before it knew OCI.
+        """
+        from mesocosm.images.export import Export, names_for, save
+
         exports = []
         for text in texts:
-            named: Named = await in_thread(self._naming.require, text, wanted)
+            named: Named = await in_thread(self._naming.require, text, platform_of(platform))
             names = names_for([named.reference] if named.reference else [])
-            exports.append(Export(named.require_image(), names))
-        await in_thread(save, self.store.blobs, exports, target)
+            image = named.require_image()
+            await have_blobs(self.store, self._families, image, progress or self._report)
+            exports.append(Export(image, names))
+        if form == "docker-archive":
+            from mesocosm.images.export_docker import save_docker
+
+            await in_thread(save_docker, self.store, exports, target)
+        else:
+            await in_thread(save, self.store.blobs, exports, target)
 
     async def load(
-        self, path: Path, *, platform: str | None = None, progress: Report | None = None
+        self, source: Source, *, platform: str | None = None, progress: Report | None = None
     ) -> list[Image]:
-        """Read every image of an archive, and give them the names it has for them."""
+        """Read every image of an archive, and give them the names it has for them.
+
+        ``source`` is the path of a file, or an open descriptor: a pipe, say; compressed or not.
+        """
+        from mesocosm.images.loading import images_in
+
+        report = progress or self._report
         chosen: Backend = await in_thread(self._backends.get, None)
         loaded = []
-        async for found in images_in(path, self._families, platform_of(platform)):
-            image = await self._puller.keep(found, chosen.form, progress or self._report)
-            loaded.append(await in_thread(self._inspection.image, image))
+        async with self._settled(source, plain=True) as path:
+            async for found in images_in(path, self._families, platform_of(platform)):
+                image = await self._puller.keep(found, chosen.form, report)
+                await keep_blobs(self.store, found, report)
+                loaded.append(await in_thread(self._inspection.image, image))
         return loaded
+
+    async def import_tarball(
+        self,
+        source: Source,
+        name: str | None = None,
+        *,
+        changes: Sequence[str] = (),
+        message: str = "",
+        platform: str | None = None,
+        progress: Report | None = None,
+    ) -> Image:
+        """Make an image of a tar file, compressed or not, and name it.
+
+        ``changes`` say what its process is, as in a Dockerfile (see changes.py).
+        """
+        from mesocosm.images.changes import runtime_of
+        from mesocosm.images.tarball_image import image_of
+
+        names = (new_name(name),) if name else ()
+        runtime, wanted = runtime_of(changes), platform_of(platform)
+        chosen: Backend = await in_thread(self._backends.get, None)
+        async with self._settled(source, plain=False) as path:
+            found = await in_thread(image_of, path, wanted, runtime, message, time.time())
+            found = msgspec.structs.replace(found, names=names)
+            image = await self._puller.keep(found, chosen.form, progress or self._report)
+            await keep_blobs(self.store, found, progress or self._report)
+        return await in_thread(self._inspection.image, image)
+
+    async def convert(
+        self,
+        text: str,
+        name: str | None,
+        compression: Written,
+        *,
+        platform: str | None = None,
+        progress: Report | None = None,
+    ) -> Image:
+        """Make an image whose layers are compressed otherwise, and name it; the diff IDs stay."""
+        from mesocosm.images.convert import convert
+
+        target = new_name(name) if name else None
+        report = progress or self._report
+        image = await self._here(text, platform)
+        await have_blobs(self.store, self._families, image, report)
+        made = await convert(self.store, image, compression, report)
+        if target is not None:
+            ref = RefRecord(reference=str(target), digest=made.digest)
+            await in_thread(self.store.catalogue.name, ref)
+        return await in_thread(self._inspection.image, made)
 
     async def push(self, text: str, target: str | None = None, *, progress: Report | None = None) -> str:
         """Have an image in a registry, under its own name or ``target``; returns its digest."""
         from mesocosm.images.pushing import push  # the HTTP library takes long to import
 
+        report = progress or self._report
         named: Named = await in_thread(self._naming.require, text, host_platform())
         name = canonical(target) if target else named.reference
         if name is None:
             raise InvalidConfig(f"{text} has no name to push it by", hint="give one: HOST/NAME:TAG")
-        return str(
-            await push(self.store, self._families, named.require_image(), name, progress or self._report)
-        )
+        image = named.require_image()
+        await have_blobs(self.store, self._families, image, report)
+        return str(await push(self.store, self._families, image, name, report))
 
     # --- how ------------------------------------------------------------------------------------------------
 
@@ -238,6 +363,18 @@ class Library:
         """Remove what nobody needs; whether that freed anything."""
         self._trim()
         return self._collector.collect().size > 0
+
+    @contextlib.asynccontextmanager
+    async def _settled(self, source: Source, *, plain: bool) -> AsyncIterator[Path]:
+        """The source as a regular file."""
+        from mesocosm.images.spool import settled
+
+        context = settled(self.store, source, plain=plain)
+        path = await in_thread(context.__enter__)
+        try:
+            yield path
+        finally:
+            context.__exit__(None, None, None)
 
     async def _here(self, text: str, platform: str | None) -> ImageRecord:
         named: Named = await in_thread(self._naming.require, text, platform_of(platform))

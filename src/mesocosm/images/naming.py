@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from mesocosm.errors import NotFound
+from mesocosm.errors import InvalidConfig, NotFound
 from mesocosm.images.catalogue import Catalogue
 from mesocosm.images.foreign import shown
 from mesocosm.images.image import ImageRecord, RefRecord
@@ -38,6 +38,14 @@ def canonical(text: str) -> Reference:
     reference = parse_reference(text)
     if reference.path and not reference.is_url:
         return msgspec.structs.replace(reference, path=str(Path(reference.path).absolute()))
+    return reference
+
+
+def new_name(text: str) -> Reference:
+    """Parse a name that an image is to be given; raises InvalidConfig for anything but ``HOST/NAME:TAG``."""
+    reference = canonical(text)
+    if reference.transport != "docker" or reference.tag is None or reference.digest is not None:
+        raise InvalidConfig(f"{text} is not a name to give", hint="names are written HOST/NAME:TAG")
     return reference
 
 

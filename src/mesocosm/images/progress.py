@@ -17,6 +17,7 @@ class Phase(enum.StrEnum):
     DOWNLOAD = "download"
     VERIFY = "verify"
     UNPACK = "unpack"
+    COMPRESS = "compress"
     UPLOAD = "upload"
 
 

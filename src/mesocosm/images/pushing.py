@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
+from typing import Final
 
-from mesocosm.errors import InvalidConfig, NotFound
+from mesocosm.errors import Denied, InvalidConfig, NotFound
 from mesocosm.images.archive import Span, chunks
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
@@ -13,10 +16,14 @@ from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.known import found_here
 from mesocosm.images.progress import Report
-from mesocosm.images.reference import Reference
+from mesocosm.images.reference import Reference, parse_reference
+from mesocosm.images.registry.client import RegistryClient
 from mesocosm.images.registry.push import UploadSource
 from mesocosm.images.stores.docker import RegistryStore
 from mesocosm.images.transfer import in_thread
+
+PARALLEL: Final = 3
+"""Blobs sent at a time."""
 
 
 async def push(
@@ -24,21 +31,70 @@ async def push(
 ) -> Digest:
     """Have the image in the registry under ``target``, and return its digest there.
 
-    Raises InvalidConfig for a target that is no registry name, NotFound when blobs are not kept here.
+    A blob that another repository of this registry has by what is known here is mounted from there.  Raises
+    InvalidConfig for a target that is no registry name, NotFound when blobs are not kept here.
     """
     registry = families.store(target)
     if not isinstance(registry, RegistryStore) or target.tag is None:
         raise InvalidConfig(f"{target} is not a name in a registry", hint="names are written HOST/NAME:TAG")
     found = await in_thread(found_here, store, image)
-    client = await registry.client(target)
-
     wanted = {one.digest: one for one in (*found.manifest.layers, found.manifest.config)}
     for descriptor in wanted.values():
         if not store.blobs.has(descriptor.digest, descriptor.size):
             raise NotFound(f"blob {descriptor.digest} is not kept on this host", hint="pull the image again")
-        await client.push_blob(target.repository, descriptor, _source(store, descriptor), report=report)
+    homes = await in_thread(_homes, store, target)
+    client = await registry.client(target)
+    await _send(store, client, target, list(wanted.values()), homes, report)
     manifest = next(one for one in found.documents if one.descriptor.digest == found.manifest.digest)
     return await client.push_manifest(target.repository, target.tag, manifest.data, found.manifest.media_type)
+
+
+async def _send(
+    store: ImageStore,
+    client: RegistryClient,
+    target: Reference,
+    wanted: list[Descriptor],
+    homes: dict[str, str],
+    report: Report,
+) -> None:
+    """Have all blobs there, some at a time; the first failure ends the others and is raised."""
+    slots = asyncio.Semaphore(PARALLEL)
+
+    async def send(descriptor: Descriptor, home: str | None) -> None:
+        source = _source(store, descriptor)
+        await client.push_blob(target.repository, descriptor, source, mount_from=home, report=report)
+
+    async def have(descriptor: Descriptor) -> None:
+        home = homes.get(str(descriptor.digest))
+        async with slots:
+            if home is not None:
+                with contextlib.suppress(Denied):  # whoever may push here need not be able to read there
+                    await send(descriptor, home)
+                    return
+            await send(descriptor, None)
+
+    tasks = [asyncio.ensure_future(have(descriptor)) for descriptor in wanted]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _homes(store: ImageStore, target: Reference) -> dict[str, str]:
+    """Blobs to another repository on the target's registry that has them by the names known here."""
+    homes: dict[str, str] = {}
+    images = {image.digest: image for image in store.catalogue.images()}
+    for ref in sorted(store.catalogue.refs(), key=lambda ref: ref.top is None):
+        reference = parse_reference(ref.reference)
+        image = images.get(ref.digest)
+        if image is None or reference.transport != "docker":
+            continue
+        if reference.registry == target.registry and reference.repository != target.repository:
+            for digest in (image.image_id, *(layer.digest for layer in image.layers)):
+                homes.setdefault(digest, reference.repository)
+    return homes
 
 
 def _source(store: ImageStore, descriptor: Descriptor) -> UploadSource:

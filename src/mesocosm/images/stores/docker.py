@@ -18,7 +18,7 @@ from mesocosm.images.platform import Platform
 from mesocosm.images.progress import Report
 from mesocosm.images.reference import Reference
 from mesocosm.images.registry.client import ManifestReply, RegistryClient
-from mesocosm.images.registry.credentials import Credentials
+from mesocosm.images.registry.credentials import Credentials, default_paths
 from mesocosm.images.stores.base import Found, Store, StoreContext
 from mesocosm.images.stores.resolve import resolve, top_document
 from mesocosm.images.transfer import SinkFactory
@@ -111,7 +111,9 @@ class RegistryStore(Store):
             raise
 
     async def _open(self, registry: str, repository: str) -> RegistryClient:
-        credentials = self.context.credentials or Credentials(credential_files(os.environ))
+        credentials = self.context.credentials or Credentials(
+            credential_files(os.environ), environ=os.environ
+        )
         client = await RegistryClient.open(
             registry, repository=repository, hosts=self.context.hosts, credentials=credentials
         )
@@ -126,8 +128,5 @@ class RegistryStore(Store):
 def credential_files(environ: Mapping[str, str]) -> tuple[Path, ...]:
     """Return the files in which docker and its kin keep credentials, the one to write first."""
     home = Path(environ.get("HOME") or "/root")
-    docker = Path(environ.get("DOCKER_CONFIG") or home / ".docker")
-    files = [docker / "config.json", home / ".config/containers/auth.json"]
-    if runtime := environ.get("XDG_RUNTIME_DIR"):
-        files.append(Path(runtime) / "containers/auth.json")
+    files = (*default_paths(environ), home / ".config/containers/auth.json")
     return tuple(file for file in files if file.is_absolute())

@@ -1,0 +1,116 @@
+"""Files of the store's own for as long as something is worked on: whole archives that came through a pipe,
+layers being compressed anew.
+
+They lie in ``ingest/`` and are flock-held, so what a crash leaves of them is swept like any other leftover.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from mesocosm.errors import Exhausted, InvalidConfig
+from mesocosm.images.archive import open_regular
+from mesocosm.images.blobs import write_all
+from mesocosm.images.decompress import MAGIC_LENGTH, Decompressor, sniff
+from mesocosm.images.image_store import ImageStore
+from mesocosm.images.limits import DEFAULT_LIMITS
+
+_PIECE = 1 << 20
+
+Source = Path | int
+"""A file's path, or an open descriptor: a pipe, a socket, a file from where it stands."""
+
+
+class Spool:
+    """One file being written; ``path`` can be opened by others as long as the context lasts."""
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self._fd = fd
+        self.path = path
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append; raises Exhausted on a full disk."""
+        try:
+            write_all(self._fd, data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            message = f"no space left for images in {self.path.parent.parent}"
+            raise Exhausted(message, hint="free space there, or remove images with mesocosm rmi") from error
+
+
+@contextlib.contextmanager
+def spooling(store: ImageStore) -> Iterator[Spool]:
+    """A new, empty spool; gone when the context is left.  Blocking."""
+    while True:
+        path = store.root / "ingest" / f"spool-{secrets.token_hex(8)}"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if not os.fstat(fd).st_nlink:
+                continue  # swept between the two lines above
+            yield Spool(fd, path)
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(fd)
+        return
+
+
+@contextlib.contextmanager
+def settled(store: ImageStore, source: Source, *, plain: bool) -> Iterator[Path]:
+    """The path of a regular file with the source's bytes, decompressed when ``plain``; blocking.
+
+    The source itself where it already is one.  Raises NotFound, InvalidConfig, Corrupt, Exhausted.
+    """
+    if isinstance(source, Path) and _as_wanted(source, plain=plain):
+        yield source
+        return
+    with spooling(store) as spool:
+        _copy(source, spool, plain=plain)
+        yield spool.path
+
+
+def _as_wanted(path: Path, *, plain: bool) -> bool:
+    if stat.S_ISFIFO(_mode(path)):
+        return False
+    fd = open_regular(path)
+    try:
+        return not plain or sniff(os.pread(fd, MAGIC_LENGTH, 0)) == "none"
+    finally:
+        os.close(fd)
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0
+
+
+def _copy(source: Source, spool: Spool, *, plain: bool) -> None:
+    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC) if isinstance(source, Path) else source
+    stream = Decompressor(None, DEFAULT_LIMITS)
+    taken = 0
+    try:
+        while piece := os.read(fd, _PIECE):
+            taken += len(piece)
+            if taken > DEFAULT_LIMITS.stream:
+                raise Exhausted(f"archive has more than {DEFAULT_LIMITS.stream} bytes")
+            for part in stream.feed(piece) if plain else (piece,):
+                spool.write(part)
+        for part in stream.finish() if plain else ():
+            spool.write(part)
+    except OSError as error:
+        raise InvalidConfig(f"archive cannot be read: {error.strerror}") from error
+    finally:
+        if isinstance(source, Path):
+            os.close(fd)
+    if not taken:
+        raise InvalidConfig("archive is empty", hint="is the command before the pipe writing anything?")

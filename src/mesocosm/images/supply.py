@@ -1,0 +1,75 @@
+"""The blobs of an image, brought back where they are not kept.
+
+Layers are kept by diff ID, so an image may be complete while the compressed bytes its manifest names were
+never fetched: another image brought the same layer, compressed otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import msgspec
+
+from mesocosm.errors import MesocosmError, NotFound
+from mesocosm.images.digest import Digest
+from mesocosm.images.families import Families
+from mesocosm.images.image import ImageRecord
+from mesocosm.images.image_store import ImageStore
+from mesocosm.images.platform import parse_platform
+from mesocosm.images.progress import Report
+from mesocosm.images.reference import Reference, parse_reference
+from mesocosm.images.stores.base import Found
+from mesocosm.images.transfer import Discard, in_thread
+
+
+async def have_blobs(store: ImageStore, families: Families, image: ImageRecord, report: Report) -> None:
+    """Have every blob of the image in the store, asking its sources for those that are not.
+
+    Raises NotFound when no source has them any more.
+    """
+    if all(store.blobs.has(Digest.parse(one.digest), one.size) for one in image.layers):
+        return
+    await keep_blobs(store, await _found_again(store, families, image), report)
+
+
+async def have_documents(store: ImageStore, families: Families, image: ImageRecord) -> None:
+    """Have the image's manifest and configuration in the store, asking its sources where they are not.
+
+    Raises NotFound when no source has them any more.
+    """
+    if all(map(store.blobs.has, image.documents)):
+        return
+    found = await _found_again(store, families, image)
+    for document in found.documents:
+        await in_thread(store.blobs.put, document.data, document.descriptor.digest)
+
+
+async def _found_again(store: ImageStore, families: Families, image: ImageRecord) -> Found:
+    """The image at the first of its sources that still has it."""
+    for reference in await in_thread(lambda: list(_sources(store, image))):
+        with contextlib.suppress(MesocosmError):
+            found = await families.store(reference).discover(reference, parse_platform(image.platform))
+            if found is not None and str(found.manifest.digest) == image.digest:
+                return found
+    raise NotFound(
+        f"some of image {image.digest} is not kept on this host, and no source has it",
+        hint="pull or load the image again",
+    )
+
+
+async def keep_blobs(store: ImageStore, found: Found, report: Report) -> None:
+    """Have every layer's blob in the store, from where the image was found."""
+    for descriptor in {one.digest: one for one in found.manifest.layers}.values():
+        if not store.blobs.has(descriptor.digest, descriptor.size):
+            await found.fetch(store.blobs, descriptor, sink=Discard, report=report, keep=True)
+
+
+def _sources(store: ImageStore, image: ImageRecord) -> Iterator[Reference]:
+    """The names under which the image was pulled, bound to what it is."""
+    for ref in store.catalogue.refs():
+        if ref.digest == image.digest and ref.top is not None:
+            reference = parse_reference(ref.reference)
+            if reference.transport == "docker":
+                reference = msgspec.structs.replace(reference, digest=Digest.parse(image.digest))
+            yield reference
