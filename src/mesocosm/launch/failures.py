@@ -11,6 +11,9 @@ from mesocosm.errors import LaunchError
 from mesocosm.plan import LaunchPlan
 from mesocosm.plan.operations import Step
 
+TOO_MANY = "the limit of processes is reached: end some, or raise it with --pids-limit"
+"""EAGAIN is what clone3(2) says of every limit on processes, and no other step's answer."""
+
 _HINTS: dict[tuple[str, int], str] = {
     ("look-up-user", 0): "give a name the image knows, or a number",
     ("look-up-user", errno.EINVAL): "the image's /etc/passwd and /etc/group must be regular files",
@@ -66,6 +69,8 @@ def _namespaces(plan: LaunchPlan) -> str:
 
 
 def _hint(step: Step, code: int) -> str | None:
+    if code == errno.EAGAIN:
+        return TOO_MANY
     return _HINTS.get((str(step.__struct_config__.tag), code))
 
 
@@ -73,7 +78,7 @@ def _creation_hint(code: int) -> str | None:
     if code == errno.ENOSPC:
         return "a limit in /proc/sys/user/max_*_namespaces is reached"
     if code == errno.EAGAIN:
-        return "a limit on processes is reached"
+        return TOO_MANY
     if code == errno.EPERM:
         return "making namespaces takes CAP_SYS_ADMIN"
     return None
