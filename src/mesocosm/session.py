@@ -9,7 +9,8 @@ import signal
 from pathlib import Path
 
 from mesocosm import durable
-from mesocosm.errors import MesocosmError
+from mesocosm.errors import LaunchError, MesocosmError
+from mesocosm.launch import failures
 from mesocosm.launch.launcher import Launcher, OutputPaths
 from mesocosm.linux import beneath
 from mesocosm.model import Exit
@@ -43,9 +44,11 @@ class Session:
                 plan, self._paths, output=self.output, stdin=stdin, cgroup=cgroup
             )
             self.pid = forked.pid
-            await self._launcher.start(self._paths, plan)
-        except BaseException:
+            await self._launcher.start(self._paths)
+        except BaseException as error:
             await asyncio.shield(self._abandon())
+            if isinstance(error, LaunchError):
+                raise failures.executing(plan, error) from error
             raise
 
     async def _abandon(self) -> None:
