@@ -224,11 +224,16 @@ class Records:
         _remove_tree(where.runtime)
 
     def sweep(self) -> None:
-        """Finish removals that a crash interrupted, and free names of containers that are gone."""
+        """Finish removals that a crash interrupted, and free names of containers that are gone.
+
+        What still cannot be removed, because something is mounted in it, keeps no command from its work; the
+        next one tries again.
+        """
         for directory in (self.paths.containers, self.paths.running):
             for entry in _entries(directory):
                 if entry.name.startswith(_REMOVED):
-                    _remove_by_descriptor(entry)
+                    with contextlib.suppress(OSError):
+                        _remove_by_descriptor(entry)
         with self._name_lock(".lock" if self.paths.names.exists() else None):
             for link in _entries(self.paths.names):
                 if link.is_symlink() and not (self.paths.containers / link.readlink()).exists():

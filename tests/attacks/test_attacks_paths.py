@@ -1,7 +1,7 @@
 """Attacks by links in images and on volumes: R-03, R-05 to R-09, R-11, R-14, N-08.
 
-The peers, as measured for the corpus: Debian's runc loses R-06 (host folders made within 1 to 102 starts), runc
-and crun lose R-11 and R-12.
+The peers, as measured for the corpus: Debian's runc loses R-06 (host folders made within 1 to 102 starts),
+runc and crun lose R-11 and R-12.
 """
 
 from __future__ import annotations
