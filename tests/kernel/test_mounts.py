@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -401,12 +401,13 @@ def test_overlay_in_one_string_of_many_layers(tmp_path: Path, monkeypatch: pytes
     assert len(isolated.run(lambda: overlay_listing(tmp_path, 127))) == 128
 
 
-def detached_listing(aside: Path) -> list[list[str]]:
-    """Overlays of two detached mounts, twice of the same."""
+def detached_listing(aside: Path, then: Callable[[], object] = lambda: None) -> list[list[str]]:
+    """Overlays of two detached mounts, twice of the same; ``then`` is called when they are there."""
     layers = []
     for index in range(2):
         layers.append(mounts.tmpfs())
         os.mkdir(f"from-{index}", dir_fd=layers[-1])
+    then()
     found = []
     for _ in range(2):
         with opened(mounts.overlay(layers, aside=str(aside))) as fd:
@@ -419,6 +420,27 @@ def detached_listing(aside: Path) -> list[list[str]]:
 
 def test_detached_mounts_are_layers(tmp_path: Path) -> None:
     assert isolated.run(lambda: detached_listing(tmp_path)) == [["from-0", "from-1"]] * 2
+
+
+def test_detached_mounts_are_layers_where_the_kernel_refuses_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux 6.8 to 6.14: EINVAL until they are attached."""
+    create = syscalls.fsconfig_create
+    asked = []
+
+    def old_kernel(context: int) -> None:
+        asked.append(context)
+        if len(asked) % 2:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        create(context)
+
+    def act() -> list[list[str]]:
+        return detached_listing(
+            tmp_path, lambda: monkeypatch.setattr(syscalls, "fsconfig_create", old_kernel)
+        )
+
+    assert isolated.run(act) == [["from-0", "from-1"]] * 2
 
 
 def test_detached_mounts_are_layers_in_one_string(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,8 @@ def overlay(
 
     Detached mounts are layers too.  ``options``: see overlayfs.rst; ``("volatile", None)`` never syncs the
     upper layer.  A single layer without ``upper`` is EINVAL to the kernel: clone it instead.  Before Linux
-    6.8 a directory is mounted upon for a moment: ``aside``, else one of those given.
+    6.8, and 6.15 with detached layers, a directory is mounted upon for a moment: ``aside``, else one of those
+    given.
     """
     held: list[int] = []
     try:
@@ -55,13 +56,20 @@ def overlay(
             if place is not None
         ]
         chosen = list(options)
+        by_layer = True
         try:
             return _by_layer(layers, writable, chosen, attributes)
         except _NoAppend:
-            candidates = [fd for _, fd in reversed(writable)] + list(reversed(layers))
-            if aside is not None:
-                candidates.insert(0, _hold(aside, held))
-            return _by_option_string(layers, writable, chosen, attributes, _path_of_any(candidates))
+            by_layer = False
+        except OSError as error:
+            if error.errno != errno.EINVAL or not _detached(layers):
+                raise
+        places = [fd for _, fd in reversed(writable)] + list(reversed(layers))
+        place = _path_of_any(places if aside is None else [_hold(aside, held), *places])
+        with _Attached(_detached(layers), place):
+            if by_layer:
+                return _by_layer(layers, writable, chosen, attributes)
+            return _by_option_string(layers, writable, chosen, attributes, place)
     finally:
         for fd in held:
             os.close(fd)
@@ -135,47 +143,59 @@ def _by_option_string(
     words = ["lowerdir=" + ":".join(f"/proc/self/fd/{fd}" for fd in layers)]
     words += [f"{name}=/proc/self/fd/{fd}" for name, fd in writable]
     words += [name if value is None else f"{name}={escape_option(_text(value))}" for name, value in options]
-    attached: list[int] = []
+    syscalls.mount("overlay", place, "overlay", 0, ",".join(words))
     try:
-        for fd in _detached(layers):
-            _attach(fd, place)
-            attached.append(fd)
-        syscalls.mount("overlay", place, "overlay", 0, ",".join(words))
-        try:
-            made = syscalls.open_tree(AT_FDCWD, place, OPEN_TREE_CLONE)
-        finally:
-            syscalls.umount2(place, MNT_DETACH | UMOUNT_NOFOLLOW)
+        made = syscalls.open_tree(AT_FDCWD, place, OPEN_TREE_CLONE)
     finally:
-        for fd in reversed(attached):
-            _take_back(fd, place)
+        syscalls.umount2(place, MNT_DETACH | UMOUNT_NOFOLLOW)
     if attributes:
         syscalls.mount_setattr(made, "", AT_EMPTY_PATH, attr_set=attributes)
     return made
 
 
 def _detached(layers: Sequence[int]) -> list[int]:
-    """The layers that are mounts outside of any namespace, which only a recent kernel takes."""
+    """The layers that are mounts outside of any namespace, which overlayfs takes from Linux 6.15 on."""
     with open("/proc/self/mountinfo", "rb") as file:
         known = {int(line.split(b" ", 1)[0]) for line in file}
     return [fd for fd in layers if syscalls.mount_id(fd) not in known]
 
 
-def _attach(fd: int, place: str) -> None:
-    target = os.open(place, _DIRECTORY)
-    try:
-        syscalls.move_mount(fd, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
-    finally:
-        os.close(target)
+class _Attached:
+    """Detached mounts, attached upon ``place`` for a moment, each over the one before.
 
+    Afterwards each descriptor holds a clone, detached again: what has been taken off cannot be used any more.
+    """
 
-def _take_back(fd: int, place: str) -> None:
-    """Take a layer off again; ``fd`` goes on as a detached mount, of which it becomes a clone."""
-    clone = syscalls.open_tree(fd, "", OPEN_TREE_CLONE | AT_EMPTY_PATH)
-    try:
-        syscalls.umount2(place, MNT_DETACH | UMOUNT_NOFOLLOW)
-        os.dup2(clone, fd, inheritable=False)
-    finally:
-        os.close(clone)
+    def __init__(self, mounts: Sequence[int], place: str) -> None:
+        self._mounts = mounts
+        self._place = place
+        self._done: list[int] = []
+
+    def __enter__(self) -> None:
+        try:
+            for fd in self._mounts:
+                self._attach(fd)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        while self._done:
+            fd = self._done.pop()
+            clone = syscalls.open_tree(fd, "", OPEN_TREE_CLONE | AT_EMPTY_PATH)
+            try:
+                syscalls.umount2(self._place, MNT_DETACH | UMOUNT_NOFOLLOW)
+                os.dup2(clone, fd, inheritable=False)
+            finally:
+                os.close(clone)
+
+    def _attach(self, fd: int) -> None:
+        target = os.open(self._place, _DIRECTORY)
+        try:
+            syscalls.move_mount(fd, "", target, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
+        finally:
+            os.close(target)
+        self._done.append(fd)
 
 
 def _path_of_any(directories: Sequence[int]) -> str:
