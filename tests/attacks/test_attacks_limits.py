@@ -107,7 +107,9 @@ def test_r28_mounts_of_the_container_never_reach_the_host(
     """
     root = image()
     volume = canary.host / "mount"
-    inside = "mkdir -p /volume/made && mount -t tmpfs tmpfs /tmp && mount -t tmpfs tmpfs /volume/made"
+    inside = """
+        mkdir -p /volume/made && mount -t tmpfs tmpfs /tmp && mount -t tmpfs tmpfs /volume/made && echo done
+    """
     may_mount = ("--cap-add", "SYS_ADMIN")
     before = Path("/proc/self/mountinfo").read_text()
     done = mesocosm.shell(root, inside, *may_mount, "-v", f"{volume}:/volume")
