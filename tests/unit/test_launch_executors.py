@@ -9,11 +9,11 @@ from typing import get_args
 
 import pytest
 
-from mesocosm.launch import child, entry, filesystems, identity, limits, roots
+from mesocosm.launch import child, entry, filesystems, foresight, identity, limits, roots, setup
 from mesocosm.plan.operations import Operation, Step
 
 KINDS: dict[str, type[Operation]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Step)}
-MODULES: tuple[ModuleType, ...] = (child, entry, filesystems, identity, limits, roots)
+MODULES: tuple[ModuleType, ...] = (child, entry, filesystems, foresight, identity, limits, roots, setup)
 
 
 def test_the_table_is_exactly_the_plans_kinds() -> None:
@@ -41,10 +41,11 @@ def _fields(name: str, seen: frozenset[str] = frozenset()) -> set[str]:
         if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "step":
             if isinstance(node.slice, ast.Constant):
                 fields.add(str(node.slice.value))
-        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        elif isinstance(node, ast.Call):
             handed = [argument.id for argument in node.args if isinstance(argument, ast.Name)]
             if "step" in handed:
-                fields |= _fields(node.func.id, seen | {name})
+                called = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+                fields |= _fields(called, seen | {name})
     return fields
 
 

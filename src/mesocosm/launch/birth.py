@@ -48,23 +48,20 @@ class Birth:
 
     async def wait(self, begun: int) -> Forked:
         """Until the child is held.  LaunchError when a step failed; nothing is left then."""
-        while True:
-            message = await receive(self._socket, "forked", "created", "failed")
-            if message is None:
-                await self._clear()
-                raise Unavailable(
-                    "the child ended while it was set up", hint="it was killed, or ran out of memory"
-                )
-            if message["kind"] == "failed":
-                await self._clear()
-                raise failures.from_message(self._plan, message)
-            self._payload = handshake.identity(message["payload"])
-            if message["kind"] == "created":
-                self._read_identity()
-                trace.point("launch.created")
-                return self._forked(message, begun)
-            self._supervisor = handshake.identity(message["supervisor"])
-            trace.point("launch.forked")
+        message = await receive(self._socket, "created", "failed")
+        if message is None:
+            await self._clear()
+            raise Unavailable(
+                "the child ended while it was set up", hint="it was killed, or ran out of memory"
+            )
+        self._supervisor = handshake.identity(message["supervisor"])
+        if message["kind"] == "failed":
+            await self._clear()
+            raise failures.from_message(self._plan, message)
+        self._payload = handshake.identity(message["payload"])
+        self._read_identity()
+        trace.point("launch.created")
+        return self._forked(message, begun)
 
     def _read_identity(self) -> None:
         """The start time of a further process is told by process.json alone."""
@@ -84,16 +81,15 @@ class Birth:
 
     async def undo(self) -> None:
         """Nobody wants it any more: kill it and leave nothing."""
-        while not self._payload[0]:
-            message = await receive(self._socket, "forked", "created", "failed")
-            if message is None or message["kind"] == "failed":
-                break
-            self._payload = handshake.identity(message["payload"])
-            self._supervisor = handshake.identity(message["supervisor"])
-        pidfd = processes.hold(*self._payload) if self._payload[0] else None
-        if pidfd is not None:
-            processes.send_signal(pidfd, signal.SIGKILL)
-            os.close(pidfd)
+        found = sessions.processes(self._session)
+        while found is None and await receive(self._socket, "created", "failed") is not None:
+            found = sessions.processes(self._session)
+        if found is not None:
+            self._supervisor = found.supervisor
+            pidfd = processes.hold(*found.payload)
+            if pidfd is not None:
+                processes.send_signal(pidfd, signal.SIGKILL)
+                os.close(pidfd)
         await self._clear()
 
     async def _clear(self) -> None:

@@ -22,10 +22,10 @@ from mesocosm.launch import (
     doorman,
     entry,
     filesystems,
+    foresight,
     handshake,
     identity,
     limits,
-    memory,
     reaper,
     roots,
     signals,
@@ -51,11 +51,22 @@ NOT_FOUND = 127
 class Offer:
     """What a spare waits with: the socket that requests come by, and how to say that one was taken.
 
-    ``fresh`` spares are made in namespaces of their own; ``memory`` are the ranges to populate ahead;
-    ``alive`` are the ends of a pipe that ends with the zygote.
+    ``fresh`` spares are made in namespaces of their own; ``memory`` is the writable memory of all;
+    ``foresight`` is what the last child taught, by ``lessons``; ``alive`` are the ends of a pipe that ends
+    with the zygote.
     """
 
-    __slots__ = ("alive", "alive_writer", "fresh", "memory", "null", "requests", "take")
+    __slots__ = (
+        "alive",
+        "alive_writer",
+        "foresight",
+        "fresh",
+        "lessons",
+        "memory",
+        "null",
+        "requests",
+        "take",
+    )
 
     def __init__(
         self,
@@ -64,6 +75,7 @@ class Offer:
         null: int,
         memory: list[tuple[int, int]],
         alive: tuple[int, ...],
+        lessons: Socket,
         *,
         fresh: bool,
     ) -> None:
@@ -71,6 +83,8 @@ class Offer:
         self.take = take
         self.null = null
         self.memory = memory
+        self.lessons = lessons
+        self.foresight = foresight.Foresight([], [])
         self.alive, self.alive_writer = alive
         self.fresh = fresh
 
@@ -85,9 +99,11 @@ def wait_and_run(offer: Offer, supervisor: Socket, report: Socket, keeper: int) 
     supervisor.detach()
     report = channel.adopt(descriptors.to_child_range(report.detach()))
     identities = (keeper, processes.start_time(keeper)), identity_of_self()
-    memory.populate(offer.memory)
+    offer.foresight.populate()
+    made = offer.foresight.make_mounts()
     intake = _receive(offer, keeper)
     setup = Setup(intake, report, identities)
+    setup.mounts = made
     _guarded(setup, lambda: _take_and_run(setup, offer))
 
 
@@ -144,17 +160,25 @@ def _take_and_run(setup: Setup, offer: Offer) -> None:
     intake.mark("received")
     intake.open_session()
     intake.part()
-    channel.send(setup.report, handshake.TAKEN)
     keeper, own = setup.identities
     write_identities(intake.session, keeper, own)
-    channel.send(intake.channel, handshake.encode("forked", supervisor=list(keeper), payload=list(own)))
-    intake.mark("forked")
+    intake.mark("session")
     _shed(intake, offer.null)
     setup.load(intake.plan)
     intake.mark("loaded")
     entry.take_namespaces(setup, fresh=offer.fresh, keeper=keeper[0])
+    setup.lesson = _lesson(setup, offer)
     intake.mark("namespaces")
     _run_steps(setup)
+
+
+def _lesson(setup: Setup, offer: Offer) -> foresight.Lesson | None:
+    """What to teach if this plan was not foreseen."""
+    known = offer.foresight
+    wanted = foresight.wanted_mounts(setup.steps, setup.kinds)
+    if not offer.fresh or (known.memory and known.mounts == wanted):
+        return None
+    return foresight.Lesson(offer.lessons, offer.memory, known.memory, wanted)
 
 
 def _shed(intake: Intake, null: int) -> None:
@@ -187,7 +211,7 @@ def _sentence(error: OSError) -> str:
 def _fail(setup: Setup, code: int, detail: str) -> None:
     """Tell who waits: the launcher before the gate, afterwards who gave the start, and the supervisor."""
     failure = {"step": setup.index, "errno": code, "detail": detail[:4096], "status": setup.status}
-    message = handshake.encode("failed", **failure)
+    message = handshake.encode("failed", supervisor=list(setup.identities[0]), **failure)
     try:
         if setup.client is None:
             channel.send(setup.intake.channel, message)
@@ -214,15 +238,19 @@ def gate(setup: Setup, step: Step) -> None:
     setup.report = channel.move(setup.report, 3)
     intake.gate = channel.move(intake.gate, 4)
     intake.channel = channel.move(intake.channel, 5)
-    syscalls.close_range(6)
+    if setup.lesson is None:
+        syscalls.close_range(6)
+    else:
+        setup.lesson.keep(6)
     if setup.target_pid_namespace:
         entry.go_on_inside(setup)
     else:
-        pid, _ = setup.identities[1]
-        channel.send(setup.report, handshake.HELD + str(pid).encode())
         setup.intake.mark("held")
         setup.tell_created(setup.identities[1])
-    syscalls.close_range(5, 5)
+        channel.send(setup.report, handshake.HELD + str(setup.identities[1][0]).encode())
+    if setup.lesson is not None:
+        setup.lesson.teach()
+    syscalls.close_range(5)
     setup.client = doorman.wait(intake.gate, setup.report)
     intake.gate.close()
     syscalls.set_pdeathsig(0)

@@ -15,6 +15,7 @@ from mesocosm.linux.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from mesocosm.launch.setup import Setup
@@ -47,8 +48,7 @@ def mount_filesystem(setup: Setup, step: Step) -> None:
     """A new file system, its attributes set before anybody can see it."""
     setup.require("mnt")
     fstype, target = step["fstype"], step["target"]
-    attributes = _attributes(step["flags"])
-    fd = mounts.new_mount(fstype, [_option(text) for text in step["options"]], attributes=attributes)
+    fd = setup.take_mount(step)
     place = _mount_point(setup, fstype, target, step["target_mode"])
     if not step["trusted"]:
         _check_cover(setup, fd, place, target)
@@ -74,12 +74,18 @@ def _mount_point(setup: Setup, fstype: str, target: str, mode: int) -> int:
     return place
 
 
+def detached(fstype: str, options: Sequence[str], flags: Sequence[str]) -> int:
+    """A new file system that nobody can see yet."""
+    chosen = [_option(text) for text in options]
+    return mounts.new_mount(fstype, chosen, attributes=_attributes(flags))
+
+
 def _option(text: str) -> tuple[str, str | None]:
     name, equals, value = text.partition("=")
     return name, value if equals else None
 
 
-def _attributes(flags: list[str]) -> int:
+def _attributes(flags: Sequence[str]) -> int:
     result = 0
     for flag in flags:
         if flag not in mounts.ATTRIBUTES:
@@ -140,19 +146,22 @@ def make_device(setup: Setup, step: Step) -> None:
     above, _, name = target.rstrip("/").rpartition("/")
     parent = beneath.make_directories(setup.root, above or "/")
     try:
-        _replace_node(parent, name, kind, step["mode"], number)
+        _replace_node(parent, name, kind | step["mode"], number)
     except PermissionError:
         _show_host_node(setup, step, kind, number)
     finally:
         os.close(parent)
 
 
-def _replace_node(parent: int, name: str, kind: int, mode: int, number: int) -> None:
+def _replace_node(parent: int, name: str, mode: int, number: int) -> None:
+    """Make the node with exactly this mode: a child's file mode mask is 0 while it sets up."""
+    if name in ("", ".", ".."):
+        raise OSError(errno.EINVAL, "not a file name", name)
     try:
-        beneath.make_node(parent, name, kind, mode, number)
+        os.mknod(name, mode, number, dir_fd=parent)
     except FileExistsError:
         os.unlink(name, dir_fd=parent)
-        beneath.make_node(parent, name, kind, mode, number)
+        os.mknod(name, mode, number, dir_fd=parent)
 
 
 def _show_host_node(setup: Setup, step: Step, kind: int, number: int) -> None:
@@ -182,10 +191,21 @@ def mask_path(setup: Setup, step: Step) -> None:
     except FileNotFoundError:
         return
     directory = stat.S_ISDIR(os.fstat(place).st_mode)
-    cover = setup.empty_directory() if directory else _null_cover()
-    mounts.attach(cover, place)
-    setup.covered(cover)
+    first = setup.covers.get(directory)
+    if first is None:
+        cover = setup.covers[directory] = _empty_directory() if directory else _null_cover()
+        mounts.attach(cover, place)
+    else:
+        # Before Linux 6.15 only an attached mount can be cloned; all covers share one file system.
+        cover = mounts.clone_tree(first, recursive=False)
+        mounts.attach(cover, place)
+        os.close(cover)
     os.close(place)
+
+
+def _empty_directory() -> int:
+    attributes = mounts.SAFE | mounts.ATTRIBUTES["ro"]
+    return mounts.tmpfs(size=0, inodes=2, mode=0o755, source="mesocosm-empty", attributes=attributes)
 
 
 def _null_cover() -> int:

@@ -3,12 +3,10 @@
     launcher                     child (spare, waiting)          supervisor (its parent)
        │  launch + descriptors        │                               │
        ├─────────────────────────────►│  lock, sockets, pipes         │
-       │                              ├── TAKEN ─────────────────────►│
-       │◄──── forked ─────────────────┤                               │
        │                              │  the plan's steps             │
-       │                              ├── HELD pid ──────────────────►│
        │◄──── created, or failed ─────┤                               │
-       │                              │  waits at the gate            │
+       │                              ├── HELD pid ──────────────────►│
+       │                              │  waits at the gate            │  closes what is not its own
     any process, any time later       │                               │
        │  start (socket ``gate``)     │                               │
        ├─────────────────────────────►│                               │
@@ -42,9 +40,8 @@ DESCRIPTORS = ("channel", "plan", "session", "stdout", "stderr", "index", "stdin
 
 FIELDS: dict[str, dict[str, type]] = {
     "launch": {"descriptors": list, "timing": bool},
-    "forked": {"supervisor": list, "payload": list},
-    "created": {"payload": list, "warnings": list, "timing": list},
-    "failed": {"step": int, "errno": int, "detail": str, "status": int},
+    "created": {"supervisor": list, "payload": list, "warnings": list, "timing": list},
+    "failed": {"supervisor": list, "step": int, "errno": int, "detail": str, "status": int},
     "start": {},
 }
 """Kind to fields and their types.
@@ -53,8 +50,6 @@ Identities are ``[pid, start time]``, with 0 for a time that process.json says; 
 plan's steps, -1 for what is no step.
 """
 
-TAKEN = b"T"
-"""A request has come: what the supervisor needs lies at its numbers."""
 HELD = b"H"
 """All is set up.  The pid to watch follows, in decimal; when it is another one than before, the supervisor
 writes it down and answers the same."""

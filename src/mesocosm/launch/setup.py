@@ -5,9 +5,8 @@ from __future__ import annotations
 import binascii
 import errno
 import os
-import stat
 
-from mesocosm.launch import channel, documents, handshake
+from mesocosm.launch import channel, documents, filesystems, foresight, handshake
 from mesocosm.linux import mounts, syscalls
 
 TYPE_CHECKING = False
@@ -37,7 +36,6 @@ class Setup:
     """
 
     __slots__ = (
-        "_covers",
         "_exec",
         "_filter",
         "_root",
@@ -46,7 +44,10 @@ class Setup:
         "client",
         "identified",
         "identities",
+        "covers",
         "index",
+        "lesson",
+        "mounts",
         "intake",
         "kinds",
         "report",
@@ -71,8 +72,10 @@ class Setup:
         self.target = -1
         self.target_pid_namespace = False
         self.warnings: list[str] = []
+        self.mounts: dict[foresight.Key, list[int]] = {}
+        self.lesson: foresight.Lesson | None = None
+        self.covers: dict[bool, int] = {}
         self._root = -1
-        self._covers = -1
         self._shared: dict[int, int] = {}
         self._exec: syscalls.Exec | None = None
         self._filter = b""
@@ -127,24 +130,22 @@ class Setup:
         """What `hold_shared_sources` kept for this step."""
         return self._shared.pop(index, None)
 
-    def empty_directory(self) -> int:
-        """A mount of one empty, read-only directory; all covers share its file system."""
-        if self._covers >= 0:
-            return mounts.clone_tree(self._covers, recursive=False)
-        attributes = mounts.SAFE | mounts.ATTRIBUTES["ro"]
-        return mounts.tmpfs(size=0, inodes=2, mode=0o755, source="mesocosm-empty", attributes=attributes)
-
-    def covered(self, cover: int) -> None:
-        """Keep the first cover for copies; before Linux 6.15 only an attached mount can be cloned."""
-        if self._covers < 0 and stat.S_ISDIR(os.fstat(cover).st_mode):
-            self._covers = cover
-        else:
-            os.close(cover)
+    def take_mount(self, step: Step) -> int:
+        """A new, detached file system as the step wants it, made ahead or now."""
+        key = foresight.key_of(step)
+        ahead = self.mounts.get(key)
+        if ahead and foresight.serves(step, self.kinds):
+            return ahead.pop()
+        return filesystems.detached(*key)
 
     def tell_created(self, payload: Identity) -> None:
         """Let the launcher know that ``payload`` is held."""
         created = handshake.encode(
-            "created", payload=list(payload), warnings=self.warnings, timing=self.intake.timing or []
+            "created",
+            supervisor=list(self.identities[0]),
+            payload=list(payload),
+            warnings=self.warnings,
+            timing=self.intake.timing or [],
         )
         channel.send(self.intake.channel, created)
 

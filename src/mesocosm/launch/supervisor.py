@@ -1,6 +1,6 @@
 """The supervisor: one tiny process per container or session, which outlives whoever launched it.
 
-    spare ──TAKEN──► SETTING UP ──HELD──► HELD ── started by the child itself ──► RUNNING ──► exit.json, gone
+    spare ──taken──► SETTING UP ──HELD──► HELD ── started by the child itself ──► RUNNING ──► exit.json, gone
                          │ child ends       │ killed
                          └─► gone           └─► exit.json
 
@@ -60,7 +60,13 @@ class Supervisor:
     def __init__(self, pid: int, report: Socket) -> None:
         self._payload = pid
         self._report = report
-        self._stdio: Stdio | None = None
+        self._stdio = Stdio(
+            descriptors.INDEX_FILE,
+            {
+                descriptors.STDOUT: (1, descriptors.STDOUT_FILE),
+                descriptors.STDERR: (2, descriptors.STDERR_FILE),
+            },
+        )
         self._held = False
         self._deaf = False
         self._failure = b"null"
@@ -77,7 +83,7 @@ class Supervisor:
                     self._reap()
                 elif fd == self._report.fileno():
                     self._hear()
-                elif self._stdio is not None and not self._stdio.pump(fd):
+                elif not self._stdio.pump(fd):
                     self._poll.unregister(fd)
 
     def _hear(self) -> bool:
@@ -92,10 +98,8 @@ class Supervisor:
                 self._poll.unregister(self._report)
             return False
         kind, rest = note[:1], note[1:]
-        if kind == handshake.TAKEN:
+        if kind == handshake.HELD:
             self._take()
-        elif kind == handshake.HELD:
-            self._held = True
             if int(rest) != self._payload:
                 self._watch_another(int(rest))
         elif kind == handshake.FAILED:
@@ -114,15 +118,9 @@ class Supervisor:
         self._report.send(handshake.HELD, _socket.MSG_NOSIGNAL)
 
     def _take(self) -> None:
-        """The spare has got a request: what it opened for us is at its place, the rest is its own."""
+        """The child is held: what it opened for us is at its place, the rest is its own."""
+        self._held = True
         os.closerange(descriptors.CHILD_FIRST, descriptors.CHILD_END)
-        self._stdio = Stdio(
-            descriptors.INDEX_FILE,
-            {
-                descriptors.STDOUT: (1, descriptors.STDOUT_FILE),
-                descriptors.STDERR: (2, descriptors.STDERR_FILE),
-            },
-        )
         for fd in self._stdio.streams:
             self._poll.register(fd, select.POLLIN)
 
@@ -142,12 +140,10 @@ class Supervisor:
 
     def _finish(self, how: int, status: int) -> NoReturn:
         """Write down how it ended, let those who wait know, and go."""
-        if self._stdio is None:
-            os._exit(0)
-        self._stdio.drain()
         if not self._held:
             self._forget("process.json", "lock", "socket", "gate")
             os._exit(0)
+        self._stdio.drain()
         exited = how == os.CLD_EXITED
         code, number, core, at = self._ended or (
             status if exited else -1,

@@ -18,7 +18,7 @@ import os
 import select
 import sys
 
-from mesocosm.launch import channel, child, descriptors, memory, signals
+from mesocosm.launch import channel, child, descriptors, foresight, handshake, signals
 from mesocosm.launch.supervisor import be_supervisor
 from mesocosm.linux import syscalls
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 SPARES = 2
 """Spare children of each kind."""
-QUIET = 5
+QUIET = 20
 """Milliseconds without a request after which a taken spare is replaced, if another is left: a fork in the
 middle of a launch would compete with it."""
 HIGH = 100
@@ -41,13 +41,14 @@ class Zygote:
     """The fork server, with spares of two kinds: fresh ones for containers, plain ones to join others."""
 
     def __init__(self, requests: tuple[Socket, Socket]) -> None:
-        ranges = memory.private_ranges()
+        ranges = foresight.private_ranges()
         null = _high(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
         self._requests = requests
         self._taken, take = (_high(fd) for fd in os.pipe2(os.O_CLOEXEC))
         alive = tuple(_high(fd) for fd in os.pipe2(os.O_CLOEXEC))
+        self._lessons, lessons = (channel.adopt(_high(sock.detach())) for sock in channel.pair())
         self._offers = tuple(
-            child.Offer(sock, take, null, ranges, alive, fresh=fresh)
+            child.Offer(sock, take, null, ranges, alive, lessons, fresh=fresh)
             for sock, fresh in zip(requests, (True, False), strict=True)
         )
         self._spares: tuple[set[int], set[int]] = (set(), set())
@@ -58,6 +59,7 @@ class Zygote:
         poll.register(self._requests[0].fileno(), 0)
         poll.register(self._taken, select.POLLIN)
         poll.register(descriptors.SIGNALS, select.POLLIN)
+        poll.register(self._lessons, select.POLLIN)
         while True:
             self._fork_spares(1)
             missing = any(len(spares) < SPARES for spares in self._spares)
@@ -69,8 +71,15 @@ class Zygote:
                     os._exit(0)
                 elif fd == descriptors.SIGNALS:
                     self._reap()
+                elif fd == self._lessons.fileno():
+                    self._learn()
                 else:
                     self._forget(int.from_bytes(os.read(self._taken, 4), "little"))
+
+    def _learn(self) -> None:
+        """Let the next fresh children be ready for what the last one did."""
+        lesson, _ = channel.receive(self._lessons, handshake.LIMIT)
+        self._offers[0].foresight = foresight.Foresight.from_lesson(lesson)
 
     def _forget(self, pid: int) -> None:
         for spares in self._spares:

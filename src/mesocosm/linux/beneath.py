@@ -271,7 +271,7 @@ def _require_regular(fd: int, path: StrOrBytes) -> None:
 def _read_all(fd: int, path: StrOrBytes, limit: int) -> bytes:
     content = bytearray()
     while len(content) <= limit:
-        piece = os.read(fd, min(limit + 1 - len(content), 1 << 20))
+        piece = os.read(fd, min(limit + 1 - len(content), 1 << 16))
         if not piece:
             return bytes(content)
         content += piece
