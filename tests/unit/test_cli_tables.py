@@ -15,7 +15,8 @@ from mesocosm.frontends.cli import layout, report
 from mesocosm.frontends.cli.colour import painter, safe
 from mesocosm.frontends.cli.ending import how_it_ended, status_of
 from mesocosm.frontends.cli.listing import Filter
-from mesocosm.frontends.cli.verbs import images, ps, stats
+from mesocosm.frontends.cli.verbs import ps, stats
+from mesocosm.frontends.cli.verbs.image import ls as images
 from mesocosm.images.image import Image, Layer
 from mesocosm.lifecycle import State
 from mesocosm.model import (

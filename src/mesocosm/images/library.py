@@ -172,20 +172,25 @@ class Library:
         return await in_thread(self._inspection.image, image)
 
     async def verify(self, text: str, *, repair: bool = False, platform: str | None = None) -> Verdict:
-        """Read an image again and compare every byte.  ``repair`` fetches anew what is damaged or absent."""
+        """Read an image again and compare every byte.  ``repair``: see there."""
+        image = await self._here(text, platform)
+        chosen: Backend = await in_thread(self._backends.get, None)
+        verdict: Verdict = await in_thread(Verification(self.store).image, image, chosen.form)
+        if repair and not verdict.sound:
+            await self.repair(text, verdict, platform=platform)
+        return verdict
+
+    async def repair(self, text: str, verdict: Verdict, *, platform: str | None = None) -> None:
+        """Take what is damaged out of the store, and bring it back from what is kept or from its source."""
         wanted = platform_of(platform)
         named = await in_thread(self._naming.require, text, wanted)
         image, chosen = named.require_image(), await in_thread(self._backends.get, None)
-        verification = Verification(self.store)
-        verdict: Verdict = await in_thread(verification.image, image, chosen.form)
-        if repair and not verdict.sound:
-            await in_thread(verification.discard, verdict)
-            await in_thread(self.mounts.drop, [hex_of(digest) for digest in verdict.damaged])
-            await have_documents(self.store, self._families, image)
-            await self._restore(named.reference, image, wanted, chosen, "always")
-            if {layer.digest for layer in image.layers} & set(verdict.damaged):
-                await have_blobs(self.store, self._families, image, self._report)
-        return verdict
+        await in_thread(Verification(self.store).discard, verdict)
+        await in_thread(self.mounts.drop, [hex_of(digest) for digest in verdict.damaged])
+        await have_documents(self.store, self._families, image)
+        await self._restore(named.reference, image, wanted, chosen, "always")
+        if {layer.digest for layer in image.layers} & set(verdict.damaged):
+            await have_blobs(self.store, self._families, image, self._report)
 
     async def compare(self, old: str, new: str, *, platform: str | None = None) -> list[Change]:
         """Return what the files of ``new`` are that are not those of ``old``, by path."""
@@ -308,8 +313,6 @@ class Library:
         image = named.require_image()
         await have_blobs(self.store, self._families, image, report)
         return str(await push(self.store, self._families, image, name, report))
-
-    # --- how ------------------------------------------------------------------------------------------------
 
     async def _have(
         self,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
@@ -24,13 +26,35 @@ VERBS = {
     "kill": "Send a signal to containers",
     "stop": "Ask containers to end, then end them by force",
     "rm": "Remove ended containers",
+    "image": "Everything about images: ls pull push inspect history tag rm prune save load …",
     "pull": "Fetch images",
+    "push": "Send an image to a registry",
     "images": "List images",
+    "history": "Show how an image was made",
+    "tag": "Give an image one more name",
     "rmi": "Remove images",
+    "save": "Write images to an archive",
+    "load": "Read images from an archive",
+    "import": "Make an image of a tarball",
+    "login": "Keep credentials for a registry",
+    "logout": "Forget them",
     "explain": "Show what a run would do, without doing it",
     "doctor": "Check what this host can do, and how to fix what it cannot",
 }
 """The verbs in the order of a container's life, then images, then advice."""
+
+SHORT = {
+    "pull": "image.pull",
+    "push": "image.push",
+    "images": "image.ls",
+    "history": "image.history",
+    "tag": "image.tag",
+    "rmi": "image.rm",
+    "save": "image.save",
+    "load": "image.load",
+    "import": "image.import_",
+}
+"""docker's short forms, and the module below ``verbs`` that each stands for."""
 
 RUNNING = frozenset({"run", "create", "exec"})
 """Verbs whose exit status belongs to a payload: our own failures are 125."""
@@ -42,7 +66,6 @@ SYNONYMS = {
     "delete": "rm",
     "del": "rm",
     "top": "stats",
-    "image": "images",
     "check": "doctor",
     "plan": "explain",
     "log": "logs",
@@ -68,48 +91,65 @@ Completion of verbs, options and containers by the Tab key, for bash (zsh and fi
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are asked for."""
+    """A group whose commands are imported when they are asked for.
+
+    ``verbs`` says what each does, ``modules`` which module below ``package`` a verb has, where that is not
+    the one of its name.
+    """
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401  (click's own)
+        verbs: Mapping[str, str] = VERBS,
+        modules: Mapping[str, str] = SHORT,
+        package: str = "mesocosm.frontends.cli.verbs",
+        **attributes: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(*args, **attributes)
+        self._verbs = verbs
+        self._modules = modules
+        self._package = package
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The verbs, in the order of a container's life."""
+        """The verbs, in their order."""
         del ctx
-        return list(VERBS)
+        return list(self._verbs)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The verb's command; None when there is none."""
         del ctx
-        if cmd_name not in VERBS:
+        if cmd_name not in self._verbs:
             return None
-        module = importlib.import_module(f"mesocosm.frontends.cli.verbs.{cmd_name}")
+        module = importlib.import_module(f"{self._package}.{self._modules.get(cmd_name, cmd_name)}")
         command: click.Command = module.command
-        command.short_help = VERBS[cmd_name]
+        command.short_help = self._verbs[cmd_name]
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of verbs, without importing any of them."""
         del ctx
         with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+            formatter.write_dl(list(self._verbs.items()))
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command meant; an unknown one is answered with the nearest."""
-        if args and args[0] not in VERBS and not ctx.resilient_parsing:
-            meant = nearest_verb(args[0])
+        if args and args[0] not in self._verbs and not ctx.resilient_parsing:
+            meant = nearest_verb(args[0], self._verbs)
             ctx.fail(f"no command {args[0]!r}{f', did you mean {meant}?' if meant else ''}")
-        if args and isinstance(ctx.obj, Settings):
+        if args and isinstance(ctx.obj, Settings) and not ctx.obj.verb:
             ctx.obj.verb = args[0]
         return super().resolve_command(ctx, args)
 
 
-def nearest_verb(word: str) -> str | None:
+def nearest_verb(word: str, verbs: Mapping[str, str] = VERBS) -> str | None:
     """The verb that a mistyped or foreign word most likely stands for."""
-    if word in SYNONYMS:
+    if SYNONYMS.get(word) in verbs:
         return SYNONYMS[word]
     import difflib  # noqa: PLC0415
 
-    near = difflib.get_close_matches(word, VERBS, n=1)
+    near = difflib.get_close_matches(word, verbs, n=1)
     return near[0] if near else None
 
 

@@ -1,11 +1,12 @@
-"""``mesocosm rmi``: take images off this host."""
+"""``mesocosm image rm``: take images off this host."""
 
 from __future__ import annotations
 
 import click
 
-from mesocosm.errors import InvalidConfig, MesocosmError
+from mesocosm.errors import InvalidConfig
 from mesocosm.frontends.cli.context import asynchronous, opened
+from mesocosm.frontends.cli.library import each_image
 from mesocosm.isolators.words import size
 
 
@@ -22,16 +23,13 @@ async def command(ctx: click.Context, force: bool, unused: bool, images: tuple[s
     """
     if not images and not unused:
         raise InvalidConfig("which image?", hint="name some, or give --unused")
-    status = 0
     async with opened(ctx) as containerizer:
-        for image in images:
-            try:
-                await containerizer.images.remove(image, force=force)
-            except MesocosmError as error:
-                click.echo(f"mesocosm: {error}", err=True)
-                status = 1
-            else:
-                click.echo(image)
+
+        async def remove(image: str) -> str:
+            await containerizer.images.remove(image, force=force)
+            return image
+
+        status = await each_image(images, remove)
         if unused:
             plan = await containerizer.images.prune()
             for digest in plan.images:

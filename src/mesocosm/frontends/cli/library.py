@@ -1,0 +1,47 @@
+"""Opening the images alone: what needs no container needs no launcher and no recovery either."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING
+
+import click
+
+from mesocosm import durable
+from mesocosm.errors import MesocosmError
+from mesocosm.frontends.cli.context import paths_of
+from mesocosm.images.progress import Report, silent
+
+if TYPE_CHECKING:
+    from mesocosm.images.library import Library
+
+
+@contextlib.asynccontextmanager
+async def library(ctx: click.Context, progress: Report = silent) -> AsyncIterator[Library]:
+    """The images on the roots that the command line names."""
+    from mesocosm.images.provisioner import Provisioner  # noqa: PLC0415
+
+    paths = paths_of(ctx)
+    for directory in (paths.root, paths.runtime):
+        durable.private_directory(directory)
+    async with Provisioner.open(paths, progress=progress) as images:
+        yield images
+
+
+async def each_image(names: Iterable[str], act: Callable[[str], Awaitable[str | None]]) -> int:
+    """Do ``act`` to each image named and print what it answers; all are tried, failures are told.
+
+    Answers the exit status.
+    """
+    status = 0
+    for name in names:
+        try:
+            line = await act(name)
+        except MesocosmError as error:
+            click.echo(f"mesocosm: {error}", err=True)
+            status = 1
+        else:
+            if line is not None:
+                click.echo(line)
+    return status

@@ -1,0 +1,43 @@
+"""``mesocosm image convert``: the same image, compressed otherwise."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import click
+
+from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.library import library
+from mesocosm.frontends.cli.progress import progress
+
+
+@click.command()
+@click.option(
+    "--compression",
+    type=click.Choice(["gzip", "zstd", "none"]),
+    default="zstd",
+    show_default=True,
+    help="What layers are compressed by.",
+)
+@click.option("--platform", metavar="OS/ARCH", help="Which of an image's platforms.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@click.argument("image")
+@click.argument("name")
+@click.pass_context
+@asynchronous
+async def command(
+    ctx: click.Context,
+    compression: Literal["gzip", "zstd", "none"],
+    platform: str | None,
+    quiet: bool,
+    image: str,
+    name: str,
+) -> None:
+    """Make NAME of IMAGE: its layers compressed otherwise, in an OCI manifest of its own; print its digest.
+
+    Files, diff IDs and configuration stay what they are.
+    """
+    with progress(quiet=quiet) as told:
+        async with library(ctx, told) as store:
+            made = await store.convert(image, name, compression, platform=platform)
+    click.echo(made.digest)

@@ -1,0 +1,55 @@
+"""``mesocosm image diff``: the files in which two images differ."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from mesocosm.frontends.cli.colour import Paint, plain, safe
+from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.library import library
+from mesocosm.frontends.cli.output import HELP, show
+
+if TYPE_CHECKING:
+    from mesocosm.images.comparison import Change
+
+_LETTERS = {"added": ("A", "good"), "changed": ("C", "notice"), "removed": ("D", "bad")}
+
+
+@click.command()
+@click.option("-v", "--verbose", is_flag=True, help="What of each file changed.")
+@click.option("--ignore-times", is_flag=True, help="Files that differ in their time alone are the same.")
+@click.option("--platform", metavar="OS/ARCH", help="Which of the images' platforms.")
+@click.option("--format", "form", default="table", metavar="FORMAT", help=HELP)
+@click.argument("old")
+@click.argument("new")
+@click.pass_context
+@asynchronous
+async def command(
+    ctx: click.Context, verbose: bool, ignore_times: bool, platform: str | None, form: str, old: str, new: str
+) -> None:
+    """Show what NEW adds (A), changes (C) and removes (D) beside OLD, by path; as docker diff does."""
+    async with library(ctx) as store:
+        found = await store.compare(old, new, platform=platform)
+    if ignore_times:
+        found = [change for change in found if change.what != ("time",)]
+    show(
+        form,
+        lambda paint: render(found, verbose, paint),
+        lambda: [{**msgspec.to_builtins(change), "letter": _LETTERS[change.kind][0]} for change in found],
+        found,
+    )
+
+
+def render(changes: list[Change], verbose: bool, paint: Paint = plain) -> str:
+    """One line for each change."""
+    return "\n".join(_line(change, verbose, paint) for change in changes)
+
+
+def _line(change: Change, verbose: bool, paint: Paint) -> str:
+    letter, style = _LETTERS[change.kind]
+    what = f"  ({', '.join(change.what)})" if verbose and change.what else ""
+    path = safe(change.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
+    return f"{paint(letter, style)} {path}{what}"

@@ -1,0 +1,89 @@
+"""``mesocosm image du``: what images take on disk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from mesocosm.frontends.cli.colour import Paint, plain, safe
+from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.layout import columns
+from mesocosm.frontends.cli.library import library
+from mesocosm.frontends.cli.output import HELP, Row, show
+from mesocosm.frontends.cli.verbs.image.ls import familiar, short
+from mesocosm.isolators.words import size
+
+if TYPE_CHECKING:
+    from mesocosm.images.image import Image
+    from mesocosm.images.inspection import LayerUse, Usage
+
+TITLES = ("IMAGE", "DIGEST", "LAYERS", "SIZE", "SHARED", "OWN", "HELD BY")
+LAYER_TITLES = ("LAYER", "FORM", "SIZE", "IMAGES", "MOUNTED")
+
+
+@click.command()
+@click.option("-v", "--verbose", is_flag=True, help="Every layer too.")
+@click.option("--format", "form", default="table", metavar="FORMAT", help=HELP)
+@click.pass_context
+@asynchronous
+async def command(ctx: click.Context, verbose: bool, form: str) -> None:
+    """Show what images take on disk: what they share, what is theirs alone, who holds them."""
+    async with library(ctx) as store:
+        usage = await store.usage()
+    show(form, lambda paint: render(usage, verbose, paint), lambda: _rows(usage), usage)
+
+
+def render(usage: Usage, verbose: bool, paint: Paint = plain) -> str:
+    """The images as a table, the layers too when asked for, and what it is in all."""
+    rows = [[safe(str(row[key])) for key in _KEYS] for row in _rows(usage)]
+    parts = [columns(rows, header=TITLES, paint=paint)] if rows else []
+    if verbose and usage.by_layer:
+        layers = [_layer(layer) for layer in usage.by_layer]
+        parts.append(columns(layers, header=LAYER_TITLES, paint=paint))
+    totals = [
+        ("layers", size(usage.layers), f"{size(usage.shared)} of it in more than one image"),
+        ("blobs", size(usage.blobs), "as published: what saving and pushing need"),
+        ("in all", size(usage.layers + usage.blobs), f"{size(usage.reclaimable)} of it nobody needs"),
+    ]
+    parts.append(columns(totals))
+    return "\n\n".join(parts)
+
+
+_KEYS = ("Name", "ID", "Layers", "Size", "Shared", "Own", "HeldBy")
+
+
+def _rows(usage: Usage) -> list[Row]:
+    layers = {layer.diff_id: layer for layer in usage.by_layer}
+    return [_row(image, layers) for image in usage.images]
+
+
+def _row(image: Image, layers: dict[str, LayerUse]) -> Row:
+    mine = {one.diff_id: layers[one.diff_id] for one in image.layers if one.diff_id in layers}
+    shared = sum(layer.size for layer in mine.values() if len(layer.images) > 1)
+    return {
+        "Name": ", ".join(map(familiar, image.references)) or "<none>",
+        "ID": short(image.digest),
+        "Digest": image.digest,
+        "Layers": len(image.layers),
+        "Size": size(image.size),
+        "Shared": size(shared),
+        "Own": size(image.size - shared),
+        "HeldBy": held_by(image),
+    }
+
+
+def held_by(image: Image) -> str:
+    """Who keeps an image from being removed."""
+    holders = [*(["pin"] if image.pinned else []), *(owner[:12] for owner in image.in_use)]
+    return ", ".join(holders) or "-"
+
+
+def _layer(layer: LayerUse) -> list[str]:
+    return [
+        short(layer.diff_id),
+        ", ".join(layer.forms),
+        size(layer.size),
+        ", ".join(map(short, layer.images)) or "none",
+        "yes" if layer.mounted else "no",
+    ]

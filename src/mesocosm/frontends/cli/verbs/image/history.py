@@ -1,0 +1,83 @@
+"""``mesocosm image history``: how an image was made."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from mesocosm.frontends.cli.colour import Paint, plain, safe
+from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.layout import age, columns, cut
+from mesocosm.frontends.cli.library import library
+from mesocosm.frontends.cli.output import HELP, Row, show
+from mesocosm.frontends.cli.verbs.image.ls import short
+from mesocosm.isolators.words import size
+
+if TYPE_CHECKING:
+    from mesocosm.images.inspection import Step
+
+TITLES = ("LAYER", "CREATED", "CREATED BY", "SIZE", "COMMENT")
+WIDTH = 60
+"""Longest words about a step before they are cut."""
+
+
+@click.command()
+@click.option("-q", "--quiet", is_flag=True, help="Only diff IDs.")
+@click.option("--no-trunc", is_flag=True, help="Cut nothing.")
+@click.option("--platform", metavar="OS/ARCH", help="Which of an image's platforms.")
+@click.option("--format", "form", default="table", metavar="FORMAT", help=HELP)
+@click.argument("image")
+@click.pass_context
+@asynchronous
+async def command(
+    ctx: click.Context, quiet: bool, no_trunc: bool, platform: str | None, form: str, image: str
+) -> None:
+    """Show how IMAGE was made by its author's own account, the latest step first."""
+    async with library(ctx) as store:
+        steps = await store.history(image, platform=platform)
+    now = time.time()
+    if quiet:
+        for step in steps:
+            if step.layer:
+                click.echo(step.layer)
+        return
+    show(
+        form,
+        lambda paint: table(steps, now=now, whole=no_trunc, paint=paint),
+        lambda: [_row(step, now, no_trunc) for step in steps],
+        steps,
+    )
+
+
+def table(steps: Sequence[Step], *, now: float, whole: bool = False, paint: Paint = plain) -> str:
+    """The steps as a table; ``now`` in seconds since the epoch."""
+    rows = [[safe(str(value)) for value in _row(step, now, whole).values()] for step in steps]
+    return columns([[row[0], row[2], row[3], row[4], row[5]] for row in rows], header=TITLES, paint=paint)
+
+
+def _row(step: Step, now: float, whole: bool) -> Row:
+    layer = step.layer or "<none>"
+    words = " ".join(step.created_by.split())
+    return {
+        "ID": layer if whole or not step.layer else short(layer),
+        "CreatedAt": step.created,
+        "CreatedSince": _since(step.created, now),
+        "CreatedBy": words if whole else cut(words, WIDTH),
+        "Size": size(step.size) if step.layer else "0 bytes",
+        "Comment": step.comment if whole else cut(step.comment, WIDTH),
+    }
+
+
+def _since(created: str, now: float) -> str:
+    import datetime  # noqa: PLC0415
+
+    try:
+        when = datetime.datetime.fromisoformat(created)
+    except ValueError:
+        return "-"
+    if when.tzinfo is None:
+        return "-"
+    return f"{age(max(0.0, now - when.timestamp()))} ago"

@@ -1,0 +1,37 @@
+"""``mesocosm image inspect``: everything known of images."""
+
+from __future__ import annotations
+
+import click
+
+from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.encoding import show_json
+from mesocosm.frontends.cli.library import library
+from mesocosm.frontends.cli.template import Template, unescape
+
+
+@click.command()
+@click.option("--platform", metavar="OS/ARCH", help="Which of an image's platforms.")
+@click.option("--format", "form", default="json", metavar="FORMAT", help="json, or a template: '{{.Id}}'.")
+@click.option("--manifest", is_flag=True, help="Only the manifest, byte for byte.")
+@click.option("--config", is_flag=True, help="Only the configuration, byte for byte.")
+@click.argument("images", nargs=-1, required=True)
+@click.pass_context
+@asynchronous
+async def command(
+    ctx: click.Context, platform: str | None, form: str, manifest: bool, config: bool, images: tuple[str, ...]
+) -> None:
+    """Show everything known of IMAGES, as a JSON list in the shape that docker's inspect has."""
+    template = None if form == "json" else Template(unescape(form))
+    async with library(ctx) as store:
+        if manifest or config:
+            for image in images:
+                documents = await store.documents(image, platform=platform)
+                click.echo(documents[0 if manifest else 1], nl=False)
+            return
+        found = [await store.describe(image, platform=platform) for image in images]
+    if template is None:
+        show_json(found)
+        return
+    for one in found:
+        click.echo(template.render(one))

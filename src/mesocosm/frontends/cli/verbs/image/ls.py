@@ -1,0 +1,130 @@
+"""``mesocosm image ls``: which images are on this host."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import click
+
+from mesocosm.frontends.cli.colour import Paint, plain, safe
+from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.layout import age, columns
+from mesocosm.frontends.cli.library import library
+from mesocosm.frontends.cli.output import HELP, Row, show
+from mesocosm.isolators.words import size
+
+if TYPE_CHECKING:
+    from mesocosm.images.image import Image
+
+TITLES = ("IMAGE", "DIGEST", "PLATFORM", "SIZE", "LAYERS", "PULLED", "CONTAINERS")
+
+
+@click.command()
+@click.option("-q", "--quiet", is_flag=True, help="Only digests.")
+@click.option("--no-trunc", is_flag=True, help="Whole digests.")
+@click.option(
+    "-f",
+    "--filter",
+    "filters",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Only with this reference, label, before, since or dangling.",
+)
+@click.option("--format", "form", default="table", metavar="FORMAT", help=HELP)
+@click.argument("pattern", required=False)
+@click.pass_context
+@asynchronous
+async def command(
+    ctx: click.Context, quiet: bool, no_trunc: bool, filters: tuple[str, ...], form: str, pattern: str | None
+) -> None:
+    """List the images that are here, the latest pulled first; with PATTERN only those named so.
+
+    PATTERN is a name, with * and ? for what may be anything; without a tag it means every tag.
+    """
+    wanted = (*filters, *([f"reference={pattern}"] if pattern else []))
+    async with library(ctx) as images:
+        found = await images.images(wanted)
+    now = time.time()
+    if quiet:
+        for image in found:
+            click.echo(image.digest)
+        return
+    show(
+        form,
+        lambda paint: table(found, now=now, whole=no_trunc, paint=paint),
+        lambda: rows(found, now=now, whole=no_trunc),
+        found,
+    )
+
+
+def table(images: Sequence[Image], *, now: float, whole: bool = False, paint: Paint = plain) -> str:
+    """The images as a table, one row for each name; ``now`` in seconds since the epoch."""
+    lines = [_line(image, name, now, whole) for image in images for name in image.references or ("",)]
+    return columns(lines, header=TITLES, paint=paint)
+
+
+def _line(image: Image, name: str, now: float, whole: bool) -> list[str]:
+    return [
+        safe(familiar(name)) if name else "<none>",
+        image.digest if whole else short(image.digest),
+        image.platform,
+        size(image.size) + ("" if image.complete else " (incomplete)"),
+        str(len(image.layers)),
+        f"{age(max(0.0, now - image.pulled_at))} ago",
+        str(len(image.in_use)),
+    ]
+
+
+def rows(images: Sequence[Image], *, now: float, whole: bool = False) -> list[Row]:
+    """The images for templates, one for each name, by docker's words and some of ours."""
+    return [_row(image, name, now, whole) for image in images for name in image.references or ("",)]
+
+
+def _row(image: Image, name: str, now: float, whole: bool) -> Row:
+    from mesocosm.images.selection import made  # noqa: PLC0415
+
+    repository, tag = _parts(name)
+    return {
+        "Repository": repository,
+        "Tag": tag,
+        "Name": familiar(name) if name else "<none>",
+        "ID": image.image_id if whole else short(image.image_id),
+        "Digest": image.digest,
+        "CreatedAt": image.created,
+        "CreatedSince": f"{age(max(0.0, now - made(image)))} ago",
+        "Size": size(image.size),
+        "Platform": image.platform,
+        "Layers": len(image.layers),
+        "Labels": image.runtime.labels,
+        "Pulled": f"{age(max(0.0, now - image.pulled_at))} ago",
+        "Containers": len(image.in_use),
+        "Pinned": image.pinned,
+        "Complete": image.complete,
+        "Source": image.source,
+    }
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """``debian``, ``12``: as docker shows them."""
+    if not name:
+        return "<none>", "<none>"
+    from mesocosm.images.reference import parse_reference  # noqa: PLC0415
+
+    parsed = parse_reference(name)
+    if parsed.transport != "docker":
+        return name, "<none>"
+    return familiar(name).partition("@")[0].removesuffix(f":{parsed.tag}"), parsed.tag or "<none>"
+
+
+def familiar(name: str) -> str:
+    """A canonical name as people write it."""
+    from mesocosm.images.reference import parse_reference  # noqa: PLC0415
+
+    return parse_reference(name).familiar
+
+
+def short(digest: str) -> str:
+    """A digest's first twelve digits."""
+    return digest.rpartition(":")[2][:12]

@@ -1,0 +1,74 @@
+"""``mesocosm image prune``: remove what nobody needs."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from mesocosm.frontends.cli import grammar
+from mesocosm.frontends.cli.context import asynchronous, opened
+from mesocosm.frontends.cli.encoding import show_json
+from mesocosm.frontends.cli.layout import count
+from mesocosm.isolators.words import size
+
+if TYPE_CHECKING:
+    from mesocosm.images.collect import Limits, Plan
+
+
+@click.command()
+@click.option("-a", "--all", "every", is_flag=True, help="Named images too, unless a container has them.")
+@click.option("--older", metavar="TIME", help="Named images that nobody used for so long: 720h.")
+@click.option("--budget", metavar="SIZE", help="Named images too, until no more than this is taken.")
+@click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How to print.")
+@click.pass_context
+@asynchronous
+async def command(
+    ctx: click.Context,
+    every: bool,
+    older: str | None,
+    budget: str | None,
+    dry_run: bool,
+    force: bool,
+    form: str,
+) -> int:
+    """Remove images that have no name, and layers that belong to none.
+
+    What a container has, and what is pinned, stays.  On a terminal the plan is shown first.
+    """
+    limits = _limits(every, older, budget)
+    async with opened(ctx) as containerizer:
+        images = containerizer.images
+        if not dry_run and not force and sys.stdin.isatty() and sys.stderr.isatty():
+            _tell(await images.prune(limits, dry_run=True), "would be removed")
+            if not click.confirm("remove that?", err=True):
+                return 1
+        plan = await images.prune(limits, dry_run=dry_run)
+    if form == "json":
+        show_json(plan)
+        return 0
+    for digest in plan.images:
+        click.echo(digest)
+    _tell(plan, "would be removed" if dry_run else "removed")
+    return 0
+
+
+def _limits(every: bool, older: str | None, budget: str | None) -> Limits | None:
+    from mesocosm.images.collect import Limits  # noqa: PLC0415
+
+    age = grammar.seconds(older, "--older") if older else 0.0 if every else None
+    if age is None and budget is None:
+        return None
+    return Limits(age=age, budget=grammar.size(budget, "--budget") if budget else None)
+
+
+def _tell(plan: Plan, done: str) -> None:
+    what = [
+        count(len(plan.images), "image"),
+        count(len(plan.layers), "layer"),
+        count(len(plan.blobs), "blob"),
+    ]
+    click.echo(f"mesocosm: {', '.join(what)}, {size(plan.size)}: {done}", err=True)

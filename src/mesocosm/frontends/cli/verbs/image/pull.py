@@ -1,0 +1,59 @@
+"""``mesocosm image pull``: have images on this host."""
+
+from __future__ import annotations
+
+import click
+
+from mesocosm.errors import MesocosmError
+from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.events import Events, tell, tell_failure
+from mesocosm.frontends.cli.library import library
+from mesocosm.frontends.cli.progress import progress
+
+
+@click.command()
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@click.option("--platform", metavar="OS/ARCH", help="Which of an image's platforms.")
+@click.option("--backend", metavar="NAME", help="What layers are made ready for: erofs, overlay, copy.")
+@click.option(
+    "--policy",
+    type=click.Choice(["always", "missing", "never", "newer"]),
+    default="always",
+    help="When to ask where an image comes from.",
+)
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="json: events.")
+@click.argument("images", nargs=-1, required=True)
+@click.pass_context
+@asynchronous
+async def command(
+    ctx: click.Context,
+    quiet: bool,
+    platform: str | None,
+    backend: str | None,
+    policy: str,
+    form: str,
+    images: tuple[str, ...],
+) -> int:
+    """Ask where IMAGES come from for what they are now, fetch what is missing, and print their digests.
+
+    An image is docker.io's name, HOST/NAME:TAG, oci:PATH, oci-archive:PATH, docker-archive:PATH or
+    tarball:PATH.
+    """
+    status = 0
+    with progress(quiet=quiet or form == "json") as shown:
+        told = Events() if form == "json" and not quiet else shown
+        async with library(ctx, told) as store:
+            for image in images:
+                try:
+                    found = await store.pull(image, policy=policy, platform=platform, backend=backend)
+                except MesocosmError as error:
+                    status = 1
+                    if form == "json":
+                        tell_failure(image, error)
+                    click.echo(f"mesocosm: {error}", err=True)
+                else:
+                    if form == "json":
+                        tell("pulled", image, digest=found.digest)
+                    else:
+                        click.echo(found.digest)
+    return status

@@ -1,0 +1,39 @@
+"""``mesocosm image push``: have an image in a registry."""
+
+from __future__ import annotations
+
+import click
+
+from mesocosm.errors import MesocosmError
+from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.events import Events, tell, tell_failure
+from mesocosm.frontends.cli.library import library
+from mesocosm.frontends.cli.progress import progress
+
+
+@click.command()
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="json: events.")
+@click.argument("image")
+@click.argument("target", required=False)
+@click.pass_context
+@asynchronous
+async def command(ctx: click.Context, quiet: bool, form: str, image: str, target: str | None) -> int:
+    """Send IMAGE to a registry under its own name, or as TARGET (HOST/NAME:TAG), and print its digest.
+
+    What the registry has is not sent again; what another of its repositories has is mounted from there.
+    """
+    with progress(quiet=quiet or form == "json") as shown:
+        told = Events() if form == "json" and not quiet else shown
+        async with library(ctx, told) as store:
+            try:
+                digest = await store.push(image, target)
+            except MesocosmError as error:
+                if form == "json":
+                    tell_failure(image, error)
+                raise
+    if form == "json":
+        tell("pushed", image, digest=digest, target=target or image)
+    else:
+        click.echo(digest)
+    return 0

@@ -1,0 +1,20 @@
+"""``mesocosm image tag``: one more name for an image."""
+
+from __future__ import annotations
+
+import click
+
+from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.library import library
+
+
+@click.command()
+@click.option("--platform", metavar="OS/ARCH", help="Which of an image's platforms.")
+@click.argument("image")
+@click.argument("name")
+@click.pass_context
+@asynchronous
+async def command(ctx: click.Context, platform: str | None, image: str, name: str) -> None:
+    """Let NAME (HOST/NAME:TAG) mean IMAGE, whatever it meant before."""
+    async with library(ctx) as store:
+        await store.tag(image, name, platform=platform)

@@ -1,0 +1,95 @@
+"""``mesocosm image verify``: every byte, read again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from mesocosm.errors import MesocosmError
+from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.encoding import show_json
+from mesocosm.frontends.cli.layout import count
+from mesocosm.frontends.cli.library import library
+from mesocosm.frontends.cli.progress import progress
+from mesocosm.frontends.cli.verbs.image.ls import familiar
+
+if TYPE_CHECKING:
+    from mesocosm.images.library import Library
+
+
+class Finding(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found of one image: ``checked`` blobs and layers; digests of what was ``damaged`` or
+    ``absent``, and of what still is (``left``); ``failure`` says why it could not be brought back.
+    """
+
+    image: str
+    digest: str
+    checked: int
+    damaged: tuple[str, ...]
+    absent: tuple[str, ...]
+    left: tuple[str, ...]
+    failure: str = ""
+
+
+@click.command()
+@click.option("--check-only", is_flag=True, help="Bring nothing back.")
+@click.option("-q", "--quiet", is_flag=True, help="Show no progress, and nothing that is sound.")
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How to print.")
+@click.argument("images", nargs=-1)
+@click.pass_context
+@asynchronous
+async def command(
+    ctx: click.Context, check_only: bool, quiet: bool, form: str, images: tuple[str, ...]
+) -> int:
+    """Read IMAGES, or all there are, again, and compare every byte with what it was when it came.
+
+    What is damaged is taken out of the store and fetched anew, or made anew of what is kept.  The exit
+    status is 1 when something is still not as it should be.
+    """
+    with progress(quiet=quiet) as told:
+        async with library(ctx, told) as store:
+            names = images or tuple(image.digest for image in await store.images())
+            found = [await _examine(store, name, repair=not check_only) for name in names]
+    if form == "json":
+        show_json(found)
+    else:
+        for one in found:
+            _tell(one, quiet=quiet)
+    return int(any(one.left or one.failure for one in found))
+
+
+async def _examine(store: Library, name: str, *, repair: bool) -> Finding:
+    image = await store.inspect(name)
+    verdict, failure, left = await store.verify(name), "", None
+    if repair and not verdict.sound:
+        try:
+            await store.repair(name, verdict)
+        except MesocosmError as error:
+            failure = str(error)
+        left = await store.verify(name)
+    remains = left or verdict
+    return Finding(
+        image=familiar(image.references[0]) if image.references else image.digest,
+        digest=image.digest,
+        checked=verdict.checked,
+        damaged=verdict.damaged,
+        absent=verdict.absent,
+        left=(*remains.damaged, *remains.absent),
+        failure=failure,
+    )
+
+
+def _tell(found: Finding, *, quiet: bool) -> None:
+    words = count(found.checked, "blob or layer").replace("blob or layers", "blobs and layers")
+    if not found.damaged and not found.absent:
+        if not quiet:
+            click.echo(f"{found.image}: sound ({words})")
+        return
+    for word, digests in (("damaged", found.damaged), ("absent", found.absent)):
+        for digest in digests:
+            became = "still so" if digest in found.left else "brought back"
+            click.echo(f"{found.image}: {word} {digest}: {became}")
+    if found.failure:
+        click.echo(f"mesocosm: {found.failure}", err=True)
