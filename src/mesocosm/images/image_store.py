@@ -103,9 +103,10 @@ class ImageStore:
 
     def _publish_looks(self, image: ImageRecord, looks: dict[bytes, Look]) -> None:
         staging = self.root / "ingest" / f"looks-{secrets.token_hex(8)}"
-        staging.mkdir(mode=0o755)
+        staging.mkdir()
         fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            os.fchmod(fd, 0o755)  # whatever the umask: where layers are copied it becomes the root's
             write_looks(fd, looks)
         finally:
             os.close(fd)
