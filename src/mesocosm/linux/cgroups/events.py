@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -108,24 +110,39 @@ async def registered(group: Cgroup, *wishes: tuple[str, str]) -> AsyncIterator[C
     Every registration waits for a grace period of the kernel, some 10 ms: a thread does it, and nobody else
     waits.  Raises OSError.
     """
-    event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-
-    def close(done: asyncio.Task[None]) -> None:
-        os.close(event)
-        if not done.cancelled():
-            done.exception()  # whoever waited has it already
-
-    registering = asyncio.ensure_future(asyncio.to_thread(_register, group, event, wishes))
+    event = _Event()
+    worker = ThreadPoolExecutor(1, "cgroup.event_control")
+    job = worker.submit(_register, group, event.fd, wishes)
+    worker.shutdown(wait=False)
+    job.add_done_callback(lambda _: event.let_go())
+    registering = asyncio.wrap_future(job)
+    registering.add_done_callback(lambda done: done.cancelled() or done.exception())
     try:
         await asyncio.shield(registering)
-        yield lambda: readable(event)
+        yield lambda: readable(event.fd)
     finally:
-        # the thread uses the number: it must be done before the number can be another file's
-        if registering.done():
-            close(registering)
-        else:
-            registering.add_done_callback(close)
-            await asyncio.wait([registering])  # cancelled here, it is closed all the same
+        event.let_go()
+        if not registering.done():
+            await asyncio.wait([registering])
+
+
+class _Event:
+    """An eventfd that a thread registers for a waiter, closed by the one who is done with it last.
+
+    The thread uses its number, which must not be another file's by then; and it may end when there is no
+    event loop any more that would hear of it.
+    """
+
+    def __init__(self) -> None:
+        self.fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._holders = 2
+        self._lock = threading.Lock()
+
+    def let_go(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0:
+                os.close(self.fd)
 
 
 def _register(group: Cgroup, event: int, wishes: tuple[tuple[str, str], ...]) -> None:
