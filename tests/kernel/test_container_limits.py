@@ -103,7 +103,7 @@ async def test_on_v2_all_processes_of_a_container_go_together(yard: Yard) -> Non
 @pytest.mark.slow
 async def test_r34_a_fork_bomb_is_held_at_the_limit_and_ended(yard: Yard) -> None:
     """R-34: the bomb never exceeds its limit, and destroy ends all of it."""
-    bomb = "bomb() { bomb | bomb & }; trap '' TERM INT HUP; while :; do bomb; done"
+    bomb = "bomb() { bomb | bomb & }; (trap '' TERM INT HUP; while :; do bomb; done) & exec sleep 100000"
     container = await yard.begin("sh", "-c", bomb, resources=Resources(pids=24))
     group = yard.group(container, "pids")
     await group.wait("pids.events", "max")
@@ -129,13 +129,15 @@ async def test_processes_below_the_limit_are_not_refused(yard: Yard) -> None:
 
 # --- processor time -----------------------------------------------------------------------------------------
 
-_WORK = "i=0; while [ $i -lt 30000 ]; do i=$((i+1)); done"
+_WORK = "i=0; while [ $i -lt 1000 ]; do i=$((i+1)); done"
+_COUNTERS = "/sys/fs/cgroup/cpu.stat /sys/fs/cgroup/cpu/cpu.stat"
+_UNTIL_HELD_BACK = f"until grep -qs 'nr_throttled [1-9]' {_COUNTERS}; do {_WORK}; done"
 
 
 @pytest.mark.slow
 async def test_a_processor_limit_throttles(yard: Yard) -> None:
     """CG2-1: held back in some periods, and time is counted."""
-    limited, _ = await yard.run("sh", "-c", _WORK, resources=Resources(cpus=0.05))
+    limited, _ = await yard.run("sh", "-c", _UNTIL_HELD_BACK, resources=Resources(cpus=0.05))
     free, _ = await yard.run("sh", "-c", _WORK)
     assert limited.status == free.status == 0
     assert limited.usage is not None
