@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -241,12 +241,15 @@ class Library:
         ``source`` is the path of a file, or an open descriptor: a pipe, say; compressed or not.
         """
         from mesocosm.images.loading import images_in
+        from mesocosm.images.spool import arrived
 
         report = progress or self._report
         chosen: Backend = await in_thread(self._backends.get, None)
+        origin = str(source) if isinstance(source, Path) else "a pipe"
         loaded = []
-        async with self._settled(source, plain=True) as path:
+        async with arrived(self.store, source, plain=True) as path:
             async for found in images_in(path, self._families, platform_of(platform)):
+                found = msgspec.structs.replace(found, source=origin)
                 image = await self._puller.keep(found, chosen.form, report)
                 await keep_blobs(self.store, found, report)
                 loaded.append(await in_thread(self._inspection.image, image))
@@ -267,12 +270,13 @@ class Library:
         ``changes`` say what its process is, as in a Dockerfile (see changes.py).
         """
         from mesocosm.images.changes import runtime_of
+        from mesocosm.images.spool import arrived
         from mesocosm.images.tarball_image import image_of
 
         names = (new_name(name),) if name else ()
         runtime, wanted = runtime_of(changes), platform_of(platform)
         chosen: Backend = await in_thread(self._backends.get, None)
-        async with self._settled(source, plain=False) as path:
+        async with arrived(self.store, source, plain=False) as path:
             found = await in_thread(image_of, path, wanted, runtime, message, time.time())
             found = msgspec.structs.replace(found, names=names)
             image = await self._puller.keep(found, chosen.form, progress or self._report)
@@ -366,18 +370,6 @@ class Library:
         """Remove what nobody needs; whether that freed anything."""
         self._trim()
         return self._collector.collect().size > 0
-
-    @contextlib.asynccontextmanager
-    async def _settled(self, source: Source, *, plain: bool) -> AsyncIterator[Path]:
-        """The source as a regular file."""
-        from mesocosm.images.spool import settled
-
-        context = settled(self.store, source, plain=plain)
-        path = await in_thread(context.__enter__)
-        try:
-            yield path
-        finally:
-            context.__exit__(None, None, None)
 
     async def _here(self, text: str, platform: str | None) -> ImageRecord:
         named: Named = await in_thread(self._naming.require, text, platform_of(platform))

@@ -12,7 +12,7 @@ import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 from mesocosm.errors import Exhausted, InvalidConfig
@@ -21,6 +21,7 @@ from mesocosm.images.blobs import write_all
 from mesocosm.images.decompress import MAGIC_LENGTH, Decompressor, sniff
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.limits import DEFAULT_LIMITS
+from mesocosm.images.transfer import in_thread
 
 _PIECE = 1 << 20
 
@@ -61,6 +62,17 @@ def spooling(store: ImageStore) -> Iterator[Spool]:
             path.unlink(missing_ok=True)
             os.close(fd)
         return
+
+
+@contextlib.asynccontextmanager
+async def arrived(store: ImageStore, source: Source, *, plain: bool) -> AsyncIterator[Path]:
+    """As `settled`, for those on an event loop."""
+    context = settled(store, source, plain=plain)
+    path = await in_thread(context.__enter__)
+    try:
+        yield path
+    finally:
+        context.__exit__(None, None, None)
 
 
 @contextlib.contextmanager
