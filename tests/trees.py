@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,8 +44,11 @@ _KINDS = {
 }
 
 
-def snapshot(path: Path | str, *, holes: bool = False, xattrs: bool = True) -> dict[bytes, Seen]:
-    """Return what is below ``path``, itself as b"."; nothing is followed, mounts below are entered.
+def snapshot(
+    path: Path | str, *, holes: bool = False, xattrs: bool = True, closed: Collection[bytes] = ()
+) -> dict[bytes, Seen]:
+    """Return what is below ``path``, itself as b"."; nothing is followed, mounts below are entered, the
+    directories named in ``closed`` are not.
 
     Attributes of overlayfs' own name space are left out: they say nothing to who looks into the tree.  So are
     names that are listed but not there: overlayfs lists a whiteout in a directory that one layer alone has.
@@ -62,7 +66,7 @@ def snapshot(path: Path | str, *, holes: bool = False, xattrs: bool = True) -> d
             if name == b".":
                 raise
             continue
-        if stat.S_ISDIR(status.st_mode):
+        if stat.S_ISDIR(status.st_mode) and name not in closed:
             children = sorted(os.listdir(full), reverse=True)
             pending += [child if name == b"." else name + b"/" + child for child in children]
         first = b""
