@@ -114,7 +114,7 @@ async def test_output_is_appended_to_what_is_there(desk: Desk, root: Path) -> No
 
 
 async def test_a_descendant_that_keeps_the_pipe_does_not_hold_up_the_end(desk: Desk, root: Path) -> None:
-    script = "sleep 100 & echo $!"
+    script = "sleep 100 </proc/self/status & echo $!"
     outcome = await desk.run(boxed(root, "sh", "-c", script, namespaces=("mnt",)))
     assert outcome.exit.code == 0
     orphan = int(outcome.stdout)

@@ -15,7 +15,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-MOST_DESCRIPTORS = 16
+MOST_DESCRIPTORS = 32
 
 Socket = _socket.socket
 

@@ -25,12 +25,12 @@ from mesocosm.launch import (
     foresight,
     handshake,
     identity,
+    intake,
     limits,
     reaper,
     roots,
     signals,
 )
-from mesocosm.launch.intake import Intake, identity_of_self, write_identities
 from mesocosm.launch.setup import SETUP_FAILED, Setup
 from mesocosm.linux import processes, syscalls
 
@@ -89,29 +89,47 @@ class Offer:
         self.fresh = fresh
 
 
-def wait_and_run(offer: Offer, supervisor: Socket, report: Socket, keeper: int) -> NoReturn:
+class Ties:
+    """What connects a supervisor and its child: a socket and two pipes, made by the zygote before both."""
+
+    __slots__ = ("ours", "report", "stderr", "stderr_end", "stdout", "stdout_end")
+
+    def __init__(self) -> None:
+        self.report, self.ours = channel.pair()
+        self.stdout, self.stdout_end = os.pipe2(os.O_CLOEXEC)
+        self.stderr, self.stderr_end = os.pipe2(os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Let go of both sides."""
+        self.report.close()
+        self.ours.close()
+        for fd in (self.stdout, self.stdout_end, self.stderr, self.stderr_end):
+            os.close(fd)
+
+
+def wait_and_run(offer: Offer, ties: Ties) -> NoReturn:
     """The life of a child: wait for a request, run its plan, execute.  Never returns.
 
-    ``report`` is our end of the socket to the supervisor, whose pid is ``keeper``, ``supervisor`` its own
-    end.  Descriptors are shared with it until the request is taken.
+    Descriptors are shared with the supervisor until the request is taken.
     """
     syscalls.set_pdeathsig(signals.SIGKILL)
-    supervisor.detach()
-    report = channel.adopt(descriptors.to_child_range(report.detach()))
-    identities = (keeper, processes.start_time(keeper)), identity_of_self()
+    os.close(offer.alive_writer)
+    report = channel.adopt(descriptors.to_child_range(ties.ours.detach()))
+    streams = [descriptors.to_child_range(fd) for fd in (ties.stdout_end, ties.stderr_end)]
+    keeper = intake.parent_of_self()
+    identities = (keeper, processes.start_time(keeper)), intake.identity_of_self()
     offer.foresight.populate()
     made = offer.foresight.make_mounts()
-    intake = _receive(offer, keeper)
-    setup = Setup(intake, report, identities)
+    setup = Setup(_receive(offer, keeper), report, identities)
     setup.mounts = made
-    _guarded(setup, lambda: _take_and_run(setup, offer))
+    _guarded(setup, lambda: _take_and_run(setup, offer, streams))
 
 
 def refuse_next(offer: Offer, error: OSError) -> NoReturn:
     """Take one request and answer that no child could be made."""
-    intake = _receive(offer, os.getpid())
-    own = identity_of_self()
-    setup = Setup(intake, intake.channel, (own, own))
+    taken = _receive(offer, os.getpid())
+    own = intake.identity_of_self()
+    setup = Setup(taken, taken.channel, (own, own))
 
     def fail() -> None:
         raise error
@@ -119,13 +137,13 @@ def refuse_next(offer: Offer, error: OSError) -> NoReturn:
     _guarded(setup, fail)
 
 
-def _receive(offer: Offer, keeper: int) -> Intake:
+def _receive(offer: Offer, keeper: int) -> intake.Intake:
     message, received = _await_request(offer)
     if not message:
         os._exit(0)
     os.write(offer.take, keeper.to_bytes(4, "little"))
     try:
-        return Intake(handshake.decode(message, "launch"), received)
+        return intake.Intake(handshake.decode(message, "launch"), received)
     except handshake.Garbled:
         os._exit(SETUP_FAILED)
 
@@ -155,20 +173,21 @@ def _guarded(setup: Setup, act: Callable[[], None]) -> NoReturn:
     os._exit(setup.status)
 
 
-def _take_and_run(setup: Setup, offer: Offer) -> None:
-    intake = setup.intake
-    intake.mark("received")
-    intake.open_session()
-    intake.part()
+def _take_and_run(setup: Setup, offer: Offer, streams: list[int]) -> None:
+    taken = setup.intake
+    taken.mark("received")
+    taken.open_session()
+    made = [fd for fds in setup.mounts.values() for fd in fds]
+    taken.part(setup.report.fileno(), *streams, offer.null, offer.lessons.fileno(), *made)
     keeper, own = setup.identities
-    write_identities(intake.session, keeper, own)
-    intake.mark("session")
-    _shed(intake, offer.null)
-    setup.load(intake.plan)
-    intake.mark("loaded")
+    intake.write_identities(taken.session, keeper, own)
+    taken.mark("session")
+    _shed(offer.null if taken.stdin < 0 else taken.stdin, streams)
+    setup.load(taken.plan)
+    taken.mark("loaded")
     entry.take_namespaces(setup, fresh=offer.fresh, keeper=keeper[0])
     setup.lesson = _lesson(setup, offer)
-    intake.mark("namespaces")
+    taken.mark("namespaces")
     _run_steps(setup)
 
 
@@ -181,14 +200,13 @@ def _lesson(setup: Setup, offer: Offer) -> foresight.Lesson | None:
     return foresight.Lesson(offer.lessons, offer.memory, known.memory, wanted)
 
 
-def _shed(intake: Intake, null: int) -> None:
+def _shed(stdin: int, streams: list[int]) -> None:
     """Nothing of ours shows in the payload: session, file mode mask, descriptors 0 to 2."""
     os.setsid()
     os.umask(0)
-    for number, fd in enumerate((intake.stdin, intake.stdout, intake.stderr)):
-        os.dup2(null if fd < 0 else fd, number)
-    if intake.stdin >= 0:
-        os.set_blocking(0, True)
+    for number, fd in enumerate((stdin, *streams)):
+        os.dup2(fd, number)
+    os.set_blocking(0, True)
 
 
 def _run_steps(setup: Setup) -> None:
@@ -234,10 +252,10 @@ def gate(setup: Setup, step: Step) -> None:
     setup.bind_everything()
     if setup.find("umask") is None:
         os.umask(0o022)
-    intake = setup.intake
+    taken = setup.intake
     setup.report = channel.move(setup.report, 3)
-    intake.gate = channel.move(intake.gate, 4)
-    intake.channel = channel.move(intake.channel, 5)
+    taken.gate = channel.move(taken.gate, 4)
+    taken.channel = channel.move(taken.channel, 5)
     if setup.lesson is None:
         syscalls.close_range(6)
     else:
@@ -245,14 +263,14 @@ def gate(setup: Setup, step: Step) -> None:
     if setup.target_pid_namespace:
         entry.go_on_inside(setup)
     else:
-        setup.intake.mark("held")
+        taken.mark("held")
         setup.tell_created(setup.identities[1])
         channel.send(setup.report, handshake.HELD + str(setup.identities[1][0]).encode())
     if setup.lesson is not None:
         setup.lesson.teach()
     syscalls.close_range(5)
-    setup.client = doorman.wait(intake.gate, setup.report)
-    intake.gate.close()
+    setup.client = doorman.wait(taken.gate, setup.report)
+    taken.gate.close()
     syscalls.set_pdeathsig(0)
     signals.unblock_all()  # dispositions are at their default since the zygote began
     if setup.program_step["init"]:

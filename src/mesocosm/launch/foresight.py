@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Range = tuple[int, int]
     Key = tuple[str, tuple[str, ...], tuple[str, ...]]
 
-MOST_MOUNTS = 16
+MOST_MOUNTS = 12
 
 _NEEDS = {"proc": "pid", "sysfs": "net", "mqueue": "ipc", "tmpfs": None, "devpts": None}
 """File systems that can be made ahead, and the kind of namespace whose view they are."""

@@ -13,7 +13,7 @@ import os
 import time
 
 from mesocosm.launch import channel, descriptors, documents, handshake
-from mesocosm.linux import processes, syscalls
+from mesocosm.linux import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Intake:
     ``stdin`` is -1 for /dev/null, ``cgroup`` -1 for none.
     """
 
-    __slots__ = ("cgroup", "channel", "gate", "plan", "session", "stderr", "stdin", "stdout", "timing")
+    __slots__ = ("cgroup", "channel", "gate", "plan", "session", "stdin", "timing")
 
     def __init__(self, message: dict[str, Any], received: list[int]) -> None:
         names = message["descriptors"]
@@ -59,10 +59,9 @@ class Intake:
         self.cgroup = mine.get("cgroup", -1)
         self.session = descriptors.SESSION
         self.gate: Socket
-        self.stdout = self.stderr = -1
 
     def open_session(self) -> None:
-        """Make the session's files and the pipes of the output.  OSError when one cannot be made."""
+        """Make the session's files.  OSError when one cannot be made."""
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         lock = os.open("lock", flags, 0o600, dir_fd=self.session)
         descriptors.place(lock, descriptors.LOCK)
@@ -70,32 +69,22 @@ class Intake:
         descriptors.place(self._listen("socket").detach(), descriptors.SOCKET)
         gate = self._listen("gate")
         self.gate = channel.adopt(descriptors.to_child_range(gate.detach()))
-        self.stdout = _pipe(descriptors.STDOUT)
-        self.stderr = _pipe(descriptors.STDERR)
 
     def _listen(self, name: str) -> Socket:
         # A path through the descriptor: sun_path has 108 bytes, a session's directory may have more.
         os.umask(0o177)
         return channel.listen(f"/proc/self/fd/{self.session}/{name}", BACKLOG)
 
-    def part(self) -> None:
-        """Take a table of descriptors of our own; the supervisor's part of it is closed."""
-        syscalls.unshare(syscalls.CLONE_FILES)
+    def part(self, *others: int) -> None:
+        """Take a table of descriptors of our own, with ours and ``others``."""
         self.session = descriptors.to_child_range(os.dup(descriptors.SESSION))
-        os.closerange(3, descriptors.SUPERVISOR_END)
+        own = (self.channel.fileno(), self.plan, self.gate.fileno(), self.session, self.stdin, self.cgroup)
+        descriptors.part([fd for fd in (*own, *others) if fd >= 0])
 
     def mark(self, name: str) -> None:
         """Note that ``name`` is done now, when the launcher asked for it."""
         if self.timing is not None:
             self.timing.append([name, time.monotonic_ns()])
-
-
-def _pipe(number: int) -> int:
-    """A pipe with its read end at ``number`` for the supervisor; the write end."""
-    source, end = os.pipe2(os.O_CLOEXEC)
-    fcntl.fcntl(source, fcntl.F_SETFL, os.O_NONBLOCK)
-    descriptors.place(source, number)
-    return descriptors.to_child_range(end)
 
 
 def write_identities(session: int, supervisor: tuple[int, int], payload: tuple[int, int]) -> None:
@@ -112,3 +101,13 @@ def identity_of_self() -> tuple[int, int]:
     """Pid and start time as the host's procfs shows them, also to a process in a PID namespace below."""
     pid = int(os.readlink("/proc/self"))  # noqa: PTH115
     return pid, processes.start_time(pid)
+
+
+def parent_of_self() -> int:
+    """The pid of our parent as the host's procfs shows it, also to a process in a PID namespace below."""
+    fd = os.open("/proc/self/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        line = os.read(fd, 4096)
+    finally:
+        os.close(fd)
+    return int(line.rpartition(b")")[2].split()[1])

@@ -28,78 +28,77 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-    from mesocosm.launch.channel import Socket
 
 _NAMESPACES = syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWNET
 
 
-def be_supervisor(offer: child.Offer, report: Socket, theirs: Socket) -> NoReturn:
-    """Make a spare child and keep it.  The calling process is a fresh fork of the zygote.
-
-    ``report`` is our end of the socket to the child, ``theirs`` the child's.
-    """
-    os.close(offer.alive_writer)
-    syscalls.set_child_subreaper(1)
-    keeper = os.getpid()
+def be_supervisor(offer: child.Offer, ties: child.Ties) -> NoReturn:
+    """Make a spare child and keep it.  The calling process is a fresh fork of the zygote."""
+    poll = select.poll()
+    if not offer.fresh:
+        # What a payload without a PID namespace of its own leaves behind is ours to reap.
+        syscalls.set_child_subreaper(1)
+        poll.register(ties.report.fileno(), select.POLLIN)
     try:
         flags = _NAMESPACES if offer.fresh else 0
         pid, _ = syscalls.clone3(flags | syscalls.CLONE_FILES, exit_signal=signals.SIGCHLD)
     except OSError as error:
         child.refuse_next(offer, error)
     if not pid:
-        child.wait_and_run(offer, report, theirs, keeper)
-    theirs.detach()  # the child closes it, in the table that the two still share
-    Supervisor(pid, report).serve()
+        child.wait_and_run(offer, ties)
+    poll.register(descriptors.SIGNALS, select.POLLIN)
+    poll.register(ties.stdout, select.POLLIN)
+    poll.register(ties.stderr, select.POLLIN)
+    events = poll.poll()  # nothing more is touched while nothing happens
+    Supervisor(pid, ties, poll).serve(events)
 
 
 class Supervisor:
     """One payload's keeper."""
 
-    __slots__ = ("_deaf", "_ended", "_failure", "_held", "_payload", "_poll", "_report", "_stdio")
+    __slots__ = ("_ended", "_failure", "_held", "_payload", "_poll", "_report", "_stdio")
 
-    def __init__(self, pid: int, report: Socket) -> None:
+    def __init__(self, pid: int, ties: child.Ties, poll: select.poll) -> None:
         self._payload = pid
-        self._report = report
-        self._stdio = Stdio(
-            descriptors.INDEX_FILE,
-            {
-                descriptors.STDOUT: (1, descriptors.STDOUT_FILE),
-                descriptors.STDERR: (2, descriptors.STDERR_FILE),
-            },
-        )
+        self._poll = poll
+        self._report = ties.report
+        streams = {ties.stdout: (1, descriptors.STDOUT_FILE), ties.stderr: (2, descriptors.STDERR_FILE)}
+        self._stdio = Stdio(descriptors.INDEX_FILE, streams)
         self._held = False
-        self._deaf = False
         self._failure = b"null"
         self._ended: tuple[int, int, int, int] | None = None
-        self._poll = select.poll()
-        self._poll.register(descriptors.SIGNALS, select.POLLIN)
-        self._poll.register(report, select.POLLIN)
 
-    def serve(self) -> NoReturn:
+    def serve(self, events: list[tuple[int, int]]) -> NoReturn:
         """Until the payload has ended."""
         while True:
-            for fd, _ in self._poll.poll():
+            for fd, _ in events:
                 if fd == descriptors.SIGNALS:
                     self._reap()
                 elif fd == self._report.fileno():
-                    self._hear()
+                    self._heed()
                 elif not self._stdio.pump(fd):
                     self._poll.unregister(fd)
+            events = self._poll.poll()
 
-    def _hear(self) -> bool:
-        """Take one note of the child.  False when there is none."""
+    def _heed(self) -> None:
+        """A note of a child that joins others, which may want an answer at once."""
+        note = self._note()
+        if note:
+            self._take_in(note)
+        elif note is not None:
+            self._poll.unregister(self._report)
+
+    def _note(self) -> bytes | None:
+        """The next note of the child: None when there is none now, empty when there will be none."""
         try:
-            note = self._report.recv(handshake.LIMIT, _socket.MSG_DONTWAIT)
+            return self._report.recv(handshake.LIMIT, _socket.MSG_DONTWAIT)
         except OSError:
-            return False
-        if not note:
-            if not self._deaf:
-                self._deaf = True
-                self._poll.unregister(self._report)
-            return False
+            return None
+
+    def _take_in(self, note: bytes) -> None:
         kind, rest = note[:1], note[1:]
         if kind == handshake.HELD:
-            self._take()
+            self._held = True
             if int(rest) != self._payload:
                 self._watch_another(int(rest))
         elif kind == handshake.FAILED:
@@ -107,7 +106,6 @@ class Supervisor:
         elif kind == handshake.ENDED:
             code, number, core, at = map(int, rest.split())
             self._ended = (code, number, core, at)
-        return True
 
     def _watch_another(self, pid: int) -> None:
         """The child that set up goes on as another process, inside a container's PID namespace."""
@@ -116,13 +114,6 @@ class Supervisor:
             descriptors.SESSION, intake.identity_of_self(), (pid, processes.start_time(pid))
         )
         self._report.send(handshake.HELD, _socket.MSG_NOSIGNAL)
-
-    def _take(self) -> None:
-        """The child is held: what it opened for us is at its place, the rest is its own."""
-        self._held = True
-        os.closerange(descriptors.CHILD_FIRST, descriptors.CHILD_END)
-        for fd in self._stdio.streams:
-            self._poll.register(fd, select.POLLIN)
 
     def _reap(self) -> None:
         os.read(descriptors.SIGNALS, 128)
@@ -133,8 +124,8 @@ class Supervisor:
                 return
             if ended is None:
                 return
-            while self._hear():
-                pass  # what the child said last may not have been read yet
+            while note := self._note():
+                self._take_in(note)
             if ended.si_pid == self._payload:
                 self._finish(ended.si_code, ended.si_status)
 

@@ -100,12 +100,11 @@ class Zygote:
         """At most one of each kind, so that requests are heard in between."""
         for offer, spares in zip(self._offers, self._spares, strict=True):
             if len(spares) < wanted:
-                report, theirs = channel.pair()
+                ties = child.Ties()
                 pid, _ = syscalls.clone3(0, exit_signal=signals.SIGCHLD)
                 if not pid:
-                    be_supervisor(offer, report, theirs)
-                report.close()
-                theirs.close()
+                    be_supervisor(offer, ties)
+                ties.close()
                 spares.add(pid)
 
 
