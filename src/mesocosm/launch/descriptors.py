@@ -32,7 +32,8 @@ INDEX_FILE = 27
 
 SUPERVISOR_END = 32
 CHILD_FIRST = 32
-CHILD_END = 160
+CHILD_END = 120
+"""Below 128: to make a table larger that two processes share, the kernel waits for milliseconds."""
 
 
 def to_child_range(fd: int) -> int:
