@@ -32,10 +32,15 @@ from mesocosm.images.transfer import fetch, in_thread
 async def convert(store: ImageStore, image: ImageRecord, kind: Written, report: Report) -> ImageRecord:
     """Record the image with all layers compressed by ``kind``, in OCI's types; return its record.
 
-    Its blobs have to be there.  Layers that are so already stay as they are.  Raises Corrupt when a stored
+    Its blobs have to be there.  Layers that are so already stay as they are; so does the image when all are.
+    Raises Corrupt when a stored
     blob is not what it was.
     """
     found: Found = await in_thread(found_here, store, image)
+    if found.manifest.media_type == mediatypes.OCI_MANIFEST and all(
+        _is_so(layer, kind) for layer in found.manifest.layers
+    ):
+        return image
     with store.leases.pulling() as lease:
         await in_thread(lease.need, image.documents, image.diff_ids)
         made: dict[Digest, Descriptor] = {}
@@ -46,11 +51,15 @@ async def convert(store: ImageStore, image: ImageRecord, kind: Written, report: 
         return await in_thread(_record, store, image, found, layers, lease)
 
 
+def _is_so(layer: Descriptor, kind: Written) -> bool:
+    return layer.compression == kind.replace("none", "")
+
+
 async def _layer(
     store: ImageStore, layer: Descriptor, diff_id: Digest, kind: Written, lease: Pulling, report: Report
 ) -> Descriptor:
     subject, size = str(layer.digest), layer.size
-    if layer.compression == kind.replace("none", ""):
+    if _is_so(layer, kind):
         report(Progress(Phase.COMPRESS, subject, size, size, already=True, finished=True))
         return layer_descriptor(kind, layer.digest, layer.size)
     report(Progress(Phase.COMPRESS, subject, 0, size))

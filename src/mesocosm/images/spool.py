@@ -11,7 +11,9 @@ import errno
 import fcntl
 import os
 import secrets
+import select
 import stat
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from mesocosm.images.limits import DEFAULT_LIMITS
 from mesocosm.images.transfer import in_thread
 
 _PIECE = 1 << 20
+_PATIENCE = 100  # milliseconds between looks at whether anybody still wants the bytes
 
 Source = Path | int
 """A file's path, or an open descriptor: a pipe, a socket, a file from where it stands."""
@@ -67,8 +70,9 @@ def spooling(store: ImageStore) -> Iterator[Spool]:
 @contextlib.asynccontextmanager
 async def arrived(store: ImageStore, source: Source, *, plain: bool) -> AsyncIterator[Path]:
     """As `settled`, for those on an event loop."""
-    context = settled(store, source, plain=plain)
-    path = await in_thread(context.__enter__)
+    stopped = threading.Event()
+    context = settled(store, source, plain=plain, stopped=stopped)
+    path = await in_thread(context.__enter__, stop=stopped.set)
     try:
         yield path
     finally:
@@ -76,16 +80,19 @@ async def arrived(store: ImageStore, source: Source, *, plain: bool) -> AsyncIte
 
 
 @contextlib.contextmanager
-def settled(store: ImageStore, source: Source, *, plain: bool) -> Iterator[Path]:
+def settled(
+    store: ImageStore, source: Source, *, plain: bool, stopped: threading.Event | None = None
+) -> Iterator[Path]:
     """The path of a regular file with the source's bytes, decompressed when ``plain``; blocking.
 
-    The source itself where it already is one.  Raises NotFound, InvalidConfig, Corrupt, Exhausted.
+    The source itself where it already is one.  ``stopped`` ends the reading of a pipe that nobody writes to.
+    Raises NotFound, InvalidConfig, Corrupt, Exhausted.
     """
     if isinstance(source, Path) and _as_wanted(source, plain=plain):
         yield source
         return
     with spooling(store) as spool:
-        _copy(source, spool, plain=plain)
+        _copy(source, spool, plain, stopped or threading.Event())
         yield spool.path
 
 
@@ -106,12 +113,12 @@ def _mode(path: Path) -> int:
         return 0
 
 
-def _copy(source: Source, spool: Spool, *, plain: bool) -> None:
-    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC) if isinstance(source, Path) else source
+def _copy(source: Source, spool: Spool, plain: bool, stopped: threading.Event) -> None:
+    fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK) if isinstance(source, Path) else source
     stream = Decompressor(None, DEFAULT_LIMITS)
     taken = 0
     try:
-        while piece := os.read(fd, _PIECE):
+        for piece in _pieces(fd, stopped):
             taken += len(piece)
             if taken > DEFAULT_LIMITS.stream:
                 raise Exhausted(f"archive has more than {DEFAULT_LIMITS.stream} bytes")
@@ -119,10 +126,24 @@ def _copy(source: Source, spool: Spool, *, plain: bool) -> None:
                 spool.write(part)
         for part in stream.finish() if plain else ():
             spool.write(part)
-    except OSError as error:
-        raise InvalidConfig(f"archive cannot be read: {error.strerror}") from error
     finally:
         if isinstance(source, Path):
             os.close(fd)
     if not taken:
         raise InvalidConfig("archive is empty", hint="is the command before the pipe writing anything?")
+
+
+def _pieces(fd: int, stopped: threading.Event) -> Iterator[bytes]:
+    """What comes through the descriptor, until it ends or ``stopped`` is set."""
+    ready = select.poll()
+    ready.register(fd, select.POLLIN)
+    while not stopped.is_set():
+        if not ready.poll(_PATIENCE):
+            continue
+        try:
+            piece = os.read(fd, _PIECE)
+        except OSError as error:
+            raise InvalidConfig(f"archive cannot be read: {error.strerror}") from error
+        if not piece:
+            return
+        yield piece

@@ -1,0 +1,443 @@
+"""Images as their users meet them: by the command line, against a real registry and other people's tools."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attacks.commandline import CommandLine
+from fixtures import leaks
+from fixtures.command import run
+from fixtures.images import Layout
+from fixtures.registry import Registry
+from provisions import docker_archive, image_of, tar_of
+from registry_fixtures import sha256, write_layout
+from tarballs import directory, file
+
+USER, PASSWORD = "someone", "c0rrect-horse-battery"
+LABELS: dict[str, object] = {"Cmd": ["/hello"], "Labels": {"team": "a"}}
+ONE = image_of([[file(b"base", b"b" * 70_000)], [directory(b"d"), file(b"d/one", b"1")]], runtime=LABELS)
+TWO = image_of([[file(b"base", b"b" * 70_000)], [file(b"two", b"2")]])
+
+
+@pytest.fixture(scope="module")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    """A registry that wants a password."""
+    with Registry(tmp_path_factory.mktemp("locked"), user=USER, password=PASSWORD) as running:
+        leaks.outlives_test(running.pid)
+        yield running
+
+
+@pytest.fixture
+def two(mesocosm: CommandLine, tmp_path: Path) -> CommandLine:
+    """The command on roots that have ONE as example.org/app:1 and TWO as example.org/app:2."""
+    for number, image in enumerate((ONE, TWO), 1):
+        path = f"oci:{write_layout(image, tmp_path / f'layout-{number}')}"
+        mesocosm("pull", "-q", path).accepted()
+        mesocosm("tag", path, f"example.org/app:{number}").accepted()
+        mesocosm("rmi", path).accepted()
+    return mesocosm
+
+
+def piped(mesocosm: CommandLine, data: bytes, *words: str) -> subprocess.CompletedProcess[bytes]:
+    """The command with bytes on its standard input, through a pipe."""
+    return subprocess.run(
+        mesocosm.words(*words),
+        input=data,
+        capture_output=True,
+        timeout=60,
+        env=mesocosm.environment,
+        check=False,
+    )
+
+
+def decoded(text: str) -> Any:  # noqa: ANN401
+    return json.loads(text)
+
+
+# --- registries -----------------------------------------------------------------------------------------
+
+
+def test_login_push_pull_logout(two: CommandLine, locked: Registry) -> None:
+    """Credentials are tried before they are kept, kept 0600, used, forgotten; and said nowhere."""
+    config = two.root.parent / ".docker" / "config.json"
+    target = f"{locked.host}/team/app:1"
+    said = []
+
+    wrong = piped(two, b"wrong\n", "login", "-u", USER, "--password-stdin", locked.host)
+    assert (wrong.returncode, config.exists()) == (1, False)
+    refused = two("push", "example.org/app:1", target)
+    refused.refused("credentials|denied|unauthorized|authentic")
+
+    right = piped(
+        two, f"{PASSWORD}\n".encode(), "--debug", "login", "-u", USER, "--password-stdin", locked.host
+    )
+    assert right.returncode == 0, right.stderr
+    assert stat.S_IMODE(config.stat().st_mode) == 0o600
+    assert list(decoded(config.read_text())["auths"]) == [locked.host]
+
+    pushed = two("--debug", "push", "example.org/app:1", target)
+    assert pushed.accepted().strip() == ONE.digest
+    raw = run(
+        *("skopeo", "inspect", "--raw", "--tls-verify=false", "--creds", f"{USER}:{PASSWORD}"),
+        f"docker://{target}",
+    )
+    assert sha256(raw.encode()) == ONE.digest
+    pulled = two("image", "pull", target)
+    assert pulled.accepted().strip() == ONE.digest
+
+    assert two("logout", locked.host).accepted() == ""
+    two("logout", locked.host).refused("no credentials are kept")
+    after = two("pull", "-q", target)
+    assert after.status == 1
+    said += [wrong.stderr.decode(), refused.err, right.stderr.decode(), pushed.err, pulled.err, after.err]
+    assert [text for text in said if PASSWORD in text] == []
+    assert PASSWORD not in config.read_text()
+
+
+def test_g10_no_password_on_the_command_line(mesocosm: CommandLine) -> None:
+    """G-10: an argument vector is readable by every user; refused without repeating it."""
+    refused = mesocosm("login", "-u", USER, "-p", PASSWORD, "registry.invalid").refused("password-stdin")
+    assert PASSWORD not in refused
+    mesocosm("login", "-u", USER, "registry.invalid").refused("no terminal to ask")
+    mesocosm("login", "user:pw@host").refused("is not a registry")
+
+
+def test_what_another_repository_has_is_mounted(two: CommandLine, registry: Registry) -> None:
+    first, second = f"{registry.host}/mount/first:1", f"{registry.host}/mount/second:1"
+    two("push", "example.org/app:1", first).accepted()
+    two("tag", "example.org/app:1", first).accepted()
+    before = len(registry.requests())
+    told = two("push", "--format", "json", "example.org/app:1", second).accepted().splitlines()
+    requests = registry.requests()[before:]
+    assert [line for line in requests if line.startswith(("PATCH", "PUT")) and "/blobs/" in line] == []
+    mounts = [line for line in requests if "mount=sha256" in line and "from=mount/first" in line]
+    assert len(mounts) == 3, requests
+    events = [decoded(line) for line in told]
+    assert [event["already"] for event in events if event["event"] == "progress" and event["finished"]] == [
+        True
+    ] * 3
+    assert events[-1] == {
+        "event": "pushed",
+        "image": "example.org/app:1",
+        "digest": ONE.digest,
+        "target": second,
+    }
+    manifest = run("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{second}")
+    assert sha256(manifest.encode()) == ONE.digest
+
+
+def test_events_of_a_pull(mesocosm: CommandLine, registry: Registry, pushed_busybox: str) -> None:
+    done = mesocosm("pull", "--format", "json", pushed_busybox, f"{registry.host}/none:1")
+    events = [decoded(line) for line in done.out.splitlines()]
+    assert done.status == 1
+    assert {event["phase"] for event in events if event["event"] == "progress"} >= {
+        "resolve",
+        "download",
+        "unpack",
+    }
+    assert [event["event"] for event in events if event["event"] != "progress"] == ["pulled", "failed"]
+    assert events[-1]["code"] == "not-found"
+    assert done.err.count("\n") == 1
+    again = mesocosm("pull", pushed_busybox)
+    assert "downloaded" not in again.err
+
+
+# --- archives -------------------------------------------------------------------------------------------
+
+
+def test_saved_layouts_are_what_umoci_and_skopeo_read(two: CommandLine, tmp_path: Path) -> None:
+    archive = tmp_path / "saved.tar"
+    two("save", "-o", archive, "example.org/app:1", "example.org/app:2").accepted()
+    layout = tmp_path / "unpacked"
+    layout.mkdir()
+    run("tar", "-C", layout, "-xf", archive)
+    listed = decoded(run("umoci", "stat", "--json", "--image", f"{layout}:1"))
+    assert len(listed["history"]) == 2
+    run("umoci", "unpack", "--image", f"{layout}:2", tmp_path / "bundle")
+    assert (tmp_path / "bundle/rootfs/two").read_text() == "2"
+    run("skopeo", "copy", f"oci-archive:{archive}:1", f"oci:{tmp_path / 'copied'}:1")
+    # Written twice, it is the same; a file that could not be finished is not there.
+    again = piped(two, b"", "save", "example.org/app:1", "example.org/app:2")
+    assert sha256(again.stdout) == sha256(archive.read_bytes())
+    two("save", "-o", tmp_path / "none.tar", "example.org/none:1").refused("not on this host")
+    assert sorted(path.name for path in tmp_path.glob("*.tar")) == ["saved.tar"]
+
+
+def test_docker_archives_are_plain(two: CommandLine, tmp_path: Path) -> None:
+    """What tools of 2016 read: plain layers by name, no OCI documents; skopeo finds the same image."""
+    archive = tmp_path / "docker.tar"
+    two("image", "save", "--format", "docker-archive", "-o", archive, "example.org/app:1").accepted()
+    names = run("tar", "--list", "--file", archive).split()
+    assert "oci-layout" not in names
+    config = run("skopeo", "inspect", "--config", "--raw", f"docker-archive:{archive}:example.org/app:1")
+    assert decoded(config) == decoded(ONE.config.decode())
+    run("skopeo", "copy", f"docker-archive:{archive}:example.org/app:1", f"oci:{tmp_path / 'copied'}:1")
+    run("umoci", "unpack", "--image", f"{tmp_path / 'copied'}:1", tmp_path / "bundle")
+    assert (tmp_path / "bundle/rootfs/d/one").read_text() == "1"
+
+
+@pytest.mark.parametrize("transport", ["oci-archive", "docker-archive"])
+def test_load_reads_what_skopeo_writes(
+    mesocosm: CommandLine, busybox_oci: Layout, transport: str, tmp_path: Path
+) -> None:
+    """From a file, through a pipe, and compressed; then it runs."""
+    archive = tmp_path / "image.tar"
+    name = "example.org/busybox:1" if transport == "docker-archive" else "1"
+    run("skopeo", "copy", busybox_oci.skopeo, f"{transport}:{archive}:{name}")
+    first = mesocosm("load", "-q", "-i", archive).accepted().strip()
+    packed = piped(mesocosm, gzip.compress(archive.read_bytes(), 1), "load", "-q")
+    assert packed.stdout.decode().strip() == first, packed.stderr
+    done = mesocosm("run", "--rm", "-q", first.removeprefix("sha256:"), "-c", "echo loaded")
+    assert done.accepted() == "loaded\n"
+
+
+def test_i20_hostile_archives_add_nothing(mesocosm: CommandLine, tmp_path: Path) -> None:
+    """I-20: names in an archive are looked up in the archive alone; its honest twin loads."""
+    canary = tmp_path / "canary"
+    canary.write_bytes(ONE.config)
+    honest = docker_archive(ONE, tmp_path / "honest.tar")
+    config = {"manifest.json": b"", "config.json": ONE.config, "l.tar": b""}
+
+    def with_manifest(name: str, entry: dict[str, object], links: dict[str, str] | None = None) -> Path:
+        document = json.dumps([{"RepoTags": ["example.org/evil:1"], **entry}]).encode()
+        return tar_of({**config, "manifest.json": document}, tmp_path / name, links)
+
+    hostile = [
+        with_manifest(
+            "config.tar", {"Config": f"../../../../../../../..{canary}", "Layers": ["l.tar", "l.tar"]}
+        ),
+        with_manifest("absolute.tar", {"Config": "config.json", "Layers": ["/etc/shadow", "/etc/shadow"]}),
+        with_manifest(
+            "link.tar", {"Config": "config.json", "Layers": ["x.tar", "x.tar"]}, {"x.tar": "/etc/passwd"}
+        ),
+    ]
+    for path in hostile:
+        mesocosm("load", "-q", "-i", path).refused()
+        assert piped(mesocosm, path.read_bytes(), "load", "-q").returncode == 1
+    escaping = json.dumps([{"Config": "config.json", "RepoTags": ["\x1b[2J:1"], "Layers": []}]).encode()
+    answer = mesocosm("load", "-q", "-i", tar_of({**config, "manifest.json": escaping}, tmp_path / "tag.tar"))
+    assert answer.status == 1
+    assert "\x1b" not in answer.err
+    assert mesocosm("images", "-q").accepted() == ""
+    assert mesocosm("load", "-q", "-i", honest).accepted() == "example.org/app:1\n"
+
+
+def test_an_image_of_a_tarball_runs(mesocosm: CommandLine, busybox_root: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "root.tar"
+    run("tar", "-C", busybox_root, "-cf", archive, ".")
+    words = ("import", "-q", "-c", 'CMD ["echo", "imported"]', "-c", "ENV A=b", "-m", "by hand")
+    digest = mesocosm(*words, archive, "example.org/root:1").accepted().strip()
+    assert mesocosm("run", "--rm", "-q", "example.org/root:1").accepted() == "imported\n"
+    shown = decoded(mesocosm("image", "inspect", "example.org/root:1").accepted())[0]
+    assert shown["Digest"] == digest
+    assert shown["Config"] == {"Cmd": ["echo", "imported"], "Env": ["A=b"]}
+    assert shown["History"][0]["comment"] == "by hand"
+    through = piped(
+        mesocosm, gzip.compress(archive.read_bytes(), 1), "import", "-q", "-", "example.org/root:2"
+    )
+    assert through.returncode == 0, through.stderr
+    assert mesocosm("run", "--rm", "-q", "example.org/root:2", "echo", "2").accepted() == "2\n"
+    assert mesocosm("image", "diff", "example.org/root:1", "example.org/root:2").accepted() == ""
+    mesocosm("import", "-c", "RUN rm -rf /", archive).refused("not understood")
+    assert piped(mesocosm, b"", "import", "-").returncode == 1
+
+
+# --- one image, otherwise -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("compression", "suffix"), [("zstd", "+zstd"), ("none", ""), ("gzip", "+gzip")])
+def test_converted_images_are_the_same_files(
+    two: CommandLine, compression: str, suffix: str, tmp_path: Path
+) -> None:
+    made = two(
+        "image", "convert", "-q", "--compression", compression, "example.org/app:1", "example.org/app:c"
+    )
+    digest = made.accepted().strip()
+    assert (digest == ONE.digest) is (compression == "gzip")
+    shown = decoded(two("image", "inspect", "example.org/app:c").accepted())[0]
+    types = {layer["mediaType"] for layer in shown["Manifest"]["layers"]}
+    assert types == {f"application/vnd.oci.image.layer.v1.tar{suffix}"}
+    assert shown["RootFS"]["Layers"] == decoded(ONE.config.decode())["rootfs"]["diff_ids"]
+    assert two("image", "diff", "example.org/app:1", "example.org/app:c").accepted() == ""
+    two("save", "-o", tmp_path / "c.tar", "example.org/app:c").accepted()
+    run("skopeo", "copy", f"oci-archive:{tmp_path / 'c.tar'}:c", f"dir:{tmp_path / 'copied'}")
+    again = two(
+        "image", "convert", "-q", "--compression", compression, "example.org/app:1", "example.org/x:2"
+    )
+    assert again.accepted().strip() == digest
+
+
+def flip(path: Path) -> None:
+    """Change one bit in the middle of a file, keeping its size and times."""
+    status = path.stat()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(data)
+    path.chmod(stat.S_IMODE(status.st_mode))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_flipped_bits_are_found_and_brought_back(
+    mesocosm: CommandLine, registry: Registry, pushed_busybox: str
+) -> None:
+    mesocosm("pull", "-q", pushed_busybox).accepted()
+    assert mesocosm("image", "verify").accepted().startswith(f"{pushed_busybox}: sound")
+    shown = decoded(mesocosm("image", "inspect", pushed_busybox).accepted())[0]
+    layer = shown["Layers"][0]
+    images = mesocosm.root / "images"
+    kept = {
+        layer["digest"]: images / "blobs/sha256" / layer["digest"].partition(":")[2],
+        shown["Id"]: images / "blobs/sha256" / shown["Id"].partition(":")[2],
+        layer["diff_id"]: next(images.glob(f"*/{layer['diff_id'].partition(':')[2]}/layer.erofs")),
+    }
+    for digest, path in kept.items():
+        flip(path)
+        only = mesocosm("image", "verify", "--check-only", "-q", pushed_busybox)
+        assert only.status == 1
+        assert only.out == f"{pushed_busybox}: damaged {digest}: still so\n"
+        repaired = mesocosm("image", "verify", "-q", pushed_busybox)
+        assert repaired.accepted() == f"{pushed_busybox}: damaged {digest}: brought back\n"
+        assert mesocosm("image", "verify", "-q").accepted() == ""
+    assert mesocosm("run", "--rm", "-q", pushed_busybox, "-c", "echo still").accepted() == "still\n"
+
+
+def test_what_no_source_has_is_told(two: CommandLine, tmp_path: Path) -> None:
+    flip(two.root / "images/blobs/sha256" / sha256(ONE.layers[0]).partition(":")[2])
+    done = two("image", "verify", "--format", "json", "example.org/app:1")
+    assert done.status == 1
+    found = decoded(done.out)[0]
+    assert found["damaged"] == [sha256(ONE.layers[0])]
+    assert "no source has it" in found["failure"]
+    two("save", "-o", tmp_path / "x.tar", "example.org/app:1").refused("not kept on this host")
+
+
+def test_a_diff_says_what_changed(mesocosm: CommandLine, tmp_path: Path) -> None:
+    old = image_of([[file(b"same", b"s"), file(b"content", b"1"), file(b"mode", b"m"), file(b"gone", b"g")]])
+    new = image_of(
+        [
+            [
+                file(b"same", b"s"),
+                file(b"content", b"2"),
+                file(b"mode", b"m", mode=0o755),
+                file(b"gone", b"g"),
+            ],
+            [file(b".wh.gone", b""), directory(b"new"), file(b"new/er", b"n")],
+        ]
+    )
+    for name, image in (("old", old), ("new", new)):
+        mesocosm("pull", "-q", f"oci:{write_layout(image, tmp_path / name)}").accepted()
+    names = [f"oci:{tmp_path / name}" for name in ("old", "new")]
+    assert mesocosm("image", "diff", "-v", *names).accepted().splitlines() == [
+        "C /content  (content)",
+        "D /gone",
+        "C /mode  (mode)",
+        "A /new",
+        "A /new/er",
+    ]
+    short = mesocosm("image", "diff", "--format", "{{.Letter}}{{.After}}", *names).accepted()
+    assert short.split() == ["C1", "D0", "C1", "A0", "A1"]
+
+
+# --- looking --------------------------------------------------------------------------------------------
+
+
+def test_lists_filters_and_formats(two: CommandLine) -> None:
+    assert two("images", "--format", "{{.Repository}}:{{.Tag}}").accepted().split() == [
+        "example.org/app:2",
+        "example.org/app:1",
+    ]
+    assert two("image", "ls", "-q", "--filter", "label=team=a").accepted().split() == [ONE.digest]
+    assert two("images", "-q", "--filter", "reference=*:2").accepted().split() == [TWO.digest]
+    assert two("images", "-q", "example.org/app").accepted().split() == [TWO.digest, ONE.digest]
+    assert two("images", "-q", "--filter", "dangling=true").accepted() == ""
+    table = two("images", "--format", r"table {{.Tag}}\t{{.ID}}").accepted().splitlines()
+    assert table[0].split() == ["TAG", "ID"]
+    assert len(table) == 3
+    listed = decoded(two("images", "--format", "json").accepted())
+    assert [image["digest"] for image in listed] == [TWO.digest, ONE.digest]
+    two("images", "--filter", "colour=red").refused("reference, label")
+    two("images", "--format", "{{.Nope}}").refused("there is no Nope")
+
+
+def test_everything_known_of_an_image(two: CommandLine) -> None:
+    assert two("image", "inspect", "--manifest", "example.org/app:1").accepted() == ONE.manifest.decode()
+    assert two("image", "inspect", "--config", ONE.digest).accepted() == ONE.config.decode()
+    template = "{{.Id}} {{.Config.Cmd}} {{index .Config.Labels `team`}} {{.Os}} {{join .RepoTags `,`}}"
+    assert two("image", "inspect", "-f", template, "x").status == 2
+    told = two("image", "inspect", "--format", template, "example.org/app:1").accepted()
+    assert told == f"{sha256(ONE.config)} [/hello] a linux example.org/app:1\n"
+    steps = decoded(two("history", "--format", "json", "example.org/app:1").accepted())
+    assert [step["created_by"] for step in steps] == ["step 1", "step 0"]
+    assert [bool(step["layer"]) for step in steps] == [True, True]
+    assert two("history", "--format", "{{.CreatedBy}}", "example.org/app:1").accepted() == "step 1\nstep 0\n"
+
+
+def test_who_shares_and_who_holds(two: CommandLine) -> None:
+    usage = decoded(two("image", "du", "--format", "json").accepted())
+    shared = [layer for layer in usage["by_layer"] if len(layer["images"]) == 2]
+    assert usage["shared"] == shared[0]["size"]
+    assert usage["layers"] == sum(layer["size"] for layer in usage["by_layer"])
+    two("image", "pin", "example.org/app:2").accepted()
+    assert two("image", "du", "--format", "{{.Name}}={{.HeldBy}}").accepted().split() == [
+        "example.org/app:2=pin",
+        "example.org/app:1=-",
+    ]
+    lines = two("image", "tree", "example.org/app:1").accepted().splitlines()
+    assert len(lines) == 3
+    assert "shared with example.org/app:2" in lines[2]
+    assert "shared" not in lines[1]
+    assert "held by pin" in two("image", "tree").accepted()
+    two("image", "unpin", "example.org/app:2").accepted()
+
+
+# --- removing -------------------------------------------------------------------------------------------
+
+
+def test_pins_and_names_protect(two: CommandLine) -> None:
+    two("image", "pin", "example.org/app:1").accepted()
+    two("rmi", "example.org/app:1").refused("pinned")
+    plan = two("image", "prune", "--all", "--dry-run")
+    assert plan.accepted().split() == [TWO.digest]
+    assert two("images", "-q").accepted().split() == [TWO.digest, ONE.digest]
+    assert two("image", "prune").accepted() == ""
+    gone = decoded(two("image", "prune", "-a", "-f", "--format", "json").accepted())
+    assert gone["images"] == [TWO.digest]
+    assert two("images", "-q").accepted().split() == [ONE.digest]
+    two("image", "unpin", "example.org/app:1").accepted()
+    two("image", "prune", "--older", "1h").accepted()
+    assert two("images", "-q").accepted().split() == [ONE.digest]
+    two("image", "prune", "--budget", "0").accepted()
+    assert two("images", "-q").accepted() == ""
+    files = [path for path in (two.root / "images/blobs/sha256").iterdir()]
+    assert files == []
+
+
+def test_what_a_container_has_stays(mesocosm: CommandLine, pushed_busybox: str) -> None:
+    container = mesocosm("run", "-d", "-q", pushed_busybox, "-c", "sleep 1000").accepted().strip()
+    mesocosm("rmi", pushed_busybox).refused("used by container")
+    assert mesocosm("image", "prune", "-a", "-f").accepted() == ""
+    assert container[:12] in mesocosm("image", "du").accepted()
+    mesocosm("rm", "-f", container).accepted()
+    mesocosm("rmi", pushed_busybox).accepted()
+
+
+@pytest.mark.parametrize("verb", ["pull", "push", "tag", "save", "load", "import", "history"])
+def test_short_forms_are_the_same_verbs(mesocosm: CommandLine, verb: str) -> None:
+    short, long = mesocosm(verb, "--help").accepted(), mesocosm("image", verb, "--help").accepted()
+    assert short.partition("\n")[2] == long.partition("\n")[2]
+    assert len(short.splitlines()) > 5
+
+
+def test_verbs_that_are_not_there(mesocosm: CommandLine) -> None:
+    mesocosm("image", "psuh", "x").refused("did you mean push")
+    assert "prune" in mesocosm("image").accepted()
