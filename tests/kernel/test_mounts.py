@@ -448,6 +448,31 @@ def test_detached_mounts_are_layers_in_one_string(tmp_path: Path, monkeypatch: p
     assert isolated.run(lambda: detached_listing(tmp_path)) == [["from-0", "from-1"]] * 2
 
 
+@pytest.mark.parametrize("interface", ["by layer", "one string"])
+def test_a_writable_view_of_the_whole_root(
+    tmp_path: Path, interface: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two overlays, one on the other, as the host's own root is shown: no layer but ``/`` has a path."""
+    if interface == "one string":
+        refuse_layers(monkeypatch)
+    for part in ("upper", "work"):
+        (tmp_path / part).mkdir()
+    upper, work = (str(tmp_path / part) for part in ("upper", "work"))
+
+    def act() -> list[bool]:
+        cover = mounts.tmpfs()
+        os.mkdir("only-here", dir_fd=cover)
+        view = mounts.overlay([cover, "/"], aside=work)
+        volatile = [("volatile", None)]
+        with opened(mounts.overlay([view], upper=upper, work=work, options=volatile), cover, view) as fd:
+            os.mkdir("new", dir_fd=fd)
+            return [name in names(fd) for name in ("only-here", "proc", "new")]
+
+    assert isolated.run(act) == [True, True, True]
+    assert os.listdir(upper) == ["new"]
+    assert not os.path.exists("/new")
+
+
 def test_overlay_options_and_a_broken_one(tmp_path: Path) -> None:
     for part in ("low", "upper", "work"):
         (tmp_path / part).mkdir()

@@ -22,7 +22,7 @@ from mesocosm.linux.syscalls import (
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     StrOrBytes = str | bytes
     Option = tuple[str, StrOrBytes | int | None]
@@ -55,21 +55,10 @@ def overlay(
             for name, place in (("upperdir", upper), ("workdir", work))
             if place is not None
         ]
-        chosen = list(options)
-        by_layer = True
-        try:
-            return _by_layer(layers, writable, chosen, attributes)
-        except _NoAppend:
-            by_layer = False
-        except OSError as error:
-            if error.errno != errno.EINVAL or not _detached(layers):
-                raise
-        places = [fd for _, fd in reversed(writable)] + list(reversed(layers))
-        place = _path_of_any(places if aside is None else [_hold(aside, held), *places])
-        with _Attached(_detached(layers), place):
-            if by_layer:
-                return _by_layer(layers, writable, chosen, attributes)
-            return _by_option_string(layers, writable, chosen, attributes, place)
+        candidates = [fd for _, fd in reversed(writable)] + list(reversed(layers))
+        if aside is not None:
+            candidates.insert(0, _hold(aside, held))
+        return _Overlay(layers, writable, list(options), attributes, candidates).make()
     finally:
         for fd in held:
             os.close(fd)
@@ -93,31 +82,92 @@ def _hold(place: int | StrOrBytes, held: list[int]) -> int:
     return held[-1]
 
 
-def _by_layer(
-    layers: Sequence[int], writable: Sequence[tuple[str, int]], options: Sequence[Option], attributes: int
-) -> int:
-    context = syscalls.fsopen("overlay")
-    try:
-        syscalls.fsconfig_set_string(context, "source", "overlay")
-        for index, layer in enumerate(layers):
-            try:
-                _set_place(context, "lowerdir+", layer)
-            except OSError as error:
-                # EOPNOTSUPP: before Linux 6.5, when overlayfs did not know of this interface yet.
-                if index == 0 and error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
-                    raise _NoAppend from None
+class _Overlay:
+    """One overlay to be made; ``candidates`` are directories to mount upon where that is needed."""
+
+    takes_detached = False
+    """Whether this kernel has been seen to take layers that are detached mounts (Linux 6.15)."""
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        writable: Sequence[tuple[str, int]],
+        options: Sequence[Option],
+        attributes: int,
+        candidates: Sequence[int],
+    ) -> None:
+        self._layers = layers
+        self._writable = writable
+        self._options = options
+        self._attributes = attributes
+        self._candidates = candidates
+
+    def make(self) -> int:
+        """By the newest interface that the kernel has."""
+        outside = [] if _Overlay.takes_detached else _detached(self._layers)
+        try:
+            # A failure after the upper layer was taken leaves a mark there that "volatile" never mounts on
+            # again: what may fail is tried on read-only overlays alone.
+            if outside and self._writable:
+                return self._with_attached(outside, self._by_layer)
+            made = self._by_layer()
+            _Overlay.takes_detached |= bool(outside)
+            return made
+        except _NoAppend:
+            return self._with_attached(outside, self._by_option_string)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not outside or self._writable:
                 raise
-        for name, place in writable:
-            _set_place(context, name, place)
-        for name, value in options:
-            if value is None:
-                syscalls.fsconfig_set_flag(context, name)
-            else:
-                syscalls.fsconfig_set_string(context, name, _text(value))
-        syscalls.fsconfig_create(context)
-        return syscalls.fsmount(context, attributes)
-    finally:
-        os.close(context)
+        return self._with_attached(outside, self._by_layer)
+
+    def _with_attached(self, outside: Sequence[int], make: Callable[[], int]) -> int:
+        if not outside:
+            return make()
+        with _Attached(outside, _path_of_any(self._candidates)):
+            return make()
+
+    def _by_layer(self) -> int:
+        context = syscalls.fsopen("overlay")
+        try:
+            syscalls.fsconfig_set_string(context, "source", "overlay")
+            for index, layer in enumerate(self._layers):
+                try:
+                    _set_place(context, "lowerdir+", layer)
+                except OSError as error:
+                    # EOPNOTSUPP: before Linux 6.5, when overlayfs did not know of this interface yet.
+                    if index == 0 and error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+                        raise _NoAppend from None
+                    raise
+            for name, place in self._writable:
+                _set_place(context, name, place)
+            for name, value in self._options:
+                if value is None:
+                    syscalls.fsconfig_set_flag(context, name)
+                else:
+                    syscalls.fsconfig_set_string(context, name, _text(value))
+            syscalls.fsconfig_create(context)
+            return syscalls.fsmount(context, self._attributes)
+        finally:
+            os.close(context)
+
+    def _by_option_string(self) -> int:
+        """mount(2) upon a directory for a moment, then take the mount off and keep it detached.
+
+        The option string has one page, which is room for some two hundred layers.
+        """
+        words = ["lowerdir=" + ":".join(f"/proc/self/fd/{fd}" for fd in self._layers)]
+        words += [f"{name}=/proc/self/fd/{fd}" for name, fd in self._writable]
+        for name, value in self._options:
+            words.append(name if value is None else f"{name}={escape_option(_text(value))}")
+        place = _path_of_any(self._candidates)
+        syscalls.mount("overlay", place, "overlay", 0, ",".join(words))
+        try:
+            made = syscalls.open_tree(AT_FDCWD, place, OPEN_TREE_CLONE)
+        finally:
+            syscalls.umount2(place, MNT_DETACH | UMOUNT_NOFOLLOW)
+        if self._attributes:
+            syscalls.mount_setattr(made, "", AT_EMPTY_PATH, attr_set=self._attributes)
+        return made
 
 
 def _set_place(context: int, key: str, fd: int) -> None:
@@ -129,35 +179,17 @@ def _set_place(context: int, key: str, fd: int) -> None:
         syscalls.fsconfig_set_string(context, key, f"/proc/self/fd/{fd}")
 
 
-def _by_option_string(
-    layers: Sequence[int],
-    writable: Sequence[tuple[str, int]],
-    options: Sequence[Option],
-    attributes: int,
-    place: str,
-) -> int:
-    """mount(2) upon ``place`` for a moment, then take the mount off and keep it detached.
-
-    The option string has one page, which is room for some two hundred layers.
-    """
-    words = ["lowerdir=" + ":".join(f"/proc/self/fd/{fd}" for fd in layers)]
-    words += [f"{name}=/proc/self/fd/{fd}" for name, fd in writable]
-    words += [name if value is None else f"{name}={escape_option(_text(value))}" for name, value in options]
-    syscalls.mount("overlay", place, "overlay", 0, ",".join(words))
-    try:
-        made = syscalls.open_tree(AT_FDCWD, place, OPEN_TREE_CLONE)
-    finally:
-        syscalls.umount2(place, MNT_DETACH | UMOUNT_NOFOLLOW)
-    if attributes:
-        syscalls.mount_setattr(made, "", AT_EMPTY_PATH, attr_set=attributes)
-    return made
-
-
 def _detached(layers: Sequence[int]) -> list[int]:
-    """The layers that are mounts outside of any namespace, which overlayfs takes from Linux 6.15 on."""
-    with open("/proc/self/mountinfo", "rb") as file:
-        known = {int(line.split(b" ", 1)[0]) for line in file}
-    return [fd for fd in layers if syscalls.mount_id(fd) not in known]
+    """The layers that are roots of mounts outside of any namespace: their path is ``/``, and they are not."""
+    found = [fd for fd in layers if os.readlink(f"/proc/self/fd/{fd}") == "/"]  # noqa: PTH115
+    if not found:
+        return []
+    top = os.open("/", _DIRECTORY)
+    try:
+        ours = syscalls.mount_id(top)
+    finally:
+        os.close(top)
+    return [fd for fd in found if syscalls.mount_id(fd) != ours]
 
 
 class _Attached:
