@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-from mesocosm.frontends.cli.commands import VERBS, cli
+from mesocosm.frontends.cli.commands import SHORT, VERBS, cli
 
 HEAD = "<!-- made from the commands; `python -m mesocosm.frontends.cli.reference` prints it anew -->"
 
@@ -18,8 +18,24 @@ def reference() -> str:
     for verb in VERBS:
         command = cli.get_command(root, verb)
         if command is not None:
-            parts += ["", *_verb(verb, command, click.Context(command, info_name=verb, parent=root))]
+            context = click.Context(command, info_name=verb, parent=root)
+            parts += ["", *_verb(verb, command, context)]
+            if isinstance(command, click.Group):
+                parts += _group(verb, command, context)
     return "\n".join(parts) + "\n"
+
+
+def _group(group: str, command: click.Group, context: click.Context) -> Iterator[str]:
+    """The verbs of a group; those that have a short form are described there."""
+    short = {module: verb for verb, module in SHORT.items()}
+    for verb in command.list_commands(context):
+        yield ""
+        known = short.get(f"{group}.{verb}") or short.get(f"{group}.{verb}_")
+        inner = command.get_command(context, verb)
+        if known is not None:
+            yield f"`mesocosm {group} {verb}`: the same as [`mesocosm {known}`](#{known})."
+        elif inner is not None:
+            yield from _verb(f"{group} {verb}", inner, click.Context(inner, info_name=verb, parent=context))
 
 
 def _verb(verb: str, command: click.Command, context: click.Context) -> Iterator[str]:
