@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn
 
-    from mesocosm.launch.channel import Socket
+    from mesocosm.launch.offer import Offer
 
     Step = dict[str, Any]
     Identity = tuple[int, int]
@@ -48,81 +48,35 @@ CANNOT_EXECUTE = 126
 NOT_FOUND = 127
 
 
-class Offer:
-    """What a spare waits with: the socket that requests come by, and how to say that one was taken.
-
-    ``fresh`` spares are made in namespaces of their own; ``memory`` is the writable memory of all;
-    ``foresight`` is what the last child taught, by ``lessons``; ``alive`` are the ends of a pipe that ends
-    with the zygote.
-    """
-
-    __slots__ = (
-        "alive",
-        "alive_writer",
-        "foresight",
-        "fresh",
-        "lessons",
-        "memory",
-        "null",
-        "requests",
-        "take",
-    )
-
-    def __init__(
-        self,
-        requests: Socket,
-        take: int,
-        null: int,
-        memory: list[tuple[int, int]],
-        alive: tuple[int, ...],
-        lessons: Socket,
-        *,
-        fresh: bool,
-    ) -> None:
-        self.requests = requests
-        self.take = take
-        self.null = null
-        self.memory = memory
-        self.lessons = lessons
-        self.foresight = foresight.Foresight([], [])
-        self.alive, self.alive_writer = alive
-        self.fresh = fresh
-
-
-class Ties:
-    """What connects a supervisor and its child: a socket and two pipes, made by the zygote before both."""
-
-    __slots__ = ("ours", "report", "stderr", "stderr_end", "stdout", "stdout_end")
-
-    def __init__(self) -> None:
-        self.report, self.ours = channel.pair()
-        self.stdout, self.stdout_end = os.pipe2(os.O_CLOEXEC)
-        self.stderr, self.stderr_end = os.pipe2(os.O_CLOEXEC)
-
-    def close(self) -> None:
-        """Let go of both sides."""
-        self.report.close()
-        self.ours.close()
-        for fd in (self.stdout, self.stdout_end, self.stderr, self.stderr_end):
-            os.close(fd)
-
-
-def wait_and_run(offer: Offer, ties: Ties) -> NoReturn:
+def wait_and_run(offer: Offer, events: select.epoll) -> NoReturn:
     """The life of a child: wait for a request, run its plan, execute.  Never returns.
 
-    Descriptors are shared with the supervisor until the request is taken.
+    Descriptors are shared with the supervisor until the request is taken; ``events`` is what it sleeps on.
     """
     syscalls.set_pdeathsig(signals.SIGKILL)
-    os.close(offer.alive_writer)
-    report = channel.adopt(descriptors.to_child_range(ties.ours.detach()))
-    streams = [descriptors.to_child_range(fd) for fd in (ties.stdout_end, ties.stderr_end)]
+    theirs, ours = channel.pair()
+    report = channel.adopt(descriptors.to_child_range(ours.detach()))
+    descriptors.place(theirs.detach(), descriptors.REPORT)
+    streams = [_stream(number, events) for number in (descriptors.STDOUT, descriptors.STDERR)]
+    if not offer.fresh:
+        events.register(descriptors.REPORT, select.EPOLLIN)
     keeper = intake.parent_of_self()
     identities = (keeper, processes.start_time(keeper)), intake.identity_of_self()
-    offer.foresight.populate()
-    made = offer.foresight.make_mounts()
+    foreseen = foresight.Foresight.read(offer.foresight) if offer.fresh else foresight.Foresight([], [])
+    foreseen.populate()
+    made = foreseen.make_mounts()
     setup = Setup(_receive(offer, keeper), report, identities)
     setup.mounts = made
+    setup.foreseen = foreseen
     _guarded(setup, lambda: _take_and_run(setup, offer, streams))
+
+
+def _stream(number: int, events: select.epoll) -> int:
+    """A pipe whose read end wakes the supervisor, at ``number``; the write end."""
+    source, end = os.pipe2(os.O_CLOEXEC)
+    descriptors.place(source, number)
+    events.register(number, select.EPOLLIN)
+    return descriptors.to_child_range(end)
 
 
 def refuse_next(offer: Offer, error: OSError) -> NoReturn:
@@ -193,7 +147,7 @@ def _take_and_run(setup: Setup, offer: Offer, streams: list[int]) -> None:
 
 def _lesson(setup: Setup, offer: Offer) -> foresight.Lesson | None:
     """What to teach if this plan was not foreseen."""
-    known = offer.foresight
+    known = setup.foreseen
     wanted = foresight.wanted_mounts(setup.steps, setup.kinds)
     if not offer.fresh or (known.memory and known.mounts == wanted):
         return None
@@ -263,9 +217,9 @@ def gate(setup: Setup, step: Step) -> None:
     if setup.target_pid_namespace:
         entry.go_on_inside(setup)
     else:
+        channel.send(setup.report, handshake.HELD + str(setup.identities[1][0]).encode())
         taken.mark("held")
         setup.tell_created(setup.identities[1])
-        channel.send(setup.report, handshake.HELD + str(setup.identities[1][0]).encode())
     if setup.lesson is not None:
         setup.lesson.teach()
     syscalls.close_range(5)

@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 SIGNALS = 3
 """A signalfd(2) for SIGCHLD: whoever reads it reads its own signals, so one serves zygote and supervisors."""
+REPORT = 19
+"""The supervisor's end of the socket to the child."""
 SESSION = 20
 """Directory of the session."""
 LOCK = 21
 """The locked file that proves the supervisor alive."""
 SOCKET = 22
 """The listening socket whose end tells those who wait that exit.json is there."""
+STDOUT = 23
+STDERR = 24
+"""Read ends of the payload's output."""
 STDOUT_FILE = 25
 STDERR_FILE = 26
 INDEX_FILE = 27

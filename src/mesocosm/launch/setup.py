@@ -45,6 +45,7 @@ class Setup:
         "identified",
         "identities",
         "covers",
+        "foreseen",
         "index",
         "lesson",
         "mounts",
@@ -74,6 +75,7 @@ class Setup:
         self.warnings: list[str] = []
         self.mounts: dict[foresight.Key, list[int]] = {}
         self.lesson: foresight.Lesson | None = None
+        self.foreseen = foresight.Foresight([], [])
         self.covers: dict[bool, int] = {}
         self._root = -1
         self._shared: dict[int, int] = {}

@@ -20,50 +20,56 @@ import os
 import select
 import time
 
-from mesocosm.launch import child, descriptors, handshake, intake, signals
+from mesocosm.launch import channel, child, descriptors, entry, handshake, intake, signals
 from mesocosm.launch.stdio import Stdio
-from mesocosm.linux import processes, syscalls
+from mesocosm.linux import namespaces, processes, syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+    from mesocosm.launch.offer import Offer
 
-_NAMESPACES = syscalls.CLONE_NEWPID | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWNET
+
+_PLAIN = syscalls.clone3_arguments(syscalls.CLONE_FILES, exit_signal=signals.SIGCHLD)
+_FRESH = syscalls.clone3_arguments(
+    syscalls.CLONE_FILES | namespaces.flags_of(entry.MADE_AHEAD), exit_signal=signals.SIGCHLD
+)
 
 
-def be_supervisor(offer: child.Offer, ties: child.Ties) -> NoReturn:
-    """Make a spare child and keep it.  The calling process is a fresh fork of the zygote."""
-    poll = select.poll()
+def be_supervisor(offer: Offer) -> NoReturn:
+    """Make a spare child and keep it.  The calling process is a fresh fork of the mould."""
+    events = select.epoll()
+    events.register(descriptors.SIGNALS, select.EPOLLIN)
     if not offer.fresh:
         # What a payload without a PID namespace of its own leaves behind is ours to reap.
         syscalls.set_child_subreaper(1)
-        poll.register(ties.report.fileno(), select.POLLIN)
     try:
-        flags = _NAMESPACES if offer.fresh else 0
-        pid, _ = syscalls.clone3(flags | syscalls.CLONE_FILES, exit_signal=signals.SIGCHLD)
+        pid = syscalls.clone3_prepared(_FRESH if offer.fresh else _PLAIN)
     except OSError as error:
         child.refuse_next(offer, error)
     if not pid:
-        child.wait_and_run(offer, ties)
-    poll.register(descriptors.SIGNALS, select.POLLIN)
-    poll.register(ties.stdout, select.POLLIN)
-    poll.register(ties.stderr, select.POLLIN)
-    events = poll.poll()  # nothing more is touched while nothing happens
-    Supervisor(pid, ties, poll).serve(events)
+        child.wait_and_run(offer, events)
+    first = events.poll()  # nothing more is touched while nothing happens
+    Supervisor(pid, events).serve(first)
 
 
 class Supervisor:
     """One payload's keeper."""
 
-    __slots__ = ("_ended", "_failure", "_held", "_payload", "_poll", "_report", "_stdio")
+    __slots__ = ("_ended", "_events", "_failure", "_held", "_payload", "_report", "_stdio")
 
-    def __init__(self, pid: int, ties: child.Ties, poll: select.poll) -> None:
+    def __init__(self, pid: int, events: select.epoll) -> None:
         self._payload = pid
-        self._poll = poll
-        self._report = ties.report
-        streams = {ties.stdout: (1, descriptors.STDOUT_FILE), ties.stderr: (2, descriptors.STDERR_FILE)}
-        self._stdio = Stdio(descriptors.INDEX_FILE, streams)
+        self._events = events
+        self._report = channel.adopt(descriptors.REPORT)
+        self._stdio = Stdio(
+            descriptors.INDEX_FILE,
+            {
+                descriptors.STDOUT: (1, descriptors.STDOUT_FILE),
+                descriptors.STDERR: (2, descriptors.STDERR_FILE),
+            },
+        )
         self._held = False
         self._failure = b"null"
         self._ended: tuple[int, int, int, int] | None = None
@@ -74,11 +80,11 @@ class Supervisor:
             for fd, _ in events:
                 if fd == descriptors.SIGNALS:
                     self._reap()
-                elif fd == self._report.fileno():
+                elif fd == descriptors.REPORT:
                     self._heed()
-                elif not self._stdio.pump(fd):
-                    self._poll.unregister(fd)
-            events = self._poll.poll()
+                else:
+                    self._stdio.pump(fd)
+            events = self._events.poll()
 
     def _heed(self) -> None:
         """A note of a child that joins others, which may want an answer at once."""
@@ -86,14 +92,15 @@ class Supervisor:
         if note:
             self._take_in(note)
         elif note is not None:
-            self._poll.unregister(self._report)
+            self._events.unregister(descriptors.REPORT)
 
     def _note(self) -> bytes | None:
         """The next note of the child: None when there is none now, empty when there will be none."""
         try:
-            return self._report.recv(handshake.LIMIT, _socket.MSG_DONTWAIT)
+            note: bytes = self._report.recv(handshake.LIMIT, _socket.MSG_DONTWAIT)
         except OSError:
             return None
+        return note
 
     def _take_in(self, note: bytes) -> None:
         kind, rest = note[:1], note[1:]

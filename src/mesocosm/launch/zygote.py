@@ -18,8 +18,8 @@ import os
 import select
 import sys
 
-from mesocosm.launch import channel, child, descriptors, foresight, handshake, signals
-from mesocosm.launch.supervisor import be_supervisor
+from mesocosm.launch import channel, descriptors, foresight, handshake, mould, signals
+from mesocosm.launch.offer import Offer
 from mesocosm.linux import syscalls
 
 TYPE_CHECKING = False
@@ -41,31 +41,53 @@ class Zygote:
     """The fork server, with spares of two kinds: fresh ones for containers, plain ones to join others."""
 
     def __init__(self, requests: tuple[Socket, Socket]) -> None:
-        ranges = foresight.private_ranges()
-        null = _high(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
         self._requests = requests
-        self._taken, take = (_high(fd) for fd in os.pipe2(os.O_CLOEXEC))
-        alive = tuple(_high(fd) for fd in os.pipe2(os.O_CLOEXEC))
+        self._taken, take = _high_pipe()
+        alive, self._alive = _high_pipe()
         self._lessons, lessons = (channel.adopt(_high(sock.detach())) for sock in channel.pair())
-        self._offers = tuple(
-            child.Offer(sock, take, null, ranges, alive, lessons, fresh=fresh)
+        self._foresight = _high(os.memfd_create("mesocosm-foresight", os.MFD_CLOEXEC))
+        null = _high(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+        memory = foresight.private_ranges()
+        offers = tuple(
+            Offer(
+                sock,
+                take=take,
+                null=null,
+                alive=alive,
+                memory=memory,
+                foresight=self._foresight,
+                lessons=lessons,
+                fresh=fresh,
+            )
             for sock, fresh in zip(requests, (True, False), strict=True)
         )
         self._spares: tuple[set[int], set[int]] = (set(), set())
+        self._mould = self._fork_mould(offers)
+
+    def _fork_mould(self, offers: tuple[Offer, ...]) -> int:
+        orders, self._orders = _high_pipe()
+        self._made, made = _high_pipe()
+        pid, _ = syscalls.clone3(0, exit_signal=signals.SIGCHLD)
+        if not pid:
+            for fd in (self._orders, self._made, self._alive, self._taken):
+                os.close(fd)
+            mould.cast(orders, made, offers)
+        os.close(orders)
+        os.close(made)
+        return pid
 
     def serve(self) -> NoReturn:
         """Keep spares ready until the launcher closes its end."""
         poll = select.poll()
         poll.register(self._requests[0].fileno(), 0)
-        poll.register(self._taken, select.POLLIN)
-        poll.register(descriptors.SIGNALS, select.POLLIN)
-        poll.register(self._lessons, select.POLLIN)
+        for fd in (self._taken, descriptors.SIGNALS, self._lessons.fileno()):
+            poll.register(fd, select.POLLIN)
         while True:
-            self._fork_spares(1)
+            self._order_spares(1)
             missing = any(len(spares) < SPARES for spares in self._spares)
             ready = poll.poll(QUIET if missing else None)
             if not ready:
-                self._fork_spares(SPARES)
+                self._order_spares(SPARES)
             for fd, _ in ready:
                 if fd == self._requests[0].fileno():
                     os._exit(0)
@@ -76,10 +98,21 @@ class Zygote:
                 else:
                     self._forget(int.from_bytes(os.read(self._taken, 4), "little"))
 
+    def _order_spares(self, wanted: int) -> None:
+        """At most one of each kind, so that requests are heard in between."""
+        for kind, spares in enumerate(self._spares):
+            if len(spares) < wanted:
+                os.write(self._orders, bytes((kind,)))
+                made = os.read(self._made, 4)
+                if not made:
+                    os._exit(1)
+                spares.add(int.from_bytes(made, "little"))
+
     def _learn(self) -> None:
         """Let the next fresh children be ready for what the last one did."""
         lesson, _ = channel.receive(self._lessons, handshake.LIMIT)
-        self._offers[0].foresight = foresight.Foresight.from_lesson(lesson)
+        os.ftruncate(self._foresight, 0)
+        os.pwrite(self._foresight, lesson, 0)
 
     def _forget(self, pid: int) -> None:
         for spares in self._spares:
@@ -94,24 +127,20 @@ class Zygote:
                 return
             if ended is None:
                 return
+            if ended.si_pid == self._mould:
+                os._exit(1)
             self._forget(ended.si_pid)
-
-    def _fork_spares(self, wanted: int) -> None:
-        """At most one of each kind, so that requests are heard in between."""
-        for offer, spares in zip(self._offers, self._spares, strict=True):
-            if len(spares) < wanted:
-                ties = child.Ties()
-                pid, _ = syscalls.clone3(0, exit_signal=signals.SIGCHLD)
-                if not pid:
-                    be_supervisor(offer, ties)
-                ties.close()
-                spares.add(pid)
 
 
 def _high(fd: int) -> int:
     moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, HIGH)
     os.close(fd)
     return moved
+
+
+def _high_pipe() -> tuple[int, int]:
+    source, sink = os.pipe2(os.O_CLOEXEC)
+    return _high(source), _high(sink)
 
 
 def main(fresh_fd: int, plain_fd: int, mounts_fd: int, root_fd: int) -> NoReturn:
