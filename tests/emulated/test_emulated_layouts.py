@@ -29,6 +29,7 @@ EVERYWHERE = (
 OLD_KERNEL = (
     "tests/kernel/test_mounts.py::test_detached_mounts_are_layers",
     "tests/kernel/test_mounts.py::test_detached_mounts_are_layers_in_one_string",
+    "tests/kernel/test_mounts.py::test_a_writable_view_of_the_whole_root",
     "tests/kernel/test_mounts.py::test_overlay_of_many_layers",
     "tests/kernel/test_mounts.py::test_no_character_of_a_path_means_anything",
 )

@@ -422,10 +422,15 @@ async def test_running_out_of_memory_is_told_and_still_known_afterwards(tree: Cg
     v1 = memory.version == 1
     memory.write("memory.limit_in_bytes" if v1 else "memory.max", 16 << 20)
     file = "memory.oom_control" if v1 else "memory.events"
+    held, go = os.pipe()
+    # Cloned before the wait has a thread: a child that is no fork(3) would keep the locks that one holds.
+    member = enter(tree, "a", lambda writer: (os.read(held, 1), hog(writer)))
     watch = asyncio.ensure_future(memory.wait(file, "oom_kill"))
     await asyncio.sleep(0)
     assert not watch.done()
-    member = enter(tree, "a", hog)
+    os.write(go, b"x")
+    os.close(go)
+    os.close(held)
     assert await asyncio.wait_for(watch, 60) >= 1
     assert member.close() == -signal.SIGKILL
     assert await asyncio.wait_for(memory.wait(file, "oom_kill"), 1) >= 1

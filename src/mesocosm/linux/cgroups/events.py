@@ -31,7 +31,8 @@ _BETWEEN_LOOKS = 0.2
 """Seconds, where the kernel does not tell."""
 
 _SETTLE = (0.002, 0.01, 0.05, 0.1, 0.3, 0.5, 1.0, 2.0)
-"""Seconds between looks after v1's memory eventfd fired: it does before the victim is killed and counted."""
+"""Seconds between looks after v1's memory eventfd was armed or fired: it fires before the victim is killed
+and counted, so what tells of the next count may just have come."""
 
 
 async def wait_counter(group: Cgroup, name: str, key: str, *, above: int = 0) -> int:
@@ -40,14 +41,15 @@ async def wait_counter(group: Cgroup, name: str, key: str, *, above: int = 0) ->
     For memory.events (v2), memory.oom_control (v1), pids.events (both).  A group that is gone raises
     FileNotFoundError; of one that goes meanwhile v1 tells, v2 does not on every kernel.
     """
+    settle = _SETTLE if group.has("cgroup.event_control") else ()
     async with _notified(group, name) as changed:
+        pauses = iter(settle)
         while True:
             value = _counter(group, name, key)
             if value > above:
                 return value
-            await changed()
-            if group.has("cgroup.event_control"):
-                await _settle(lambda: _counter(group, name, key) > above)
+            if await _change(changed, next(pauses, None)):
+                pauses = iter(settle)
 
 
 async def wait_empty(group: Cgroup) -> None:
@@ -79,11 +81,14 @@ def _counter(group: Cgroup, name: str, key: str) -> int:
         raise
 
 
-async def _settle(reached: Callable[[], bool]) -> None:
-    for pause in _SETTLE:
-        if reached():
-            return
-        await asyncio.sleep(pause)
+async def _change(changed: Changed, within: float | None) -> bool:
+    """Wait for the next sign, at most ``within`` seconds; whether there was one."""
+    try:
+        async with asyncio.timeout(within):
+            await changed()
+    except TimeoutError:
+        return False
+    return True
 
 
 @asynccontextmanager
