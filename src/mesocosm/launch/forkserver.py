@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import py_compile
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from mesocosm.errors import Unavailable, Unsupported
@@ -119,6 +122,7 @@ async def _in_thread_of_its_own(
 def _exec_zygote(requests: Sequence[int], log: int) -> subprocess.Popen[bytes]:
     """Start the interpreter from a read-only view of the host; the calling thread keeps that view (R-01)."""
     package = Path(__file__).parent.parent
+    _compile_ahead(package)
     host_mounts = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
     host_root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -140,6 +144,15 @@ def _exec_zygote(requests: Sequence[int], log: int) -> subprocess.Popen[bytes]:
     finally:
         os.close(host_mounts)
         os.close(host_root)
+
+
+def _compile_ahead(package: Path) -> None:
+    """Write the bytecode that is missing: the zygote cannot, and what it compiles stays in its memory."""
+    for source in (*package.glob("launch/*.py"), *package.glob("linux/*.py")):
+        cached = Path(cache_from_source(str(source)))
+        if not cached.exists() or cached.stat().st_mtime < source.stat().st_mtime:
+            with contextlib.suppress(OSError):
+                py_compile.compile(str(source), quiet=2)
 
 
 def _enter_read_only_view() -> None:

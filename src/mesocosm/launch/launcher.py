@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from mesocosm import trace
-from mesocosm.errors import AlreadyExists, NotFound, WrongState
+from mesocosm.errors import AlreadyExists, LaunchError, NotFound, WrongState
 from mesocosm.launch import failures, handshake
 from mesocosm.launch import session as sessions
 from mesocosm.launch.birth import Birth, Forked
@@ -172,22 +172,43 @@ def _descriptors(
     """Everything the supervisor needs, opened; the caller closes all but ``stdin``."""
     opened: dict[str, int] = {}
     try:
-        session.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if session.process.exists() or session.exit.exists():
-            raise AlreadyExists(f"session {session.directory} has been used")
+        opened["session"] = _session_directory(session)
         opened["plan"] = syscalls.sealed_memfd("plan", plan.to_json())
-        opened["session"] = os.open(session.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         for name in ("stdout", "stderr", "index"):
             opened[name] = _open_output(getattr(output, name))
         if cgroup is not None:
             opened["cgroup"] = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except BaseException:
+    except BaseException as error:
         for fd in opened.values():
             os.close(fd)
+        if isinstance(error, OSError):
+            raise _cannot_prepare(error) from error
         raise
     if stdin is not None:
         opened["stdin"] = stdin
     return opened
+
+
+def _session_directory(session: SessionPaths) -> int:
+    """The session's directory, made and open.  AlreadyExists when it has been used."""
+    directory = os.fspath(session.directory)
+    try:
+        os.mkdir(directory, 0o700)  # noqa: PTH102  (on the way to every first instruction)
+    except FileExistsError:
+        if session.process.exists():
+            raise AlreadyExists(f"session {directory} has been used") from None
+    except FileNotFoundError:
+        session.directory.mkdir(mode=0o700, parents=True)
+    return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _cannot_prepare(error: OSError) -> LaunchError:
+    place = f": {os.fsdecode(error.filename)}" if error.filename is not None else ""
+    return LaunchError(
+        f"cannot prepare the launch: {error.strerror}{place}",
+        step="prepare the launch",
+        errno=error.errno or 0,
+    )
 
 
 def _open_output(path: Path) -> int:

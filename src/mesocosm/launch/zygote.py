@@ -155,6 +155,10 @@ def main(fresh_fd: int, plain_fd: int, mounts_fd: int, root_fd: int) -> NoReturn
     os.chroot(".")
     os.close(mounts_fd)
     os.close(root_fd)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for number in (0, 1):  # what they were lies on a mount of the read-only view
+        os.dup2(null, number)
+    os.close(null)
     signals.default_all()
     signals.block_all()
     syscalls.set_name("mesocosm")
