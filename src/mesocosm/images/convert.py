@@ -64,8 +64,8 @@ async def _layer(
         return layer_descriptor(kind, layer.digest, layer.size)
     report(Progress(Phase.COMPRESS, subject, 0, size))
     context = spooling(store)
-    spool: Spool = await in_thread(context.__enter__)
     try:
+        spool: Spool = await in_thread(context.__enter__)
         descriptor: Descriptor = await in_thread(_compress, store, layer, diff_id, kind, spool)
         await in_thread(lease.need, [descriptor.digest], [])
 

@@ -72,9 +72,8 @@ async def arrived(store: ImageStore, source: Source, *, plain: bool) -> AsyncIte
     """As `settled`, for those on an event loop."""
     stopped = threading.Event()
     context = settled(store, source, plain=plain, stopped=stopped)
-    path = await in_thread(context.__enter__, stop=stopped.set)
     try:
-        yield path
+        yield await in_thread(context.__enter__, stop=stopped.set)
     finally:
         context.__exit__(None, None, None)
 
