@@ -423,8 +423,13 @@ async def test_running_out_of_memory_is_told_and_still_known_afterwards(tree: Cg
     memory.write("memory.limit_in_bytes" if v1 else "memory.max", 16 << 20)
     file = "memory.oom_control" if v1 else "memory.events"
     held, go = os.pipe()
+
+    def told_hog(writer: int) -> None:
+        os.read(held, 1)
+        hog(writer)
+
     # Cloned before the wait has a thread: a child that is no fork(3) would keep the locks that one holds.
-    member = enter(tree, "a", lambda writer: (os.read(held, 1), hog(writer)))
+    member = enter(tree, "a", told_hog)
     watch = asyncio.ensure_future(memory.wait(file, "oom_kill"))
     await asyncio.sleep(0)
     assert not watch.done()
