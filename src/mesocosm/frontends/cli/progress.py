@@ -28,6 +28,9 @@ _DONE = {
     Phase.UPLOAD: "uploaded",
 }
 
+MEASURABLE = 0.1
+"""Seconds below which a rate says nothing."""
+
 
 class Display:
     """Takes reports until it is closed; this one shows nothing."""
@@ -67,7 +70,10 @@ class _Lines(Display):
         words = [_DONE[report.phase], safe(_short(report.subject))]
         if report.total or report.done:
             words.append(size(report.total or report.done))
-        words.append(f"in {duration(time.monotonic() - began)}")
+        took = time.monotonic() - began
+        words.append(f"in {duration(took)}")
+        if took >= MEASURABLE and report.done > report.resumed:
+            words.append(f"at {size((report.done - report.resumed) / took)}/s")
         if report.resumed:
             words.append(f"({size(report.resumed)} from an earlier attempt)")
         _say(" ".join(words))

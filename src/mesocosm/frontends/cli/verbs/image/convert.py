@@ -6,6 +6,7 @@ from typing import Literal
 
 import click
 
+from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.library import library
 from mesocosm.frontends.cli.progress import progress
@@ -21,7 +22,7 @@ from mesocosm.frontends.cli.progress import progress
 )
 @click.option("--platform", metavar="OS/ARCH", help="Which of an image's platforms.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-@click.argument("image")
+@click.argument("image", shell_complete=completion.images)
 @click.argument("name")
 @click.pass_context
 @asynchronous

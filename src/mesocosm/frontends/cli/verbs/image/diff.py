@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
+from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.colour import Paint, plain, safe
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.library import library
@@ -23,8 +24,8 @@ _LETTERS = {"added": ("A", "good"), "changed": ("C", "notice"), "removed": ("D",
 @click.option("--ignore-times", is_flag=True, help="Files that differ in their time alone are the same.")
 @click.option("--platform", metavar="OS/ARCH", help="Which of the images' platforms.")
 @click.option("--format", "form", default="table", metavar="FORMAT", help=HELP)
-@click.argument("old")
-@click.argument("new")
+@click.argument("old", shell_complete=completion.images)
+@click.argument("new", shell_complete=completion.images)
 @click.pass_context
 @asynchronous
 async def command(

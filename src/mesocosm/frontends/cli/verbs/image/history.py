@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.colour import Paint, plain, safe
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.layout import age, columns, cut
@@ -29,7 +30,7 @@ WIDTH = 60
 @click.option("--no-trunc", is_flag=True, help="Cut nothing.")
 @click.option("--platform", metavar="OS/ARCH", help="Which of an image's platforms.")
 @click.option("--format", "form", default="table", metavar="FORMAT", help=HELP)
-@click.argument("image")
+@click.argument("image", shell_complete=completion.images)
 @click.pass_context
 @asynchronous
 async def command(

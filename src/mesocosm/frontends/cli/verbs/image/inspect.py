@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.encoding import show_json
 from mesocosm.frontends.cli.library import library
@@ -15,7 +16,7 @@ from mesocosm.frontends.cli.template import Template, unescape
 @click.option("--format", "form", default="json", metavar="FORMAT", help="json, or a template: '{{.Id}}'.")
 @click.option("--manifest", is_flag=True, help="Only the manifest, byte for byte.")
 @click.option("--config", is_flag=True, help="Only the configuration, byte for byte.")
-@click.argument("images", nargs=-1, required=True)
+@click.argument("images", nargs=-1, required=True, shell_complete=completion.images)
 @click.pass_context
 @asynchronous
 async def command(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mesocosm.errors import MesocosmError
+from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.events import Events, tell, tell_failure
 from mesocosm.frontends.cli.library import library
@@ -14,7 +15,7 @@ from mesocosm.frontends.cli.progress import progress
 @click.command()
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="json: events.")
-@click.argument("image")
+@click.argument("image", shell_complete=completion.images)
 @click.argument("target", required=False)
 @click.pass_context
 @asynchronous

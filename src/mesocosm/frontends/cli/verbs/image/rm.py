@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from mesocosm.errors import InvalidConfig
+from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.library import each_image
 from mesocosm.isolators.words import size
@@ -13,7 +14,7 @@ from mesocosm.isolators.words import size
 @click.command()
 @click.option("-f", "--force", is_flag=True, help="All its names at once.")
 @click.option("--unused", is_flag=True, help="Images that have no name and that no container holds.")
-@click.argument("images", nargs=-1)
+@click.argument("images", nargs=-1, shell_complete=completion.images)
 @click.pass_context
 @asynchronous
 async def command(ctx: click.Context, force: bool, unused: bool, images: tuple[str, ...]) -> int:

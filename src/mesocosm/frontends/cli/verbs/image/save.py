@@ -13,6 +13,7 @@ from typing import Literal
 import click
 
 from mesocosm.errors import InvalidConfig
+from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.library import library
 from mesocosm.frontends.cli.progress import progress
@@ -28,7 +29,7 @@ from mesocosm.frontends.cli.progress import progress
     help="docker-archive: for readers that know no OCI.",
 )
 @click.option("--platform", metavar="OS/ARCH", help="Which of an image's platforms.")
-@click.argument("images", nargs=-1, required=True)
+@click.argument("images", nargs=-1, required=True, shell_complete=completion.images)
 @click.pass_context
 @asynchronous
 async def command(

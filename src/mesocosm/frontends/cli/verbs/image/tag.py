@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import click
 
+from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.library import library
 
 
 @click.command()
 @click.option("--platform", metavar="OS/ARCH", help="Which of an image's platforms.")
-@click.argument("image")
+@click.argument("image", shell_complete=completion.images)
 @click.argument("name")
 @click.pass_context
 @asynchronous

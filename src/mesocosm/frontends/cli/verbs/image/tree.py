@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.colour import Paint, painter, plain, safe
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.encoding import show_json
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How to print.")
-@click.argument("images", nargs=-1)
+@click.argument("images", nargs=-1, shell_complete=completion.images)
 @click.pass_context
 @asynchronous
 async def command(ctx: click.Context, form: str, images: tuple[str, ...]) -> None:

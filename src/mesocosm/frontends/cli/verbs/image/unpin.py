@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.library import each_image, library
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True)
+@click.argument("images", nargs=-1, required=True, shell_complete=completion.images)
 @click.pass_context
 @asynchronous
 async def command(ctx: click.Context, images: tuple[str, ...]) -> int:

@@ -8,15 +8,18 @@ import click
 import msgspec
 
 from mesocosm.errors import MesocosmError
+from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.encoding import show_json
 from mesocosm.frontends.cli.layout import count
 from mesocosm.frontends.cli.library import library
 from mesocosm.frontends.cli.progress import progress
 from mesocosm.frontends.cli.verbs.image.ls import familiar
+from mesocosm.images.progress import Phase, Progress
 
 if TYPE_CHECKING:
     from mesocosm.images.library import Library
+    from mesocosm.images.progress import Report
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +40,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 @click.option("--check-only", is_flag=True, help="Bring nothing back.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress, and nothing that is sound.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How to print.")
-@click.argument("images", nargs=-1)
+@click.argument("images", nargs=-1, shell_complete=completion.images)
 @click.pass_context
 @asynchronous
 async def command(
@@ -51,7 +54,7 @@ async def command(
     with progress(quiet=quiet) as told:
         async with library(ctx, told) as store:
             names = images or tuple(image.digest for image in await store.images())
-            found = [await _examine(store, name, repair=not check_only) for name in names]
+            found = [await _examine(store, name, told, repair=not check_only) for name in names]
     if form == "json":
         show_json(found)
     else:
@@ -60,9 +63,12 @@ async def command(
     return int(any(one.left or one.failure for one in found))
 
 
-async def _examine(store: Library, name: str, *, repair: bool) -> Finding:
+async def _examine(store: Library, name: str, report: Report, *, repair: bool) -> Finding:
     image = await store.inspect(name)
+    subject = familiar(image.references[0]) if image.references else image.digest
+    report(Progress(Phase.VERIFY, subject, 0, image.size))
     verdict, failure, left = await store.verify(name), "", None
+    report(Progress(Phase.VERIFY, subject, image.size, image.size, finished=True))
     if repair and not verdict.sound:
         try:
             await store.repair(name, verdict)
@@ -71,7 +77,7 @@ async def _examine(store: Library, name: str, *, repair: bool) -> Finding:
         left = await store.verify(name)
     remains = left or verdict
     return Finding(
-        image=familiar(image.references[0]) if image.references else image.digest,
+        image=subject,
         digest=image.digest,
         checked=verdict.checked,
         damaged=verdict.damaged,

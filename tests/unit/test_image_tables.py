@@ -1,0 +1,133 @@
+"""What image history, du, tree and diff print, without colour; what Tab offers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+import msgspec
+
+from mesocosm.frontends.cli import completion
+from mesocosm.frontends.cli.commands import cli
+from mesocosm.frontends.cli.verbs.image import diff, du, history, tree
+from mesocosm.images.catalogue import Catalogue
+from mesocosm.images.comparison import Change
+from mesocosm.images.image import Image, Layer, RefRecord
+from mesocosm.images.inspection import LayerUse, Step, Usage
+from mesocosm.model import ImageRuntime
+
+NOW = 1_704_067_200.0 + 3 * 86400  # three days into 2024
+BASE, TOP, OWN = ("sha256:" + digit * 64 for digit in "123")
+
+
+def layers(*diff_ids: str) -> tuple[Layer, ...]:
+    return tuple(Layer(diff_id=one, digest=one, size=1, media_type="m") for one in diff_ids)
+
+
+APP = Image(
+    references=("docker://docker.io/library/app:1",),
+    digest="sha256:" + "a" * 64,
+    image_id="sha256:" + "b" * 64,
+    platform="linux/amd64",
+    size=3 << 20,
+    created="2024-01-01T00:00:00Z",
+    pulled_at=NOW,
+    last_used=NOW,
+    checked_at=NOW,
+    layers=layers(BASE, TOP),
+    runtime=ImageRuntime(),
+    source="s",
+    in_use=("0123456789abcdef",),
+    pinned=True,
+)
+OTHER = msgspec.structs.replace(
+    APP,
+    references=(),
+    digest="sha256:" + "c" * 64,
+    size=2 << 20,
+    layers=layers(BASE, OWN),
+    in_use=(),
+    pinned=False,
+)
+USAGE = Usage(
+    layers=(3 << 20) + (1 << 19),
+    blobs=1 << 20,
+    shared=2 << 20,
+    reclaimable=0,
+    images=(APP, OTHER),
+    by_layer=(
+        LayerUse(
+            diff_id=BASE, forms=("erofs",), size=2 << 20, images=(APP.digest, OTHER.digest), mounted=True
+        ),
+        LayerUse(diff_id=TOP, forms=("erofs", "tree"), size=1 << 20, images=(APP.digest,), mounted=False),
+    ),
+)
+
+
+def test_history() -> None:
+    steps = [
+        Step(
+            created="2024-01-01T00:00:00Z", created_by="RUN\t x\x1b[2J", comment="c", layer=TOP, size=1 << 20
+        ),
+        Step(created="no date", created_by="ADD " + "y" * 80, comment="", layer=None, size=0),
+    ]
+    assert history.table(steps, now=NOW).splitlines() == [
+        "LAYER          CREATED      CREATED BY" + " " * 53 + "SIZE      COMMENT",
+        "222222222222   3 days ago   RUN x\\x1b[2J" + " " * 51 + "1 MiB     c",
+        "<none>         -            ADD " + "y" * 55 + "…   0 bytes",
+    ]
+    assert TOP in history.table(steps, now=NOW, whole=True)
+
+
+def test_du() -> None:
+    assert du.render(USAGE, True).splitlines() == [
+        "IMAGE    DIGEST         LAYERS   SIZE    SHARED   OWN       HELD BY",
+        "app:1    aaaaaaaaaaaa   2        3 MiB   2 MiB    1 MiB     pin, 0123456789ab",
+        "<none>   cccccccccccc   2        2 MiB   2 MiB    0 bytes   -",
+        "",
+        "LAYER          FORM          SIZE    IMAGES                       MOUNTED",
+        "111111111111   erofs         2 MiB   aaaaaaaaaaaa, cccccccccccc   yes",
+        "222222222222   erofs, tree   1 MiB   aaaaaaaaaaaa                 no",
+        "",
+        "layers   3.5 MiB   2 MiB of it in more than one image",
+        "blobs    1 MiB     as published: what saving and pushing need",
+        "in all   4.5 MiB   0 bytes of it nobody needs",
+    ]
+    empty = Usage(layers=0, blobs=0, shared=0, reclaimable=0, images=(), by_layer=())
+    assert du.render(empty, True).startswith("layers")
+
+
+def test_tree() -> None:
+    assert tree.render([APP, OTHER], USAGE).splitlines() == [
+        "app:1  aaaaaaaaaaaa  linux/amd64  3 MiB  held by pin, 0123456789ab",
+        "├─ 222222222222  1 MiB  erofs  tree",
+        "└─ 111111111111  2 MiB  erofs  mounted  shared with cccccccccccc",
+        "cccccccccccc  cccccccccccc  linux/amd64  2 MiB",
+        "├─ 333333333333  not here",
+        "└─ 111111111111  2 MiB  erofs  mounted  shared with app:1",
+    ]
+
+
+def test_diff() -> None:
+    changes = [
+        Change(path="/new", kind="added", after=1),
+        Change(path="/etc/\udcff\x1b", kind="changed", what=("content", "mode")),
+        Change(path="/old", kind="removed"),
+    ]
+    assert diff.render(changes, verbose=False).splitlines() == ["A /new", "C /etc/\\xff\\x1b", "D /old"]
+    assert "(content, mode)" in diff.render(changes, verbose=True)
+    assert diff.render([], verbose=True) == ""
+
+
+def test_completion_offers_images(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    catalogue = Catalogue(tmp_path / "images")
+    catalogue.prepare()
+    for name in ("docker://docker.io/library/debian:12", "docker://localhost:5000/x:y"):
+        catalogue.name(RefRecord(reference=name, digest=APP.digest))
+    context = click.Context(cli)
+    context.params["root"] = str(tmp_path)
+    offered = [completion.images(context, click.Argument(["x"]), text) for text in ("", "deb", "zz")]
+    assert offered == [["debian:12", "localhost:5000/x:y"], ["debian:12"], []]
+    context.params["root"] = str(tmp_path / "none")
+    assert completion.images(context, click.Argument(["x"]), "") == []
