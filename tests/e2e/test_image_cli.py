@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
+import pty
 import stat
 import subprocess
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +62,27 @@ def piped(mesocosm: CommandLine, data: bytes, *words: str) -> subprocess.Complet
     )
 
 
+def on_terminal(
+    mesocosm: CommandLine, question: bytes, answer: bytes, *words: str
+) -> tuple[int, bytes, bool]:
+    """The command on a terminal of its own: its status, what was seen, whether it hid what was typed."""
+    pid, fd = pty.fork()
+    if pid == 0:
+        whole = mesocosm.words(*words)
+        os.execve(whole[0], whole, mesocosm.environment)
+    seen = b""
+    while question not in seen:
+        seen += os.read(fd, 4096)
+    hidden = not termios.tcgetattr(fd)[3] & termios.ECHO
+    os.write(fd, answer)
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while more := os.read(fd, 4096):
+            seen += more
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.close(fd)
+    return status, seen, hidden
+
+
 def decoded(text: str) -> Any:  # noqa: ANN401
     return json.loads(text)
 
@@ -109,6 +133,14 @@ def test_g10_no_password_on_the_command_line(mesocosm: CommandLine) -> None:
     assert PASSWORD not in refused
     mesocosm("login", "-u", USER, "registry.invalid").refused("no terminal to ask")
     mesocosm("login", "user:pw@host").refused("is not a registry")
+
+
+def test_a_password_typed_is_not_shown(mesocosm: CommandLine, locked: Registry) -> None:
+    words = ("login", "-u", USER, locked.host)
+    status, seen, hidden = on_terminal(mesocosm, b"Password", f"{PASSWORD}\n".encode(), *words)
+    assert (status, hidden, PASSWORD.encode() in seen) == (0, True, False), seen
+    status, seen, _ = on_terminal(mesocosm, b"Password", b"\x03", *words)
+    assert (status, seen.count(b"\n")) == (130, 1), seen
 
 
 def test_what_another_repository_has_is_mounted(two: CommandLine, registry: Registry) -> None:
@@ -420,6 +452,14 @@ def test_pins_and_names_protect(two: CommandLine) -> None:
     assert two("images", "-q").accepted() == ""
     files = [path for path in (two.root / "images/blobs/sha256").iterdir()]
     assert files == []
+
+
+def test_prune_asks_on_a_terminal(two: CommandLine) -> None:
+    ask = ("image", "prune", "--all")
+    for answer, status, left in ((b"\x03", 130, 2), (b"n\n", 1, 2), (b"y\n", 0, 0)):
+        ended, seen, _ = on_terminal(two, b"[y/N]", answer, *ask)
+        assert (ended, len(two("images", "-q").accepted().split())) == (status, left), seen
+        assert b"2 images, 3 layers" in seen
 
 
 def test_what_a_container_has_stays(mesocosm: CommandLine, pushed_busybox: str) -> None:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import click
 
 from mesocosm.errors import InvalidConfig
 from mesocosm.frontends.cli.context import asynchronous
+
+if TYPE_CHECKING:
+    from mesocosm.images.registry.auth import Credential
 
 MOST = 64 << 10
 """Longest secret on standard input, in bytes."""
@@ -20,30 +27,47 @@ MOST = 64 << 10
 @click.option("-p", "--password", hidden=True)
 @click.argument("registry", default="docker.io")
 @click.pass_context
-@asynchronous
-async def command(
+def command(
     ctx: click.Context, username: str | None, password_stdin: bool, password: str | None, registry: str
-) -> None:
+) -> int:
     """Try credentials at REGISTRY (HOST[:PORT], docker.io without it) and keep them where docker does.
 
     That is the credential helper of ~/.docker/config.json where one is configured, else that file itself,
     readable by you alone.
     """
-    del ctx
     if password is not None:
         hint = "everybody on this host can read it there; use --password-stdin"
         raise InvalidConfig("a password does not belong on the command line", hint=hint)
     from mesocosm.images.registry.auth import Credential  # noqa: PLC0415
-    from mesocosm.images.registry.credentials import Credentials  # noqa: PLC0415
-    from mesocosm.images.registry.session import login, registry_name  # noqa: PLC0415
-    from mesocosm.images.stores.docker import credential_files  # noqa: PLC0415
+    from mesocosm.images.registry.session import registry_name  # noqa: PLC0415
 
     name = registry_name(registry)
-    user = username if username is not None else _ask_user(password_stdin)
-    secret = _from_stdin() if password_stdin else _ask_secret()
+    with _interruptible():
+        user = username if username is not None else _ask_user(password_stdin)
+        secret = _from_stdin() if password_stdin else _ask_secret()
     credential = Credential(identity_token=secret) if user == "<token>" else Credential(user, secret)
+    return _login(ctx, name, credential)
+
+
+@asynchronous
+async def _login(ctx: click.Context, name: str, credential: Credential) -> None:
+    del ctx
+    from mesocosm.images.registry.credentials import Credentials  # noqa: PLC0415
+    from mesocosm.images.registry.session import login  # noqa: PLC0415
+    from mesocosm.images.stores.docker import credential_files  # noqa: PLC0415
+
     await login(name, credential, Credentials(credential_files(os.environ), environ=os.environ))
     click.echo(f"mesocosm: {name} knows you now", err=True)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C raises meanwhile, so that the terminal gets its echo back."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _ask_user(password_stdin: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,9 @@ async def command(
     async with opened(ctx) as containerizer:
         images = containerizer.images
         if not dry_run and not force and sys.stdin.isatty() and sys.stderr.isatty():
-            _tell(await images.prune(limits, dry_run=True), "would be removed")
-            if not click.confirm("remove that?", err=True):
+            intended = await images.prune(limits, dry_run=True)
+            _tell(intended, "would be removed")
+            if not intended.empty and not await _agreed():
                 return 1
         plan = await images.prune(limits, dry_run=dry_run)
     if form == "json":
@@ -63,6 +65,18 @@ def _limits(every: bool, older: str | None, budget: str | None) -> Limits | None
     if age is None and budget is None:
         return None
     return Limits(age=age, budget=grammar.size(budget, "--budget") if budget else None)
+
+
+async def _agreed() -> bool:
+    """Ask on the terminal; a signal ends the waiting."""
+    click.echo("mesocosm: remove that? [y/N] ", nl=False, err=True)
+    loop, ready = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(0, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(0)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 def _tell(plan: Plan, done: str) -> None:
