@@ -340,6 +340,9 @@ def test_flipped_bits_are_found_and_brought_back(
         repaired = mesocosm("image", "verify", "-q", pushed_busybox)
         assert repaired.accepted() == f"{pushed_busybox}: damaged {digest}: brought back\n"
         assert mesocosm("image", "verify", "-q").accepted() == ""
+    flip(kept[layer["diff_id"]])
+    kept[layer["digest"]].unlink()
+    assert "brought back" in mesocosm("image", "verify", "-q").accepted()
     assert mesocosm("run", "--rm", "-q", pushed_busybox, "-c", "echo still").accepted() == "still\n"
 
 

@@ -188,9 +188,10 @@ class Library:
         await in_thread(Verification(self.store).discard, verdict)
         await in_thread(self.mounts.drop, [hex_of(digest) for digest in verdict.damaged])
         await have_documents(self.store, self._families, image)
-        await self._restore(named.reference, image, wanted, chosen, "always")
-        if {layer.digest for layer in image.layers} & set(verdict.damaged):
+        gone = self.store.missing(image, chosen.form) | set(verdict.damaged)
+        if any(layer.digest in gone for layer in image.layers):
             await have_blobs(self.store, self._families, image, self._report)
+        await self._restore(named.reference, image, wanted, chosen, "always")
 
     async def compare(self, old: str, new: str, *, platform: str | None = None) -> list[Change]:
         """Return what the files of ``new`` are that are not those of ``old``, by path."""
