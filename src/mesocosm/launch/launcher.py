@@ -23,7 +23,7 @@ from pathlib import Path
 import msgspec
 
 from mesocosm import trace
-from mesocosm.errors import AlreadyExists, LaunchError, NotFound, WrongState
+from mesocosm.errors import AlreadyExists, LaunchError, MesocosmError, NotFound, WrongState
 from mesocosm.launch import failures, handshake
 from mesocosm.launch import session as sessions
 from mesocosm.launch.birth import Birth, Forked
@@ -119,10 +119,7 @@ class Launcher:
         try:
             client = await connect(session, "gate")
         except NotFound:
-            found = sessions.evidence(session)
-            if found.alive or found.exit is not None:
-                raise WrongState("the payload has been started before") from None
-            raise
+            raise _not_held(sessions.evidence(session), session) from None
         with client:
             await send(client, handshake.encode("start"))
             trace.point("launch.starting")
@@ -164,6 +161,18 @@ class Launcher:
     def process(self, session: SessionPaths) -> Processes | None:
         """Identities of supervisor and payload, None before there are any."""
         return sessions.processes(session)
+
+
+def _not_held(found: Evidence, session: SessionPaths) -> MesocosmError:
+    """Why there is no gate to open."""
+    if found.processes is None:
+        return NotFound(f"nothing is held in {session.directory}")
+    if found.exit is None and processes.is_alive(*found.processes.payload):
+        return WrongState("the payload has been started before")
+    how = f" with status {found.exit.status}" if found.exit is not None else ""
+    return WrongState(
+        f"the payload has ended{how}", hint="it was started before, or killed while it was held"
+    )
 
 
 def _descriptors(
