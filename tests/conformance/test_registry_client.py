@@ -277,7 +277,7 @@ async def test_basic_authentication_against_htpasswd(tmp_path: Path) -> None:
         async with await RegistryClient.open(
             private.host, hosts=NOWHERE, credentials=credentials
         ) as stranger:
-            with pytest.raises(Denied, match=f"docker login {private.host}"):
+            with pytest.raises(Denied, match=f"mesocosm login {private.host}"):
                 await stranger.ping()
         await credentials.login(private.host, Credential("joe", "wrong"))
         async with await RegistryClient.open(private.host, hosts=NOWHERE, credentials=credentials) as wrong:

@@ -88,13 +88,13 @@ async def test_an_honest_registry_is_not_refused(mesocosm: CommandLine) -> None:
 Case = tuple[str, Fault, tuple[str, ...]]
 
 ANSWERS: list[Case] = [
-    ("/manifests/", status(401), ("asks for credentials", "docker login")),
-    ("/manifests/", status(403), ("refuses", "a/b:latest", "docker login")),
+    ("/manifests/", status(401), ("asks for credentials", "mesocosm login")),
+    ("/manifests/", status(403), ("refuses", "a/b:latest", "mesocosm login")),
     ("/manifests/", status(404), ("has no", "a/b:latest", "check its name and tag")),
     ("/manifests/", status(429, {"Retry-After": "0"}), ("limits the rate of requests", "wait")),
     ("/manifests/", status(500), ("answered 500", "a/b:latest", "its own logs say why")),
     ("/manifests/", mute(), ("does not answer", "check the network")),
-    ("/blobs/", status(401), ("asks for credentials", "docker login")),
+    ("/blobs/", status(401), ("asks for credentials", "mesocosm login")),
     ("/blobs/", status(404), ("has no",)),
     ("/blobs/", status(429, {"Retry-After": "0"}), ("limits the rate of requests",)),
     ("/blobs/", status(500), ("answered 500",)),

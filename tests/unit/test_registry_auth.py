@@ -156,13 +156,13 @@ def test_basic_then_nothing_more() -> None:
     challenge = [Challenge("basic", {"realm": "x"})]
     assert auth.refused(challenge, PULL, "anonymous") is None
     assert auth.header(PULL) == "Basic " + base64.b64encode(f"joe:{SECRET}".encode()).decode()
-    with pytest.raises(Denied, match=r"credentials of joe.*docker login r\.example") as raised:
+    with pytest.raises(Denied, match=r"credentials of joe.*mesocosm login r\.example") as raised:
         auth.refused(challenge, PULL, "basic")
     assert SECRET not in str(raised.value)
 
 
 def test_no_credentials_and_a_basic_challenge_say_log_in() -> None:
-    with pytest.raises(Denied, match=r"docker login r\.example"):
+    with pytest.raises(Denied, match=r"mesocosm login r\.example"):
         Authenticator("r.example", HERE, None).refused([Challenge("basic")], PULL, "anonymous")
 
 
@@ -314,7 +314,7 @@ async def test_wrong_credentials_say_so_and_end(
     else:
         registry.require_token(user=("joe", SECRET))
     async with await connect(registry, with_auth(tmp_path, registry, "wr0ng-w0rd")) as client:
-        with pytest.raises(Denied, match=f"docker login {registry.host}") as raised:
+        with pytest.raises(Denied, match=f"mesocosm login {registry.host}") as raised:
             await client.manifest("a/b", "latest")
     assert "wr0ng" not in str(raised.value)
     assert len(registry.seen) <= 3

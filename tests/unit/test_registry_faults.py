@@ -673,7 +673,7 @@ async def test_errors_quote_the_registry_on_one_bounded_line(registry: Malicious
             await client.manifest("a/b", "latest")
     assert str(raised.value).isprintable()
     assert len(str(raised.value)) < 700
-    assert f"docker login {registry.host}" in str(raised.value)
+    assert f"mesocosm login {registry.host}" in str(raised.value)
 
 
 async def test_a_missing_tag_is_named(registry: MaliciousRegistry) -> None:

@@ -145,7 +145,7 @@ class Authenticator:
 
     def denied(self) -> Denied:
         """Return the error for a refusal that no level overcomes."""
-        log_in = f"log in with docker login {self._registry} or skopeo login {self._registry}"
+        log_in = f"log in with mesocosm login {self._registry}"
         if self._credential is None:
             # Docker Hub answers so for names that do not exist, too.
             why, hint = "asks for credentials and there are none for it", f"check the name, or {log_in}"

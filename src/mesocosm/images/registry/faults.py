@@ -50,17 +50,15 @@ def status_fault(
     message = message_of(body)
     said = f": {message}" if message else ""
     if status in (401, 403):
-        hint = f"log in with docker login {registry} or skopeo login {registry}"
+        hint = f"log in with mesocosm login {registry}"
         return Denied(f"registry {registry} refuses {what}{said}", hint=hint)
     if status == 404:
-        hint = (
-            f"check its name and tag; a private one needs docker login {registry} or skopeo login {registry}"
-        )
+        hint = f"check its name and tag; a private one needs mesocosm login {registry}"
         return NotFound(f"registry {registry} has no {what}{said}", hint=hint)
     if status in (405, 501):
         return Unsupported(f"registry {registry} does not support this for {what}{said}")
     if status == 429:
-        hint = f"wait, or log in with docker login {registry} or skopeo login {registry} for a higher limit"
+        hint = f"wait, or log in with mesocosm login {registry} for a higher limit"
         text = f"registry {registry} limits the rate of requests{said}"
         return Transient(text, hint=hint, retry_after=retry_after)
     text = f"registry {registry} answered {status} for {what}{said}"
