@@ -210,18 +210,16 @@ def gate(setup: Setup, step: Step) -> None:
     setup.report = channel.move(setup.report, 3)
     taken.gate = channel.move(taken.gate, 4)
     taken.channel = channel.move(taken.channel, 5)
-    if setup.lesson is None:
-        syscalls.close_range(6)
-    else:
+    if setup.lesson is not None:
         setup.lesson.keep(6)
+        setup.lesson.teach()
+    syscalls.close_range(6)
     if setup.target_pid_namespace:
         entry.go_on_inside(setup)
     else:
         channel.send(setup.report, handshake.HELD + str(setup.identities[1][0]).encode())
         taken.mark("held")
         setup.tell_created(setup.identities[1])
-    if setup.lesson is not None:
-        setup.lesson.teach()
     syscalls.close_range(5)
     setup.client = doorman.wait(taken.gate, setup.report)
     taken.gate.close()
