@@ -95,7 +95,7 @@ async def test_r02_a_held_child_has_nothing_of_the_hosts(desk: Desk, root: Path)
     held.add((await desk.fork(further))[1].pid)
     held.add((await desk.fork(plan))[1].pid)
     for pid in held:
-        names = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}
+        names = {os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
         assert all(name == "/dev/null" or name.startswith(("pipe:", "socket:")) for name in names), names
     for pid in held - {first.pid}:
         status = Path(f"/proc/{pid}/status").read_text()
@@ -127,7 +127,7 @@ async def test_r04_descriptors_of_the_caller_stay_outside(desk: Desk, root: Path
                 boxed(root, "sh", "-c", "ls /proc/self/fd"), session=other.session("x")
             )
             for pid in (forked.supervisor, forked.pid):
-                names = {os.readlink(entry.path) for entry in os.scandir(f"/proc/{pid}/fd")}
+                names = {os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
                 assert "/" not in names
             await other.launcher.start(session)
             await other.launcher.wait(session)
