@@ -6,7 +6,7 @@ import re
 
 from mesocosm.errors import InvalidConfig
 
-_SIZE = re.compile(r"([0-9]{1,15})(?:\.([0-9]{1,6}))?\s?([kmgtp]?)i?b?", re.ASCII | re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,6}))?\s?([kmgtp]?)i?b?", re.ASCII | re.IGNORECASE)
 _SHIFTS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 _UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
@@ -29,7 +29,7 @@ def parse_size(text: str, subject: str = "size") -> int:
     match = _SIZE.fullmatch(text.strip())
     if match is None:
         raise InvalidConfig(
-            f"{subject}: {text!r} is not a size", hint="write a number and b, k, m or g, as in 512m"
+            f"{subject}: {text!r} is not a size", hint="write a number and b, k, m or g: 512m"
         )
     whole, fraction, unit = match.groups()
     shift = _SHIFTS[unit.lower()]

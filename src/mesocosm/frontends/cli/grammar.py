@@ -15,24 +15,15 @@ from mesocosm.errors import InvalidConfig, NotFound
 from mesocosm.isolators.words import nearest
 from mesocosm.linux.rlimits import NUMBERS, canonical
 from mesocosm.model import HostPathMount, Mount, Rlimit, TmpfsMount
+from mesocosm.model.size import parse_size
 
-_SIZE = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,6}))?\s?([kmgtp]?)i?b?", re.ASCII | re.IGNORECASE)
-_FACTORS = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40, "p": 50}
 _MOUNT_FLAGS = ("nosuid", "nodev", "noexec", "suid", "dev", "exec")
 _PROPAGATION = {"private": "private", "slave": "slave", "shared": "shared"}
 
 
 def size(text: str, option: str) -> int:
     """``512m``, ``1.5g``, ``65536``, ``64KiB`` → bytes; powers of 1024, as docker has it."""
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        raise InvalidConfig(f"{option}: {text!r} is not a size", hint="write a number and b, k, m or g: 512m")
-    whole, fraction, unit = match.groups()
-    shift = _FACTORS[unit.lower()]
-    value = int(whole) << shift
-    if fraction:
-        value += (int(fraction) << shift) // 10 ** len(fraction)
-    return value
+    return parse_size(text, option)
 
 
 def processors(text: str, option: str) -> float:
