@@ -66,9 +66,14 @@ def test_a_hog_beside_a_well_behaved_process(mesocosm: CommandLine, busybox_root
 
 def test_a_fork_bomb_is_held_and_told_of(mesocosm: CommandLine, busybox_root: Path) -> None:
     """It gets as many processes as it may have and no more; the report says so."""
-    script = "bomb() { bomb | bomb & }; bomb; wait; exit 3"
+    # The first process waits for the first refusal: were it to end sooner, all would, and none might come.
+    script = (
+        "bomb() { bomb | bomb & }; mkfifo /dev/shm/words; exec 3<>/dev/shm/words;"
+        'bomb 2>&3; read -r words <&3; echo "$words" >&2; exit 3'
+    )
     options = ("--pids-limit", "16", "--report")
     done = mesocosm.run(busybox_root, "sh", "-c", script, options=options)
+    assert done.status == 3
     assert "can't fork: Resource temporarily unavailable" in done.err
     assert re.search(r"cgroups/pids +process limit: 16", done.err)
     refused = re.search(r"processes +peak 16 of 16, a new one refused ([0-9]+) times?", done.err)
