@@ -7,9 +7,9 @@ the memory of every supervisor.
 from __future__ import annotations
 
 import _socket
-import array
 import errno
 import os
+import struct
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,8 @@ def peer_uid(sock: Socket) -> int:
 def send(sock: Socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
     """Send one message.  BrokenPipeError when the other side is gone; no signal is raised."""
     if descriptors:
-        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", descriptors))]
+        numbers = struct.pack(f"{len(descriptors)}i", *descriptors)
+        rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, numbers)]
         sock.sendmsg([message], rights, _socket.MSG_NOSIGNAL)
     else:
         sock.send(message, _socket.MSG_NOSIGNAL)
@@ -75,12 +76,12 @@ def receive(sock: Socket, limit: int, *, wait: bool = True) -> tuple[bytes, list
     room = _socket.CMSG_SPACE(MOST_DESCRIPTORS * 4)
     flags = _socket.MSG_CMSG_CLOEXEC | (0 if wait else _socket.MSG_DONTWAIT)
     data, ancillary, got, _ = sock.recvmsg(limit, room, flags)
-    numbers = array.array("i")
+    numbers: list[int] = []
     for level, kind, rights in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-            numbers.frombytes(rights[: len(rights) - len(rights) % numbers.itemsize])
+            numbers += struct.unpack(f"{len(rights) // 4}i", rights[: len(rights) // 4 * 4])
     if got & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
         for number in numbers:
             os.close(number)
         raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
-    return data, list(numbers)
+    return data, numbers

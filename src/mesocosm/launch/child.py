@@ -1,10 +1,9 @@
-"""The child: it waits for a plan, runs its steps, and becomes the payload by execve.
+"""The child: it runs a plan's steps and becomes the payload by execve.
 
-A child is forked ahead, by a supervisor, in namespaces of its own and with its memory populated, so that no
-fork and hardly a page fault lies between a request and its container.  Until the root is entered every path
-is resolved by descriptor; from then on there are raw system calls only, with everything they need made
-before: nothing is imported, loaded or opened from the image (attack P-01).  A step that fails is reported
-with its index, and the child is gone.
+A child is born in its namespaces and in its cgroup, by a supervisor that waited with everything imported.
+Until the root is entered every path is resolved by descriptor; from then on there are raw system calls only,
+with everything they need made before: nothing is imported, loaded or opened from the image (attack P-01).  A
+step that fails is reported with its index, and the child is gone.
 
 Nothing here may print a traceback: that would open files.
 """
@@ -22,7 +21,6 @@ from mesocosm.launch import (
     doorman,
     entry,
     filesystems,
-    foresight,
     handshake,
     identity,
     intake,
@@ -32,7 +30,7 @@ from mesocosm.launch import (
     signals,
 )
 from mesocosm.launch.setup import SETUP_FAILED, Setup
-from mesocosm.linux import processes, syscalls
+from mesocosm.linux import syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,27 +46,33 @@ CANNOT_EXECUTE = 126
 NOT_FOUND = 127
 
 
-def wait_and_run(offer: Offer, events: select.epoll) -> NoReturn:
-    """The life of a child: wait for a request, run its plan, execute.  Never returns.
+def run(offer: Offer, length: int, events: select.epoll, refusal: OSError | None) -> NoReturn:
+    """The life of a child: take the request, run its plan, execute.  Never returns.
 
     Descriptors are shared with the supervisor until the request is taken; ``events`` is what it sleeps on.
+    With a ``refusal`` there is no child: the supervisor itself is here to say so.
     """
+    own = intake.identity_of_self()
+    keeper = own if refusal else intake.identity_of_parent()
+    os.write(offer.take, keeper[0].to_bytes(4, "little"))
+    taken = _take(offer, length)
+    if refusal is not None:
+        _fail(Setup(taken, taken.channel, (keeper, own)), refusal.errno or 0, _sentence(refusal))
+        os._exit(SETUP_FAILED)
     syscalls.set_pdeathsig(signals.SIGKILL)
     theirs, ours = channel.pair()
     report = channel.adopt(descriptors.to_child_range(ours.detach()))
     descriptors.place(theirs.detach(), descriptors.REPORT)
-    streams = [_stream(number, events) for number in (descriptors.STDOUT, descriptors.STDERR)]
-    if not offer.fresh:
-        events.register(descriptors.REPORT, select.EPOLLIN)
-    keeper = intake.parent_of_self()
-    identities = (keeper, processes.start_time(keeper)), intake.identity_of_self()
-    foreseen = foresight.Foresight.read(offer.foresight) if offer.fresh else foresight.Foresight([], [])
-    foreseen.populate()
-    made = foreseen.make_mounts()
-    setup = Setup(_receive(offer, keeper), report, identities)
-    setup.mounts = made
-    setup.foreseen = foreseen
-    _guarded(setup, lambda: _take_and_run(setup, offer, streams))
+    setup = Setup(taken, report, (keeper, own))
+    _guarded(setup, lambda: _open_and_run(setup, offer, events))
+
+
+def _take(offer: Offer, length: int) -> intake.Intake:
+    try:
+        message, received = offer.request.content(length)
+        return intake.Intake(handshake.decode(message, "launch"), received)
+    except handshake.Garbled:
+        os._exit(SETUP_FAILED)
 
 
 def _stream(number: int, events: select.epoll) -> int:
@@ -77,43 +81,6 @@ def _stream(number: int, events: select.epoll) -> int:
     descriptors.place(source, number)
     events.register(number, select.EPOLLIN)
     return descriptors.to_child_range(end)
-
-
-def refuse_next(offer: Offer, error: OSError) -> NoReturn:
-    """Take one request and answer that no child could be made."""
-    taken = _receive(offer, os.getpid())
-    own = intake.identity_of_self()
-    setup = Setup(taken, taken.channel, (own, own))
-
-    def fail() -> None:
-        raise error
-
-    _guarded(setup, fail)
-
-
-def _receive(offer: Offer, keeper: int) -> intake.Intake:
-    message, received = _await_request(offer)
-    if not message:
-        os._exit(0)
-    os.write(offer.take, keeper.to_bytes(4, "little"))
-    try:
-        return intake.Intake(handshake.decode(message, "launch"), received)
-    except handshake.Garbled:
-        os._exit(SETUP_FAILED)
-
-
-def _await_request(offer: Offer) -> tuple[bytes, list[int]]:
-    """The next request; an empty one when launcher or zygote are gone."""
-    poll = select.poll()
-    poll.register(offer.requests, select.POLLIN)
-    poll.register(offer.alive, select.POLLIN)
-    while True:
-        if any(fd == offer.alive for fd, _ in poll.poll()):
-            return b"", []
-        try:
-            return channel.receive(offer.requests, handshake.LIMIT, wait=False)
-        except BlockingIOError:
-            continue  # another spare was faster
 
 
 def _guarded(setup: Setup, act: Callable[[], None]) -> NoReturn:
@@ -127,31 +94,22 @@ def _guarded(setup: Setup, act: Callable[[], None]) -> NoReturn:
     os._exit(setup.status)
 
 
-def _take_and_run(setup: Setup, offer: Offer, streams: list[int]) -> None:
+def _open_and_run(setup: Setup, offer: Offer, events: select.epoll) -> None:
+    streams = [_stream(number, events) for number in (descriptors.STDOUT, descriptors.STDERR)]
     taken = setup.intake
     taken.mark("received")
     taken.open_session()
-    made = [fd for fds in setup.mounts.values() for fd in fds]
-    taken.part(setup.report.fileno(), *streams, offer.null, offer.lessons.fileno(), *made)
-    keeper, own = setup.identities
-    intake.write_identities(taken.session, keeper, own)
-    taken.mark("session")
-    _shed(offer.null if taken.stdin < 0 else taken.stdin, streams)
     setup.load(taken.plan)
     taken.mark("loaded")
-    entry.take_namespaces(setup, fresh=offer.fresh, keeper=keeper[0])
-    setup.lesson = _lesson(setup, offer)
-    taken.mark("namespaces")
+    if setup.find("join-namespaces") is not None:  # its notes want answers, `entry.go_on_inside`
+        events.register(descriptors.REPORT, select.EPOLLIN)
+    taken.part(setup.report.fileno(), *streams, offer.null)
+    keeper, own = setup.identities
+    intake.write_identities(taken.session, keeper, own)
+    _shed(offer.null if taken.stdin < 0 else taken.stdin, streams)
+    taken.mark("session")
+    entry.check_namespaces(setup)
     _run_steps(setup)
-
-
-def _lesson(setup: Setup, offer: Offer) -> foresight.Lesson | None:
-    """What to teach if this plan was not foreseen."""
-    known = setup.foreseen
-    wanted = foresight.wanted_mounts(setup.steps, setup.kinds)
-    if not offer.fresh or (known.memory and known.mounts == wanted):
-        return None
-    return foresight.Lesson(offer.lessons, offer.memory, known.memory, wanted)
 
 
 def _shed(stdin: int, streams: list[int]) -> None:
@@ -210,9 +168,6 @@ def gate(setup: Setup, step: Step) -> None:
     setup.report = channel.move(setup.report, 3)
     taken.gate = channel.move(taken.gate, 4)
     taken.channel = channel.move(taken.channel, 5)
-    if setup.lesson is not None:
-        setup.lesson.keep(6)
-        setup.lesson.teach()
     syscalls.close_range(6)
     if setup.target_pid_namespace:
         entry.go_on_inside(setup)

@@ -10,6 +10,7 @@ from mesocosm.linux import namespaces, processes, syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
     from mesocosm.launch.setup import Setup
@@ -17,45 +18,20 @@ if TYPE_CHECKING:
     Step = dict[str, Any]
 
 
-MADE_AHEAD = ("pid", "ipc", "uts", "net")
-"""Kinds of namespaces that a fresh spare child is made in."""
-
-_NOT_YET = ("user", "time")
+_AT_BIRTH = ("pid", "ipc", "uts", "net", "mnt")
+_LATER = ("cgroup",)
 
 
-def take_namespaces(setup: Setup, *, fresh: bool, keeper: int) -> None:
-    """Be in exactly the new namespaces that the plan asks for, and in the cgroup that was given.
+def birth_flags(kinds: Sequence[str]) -> int:
+    """The CLONE flags of the namespaces that a child is born in."""
+    return namespaces.flags_of([kind for kind in kinds if kind in _AT_BIRTH])
 
-    What a fresh child was given ahead and the plan does not want is left again, for that of the supervisor,
-    whose pid is ``keeper``.  The mount namespace is made now, for it copies the mounts of now.
-    """
-    if setup.intake.cgroup >= 0:
-        _enter_cgroup(setup.intake.cgroup)
-    made = MADE_AHEAD if fresh else ()
-    for kind in made:
-        if kind not in setup.kinds:
-            _go_back(kind, keeper)
-    missing = [kind for kind in setup.kinds if kind not in made and kind != "cgroup"]
-    for kind in missing:
-        if kind in _NOT_YET:
+
+def check_namespaces(setup: Setup) -> None:
+    """Refuse a plan with namespaces that a child is neither born in nor makes later."""
+    for kind in setup.kinds:
+        if kind not in (*_AT_BIRTH, *_LATER):
             raise OSError(errno.ENOSYS, f"{kind} namespaces are not supported")
-    syscalls.unshare(namespaces.flags_of(missing))
-
-
-def _enter_cgroup(directory: int) -> None:
-    fd = os.open("cgroup.procs", os.O_WRONLY | os.O_CLOEXEC, dir_fd=directory)
-    try:
-        os.write(fd, b"0")
-    finally:
-        os.close(fd)
-
-
-def _go_back(kind: str, keeper: int) -> None:
-    fd = os.open(f"/proc/{keeper}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        syscalls.setns(fd, namespaces.FLAGS[kind])
-    finally:
-        os.close(fd)
 
 
 def own_cgroup_namespace(setup: Setup) -> None:

@@ -48,7 +48,7 @@ def mount_filesystem(setup: Setup, step: Step) -> None:
     """A new file system, its attributes set before anybody can see it."""
     setup.require("mnt")
     fstype, target = step["fstype"], step["target"]
-    fd = setup.take_mount(step)
+    fd = _detached(fstype, step["options"], step["flags"])
     place = _mount_point(setup, fstype, target, step["target_mode"])
     if not step["trusted"]:
         _check_cover(setup, fd, place, target)
@@ -74,7 +74,7 @@ def _mount_point(setup: Setup, fstype: str, target: str, mode: int) -> int:
     return place
 
 
-def detached(fstype: str, options: Sequence[str], flags: Sequence[str]) -> int:
+def _detached(fstype: str, options: Sequence[str], flags: Sequence[str]) -> int:
     """A new file system that nobody can see yet."""
     chosen = [_option(text) for text in options]
     return mounts.new_mount(fstype, chosen, attributes=_attributes(flags))

@@ -6,11 +6,12 @@ import asyncio
 import contextlib
 import os
 import py_compile
+import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib.util import cache_from_source
 from pathlib import Path
 
@@ -28,11 +29,9 @@ _BOOTSTRAP = (
 
 
 class ForkServer:
-    """One zygote and the sockets to it."""
+    """One zygote and the socket to it."""
 
-    def __init__(
-        self, zygote: subprocess.Popen[bytes], requests: tuple[socket.socket, socket.socket], log: int
-    ) -> None:
+    def __init__(self, zygote: subprocess.Popen[bytes], requests: socket.socket, log: int) -> None:
         self._zygote = zygote
         self._requests = requests
         self._log = log
@@ -40,40 +39,40 @@ class ForkServer:
     @classmethod
     async def start(cls) -> ForkServer:
         """A new zygote; it warms up while requests already wait for it.  Raises Unsupported."""
-        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(2)]
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         log = os.memfd_create("mesocosm-zygote-log", os.MFD_CLOEXEC)
         try:
-            theirs = [pair[1].fileno() for pair in pairs]
-            zygote = await _in_thread_of_its_own(lambda: _exec_zygote(theirs, log))
+            zygote = await _in_thread_of_its_own(lambda: _exec_zygote(theirs.fileno(), log))
         except BaseException:
             os.close(log)
-            for pair in pairs:
-                pair[0].close()
+            ours.close()
             raise
         finally:
-            for pair in pairs:
-                pair[1].close()
-        for pair in pairs:
-            pair[0].setblocking(False)
-        return cls(zygote, (pairs[0][0], pairs[1][0]), log)
+            theirs.close()
+        ours.setblocking(False)
+        return cls(zygote, ours, log)
 
     @property
     def alive(self) -> bool:
         """Whether the zygote runs."""
         return self._zygote.poll() is None
 
-    async def request(self, descriptors: Mapping[str, int], *, fresh: bool, timing: bool) -> None:
-        """Ask for a child, a ``fresh`` one in namespaces of its own or one to join others."""
+    async def request(self, descriptors: Mapping[str, int], *, namespaces: int, timing: bool) -> None:
+        """Ask for a child in new ``namespaces`` (CLONE flags), and in the cgroup that is given, if one is."""
         names = [name for name in handshake.DESCRIPTORS if name in descriptors]
-        message = handshake.encode("launch", descriptors=names, timing=timing)
+        # Supervisor and child share their descriptors until the child has sorted them.
+        flags = namespaces | syscalls.CLONE_FILES
+        if "cgroup" in descriptors:
+            flags |= syscalls.CLONE_INTO_CGROUP
+        arguments = syscalls.clone3_arguments(flags, exit_signal=signal.SIGCHLD)
+        message = arguments + handshake.encode("launch", descriptors=names, timing=timing)
         numbers = [descriptors[name] for name in names]
-        requests = self._requests[0 if fresh else 1]
         while True:
             try:
-                channel.send(requests, message, numbers)
+                channel.send(self._requests, message, numbers)
                 return
             except BlockingIOError:
-                await writable(requests)
+                await writable(self._requests)
             except OSError as error:
                 raise Unavailable(f"the zygote does not answer: {error.strerror}{self.words()}") from error
 
@@ -84,8 +83,7 @@ class ForkServer:
 
     def close(self) -> None:
         """End the zygote and its spares.  Supervisors and containers live on."""
-        for requests in self._requests:
-            requests.close()
+        self._requests.close()
         self._zygote.wait()
         if self._log >= 0:
             os.close(self._log)
@@ -119,7 +117,7 @@ async def _in_thread_of_its_own(
         thread.join()
 
 
-def _exec_zygote(requests: Sequence[int], log: int) -> subprocess.Popen[bytes]:
+def _exec_zygote(requests: int, log: int) -> subprocess.Popen[bytes]:
     """Start the interpreter from a read-only view of the host; the calling thread keeps that view (R-01)."""
     package = Path(__file__).parent.parent
     _compile_ahead(package)
@@ -130,15 +128,15 @@ def _exec_zygote(requests: Sequence[int], log: int) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [
                 sys.executable,
-                *("-I", "-S", "-B", "-X", "utf8=1", "-c", _BOOTSTRAP),
-                *map(str, (package, *requests, host_mounts, host_root)),
+                *("-I", "-S", "-B", "-OO", "-X", "utf8=1", "-c", _BOOTSTRAP),
+                *map(str, (package, requests, host_mounts, host_root)),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=log,
             env={},
             cwd="/",
-            pass_fds=(*requests, host_mounts, host_root),
+            pass_fds=(requests, host_mounts, host_root),
             start_new_session=True,
         )
     finally:
@@ -149,10 +147,10 @@ def _exec_zygote(requests: Sequence[int], log: int) -> subprocess.Popen[bytes]:
 def _compile_ahead(package: Path) -> None:
     """Write the bytecode that is missing: the zygote cannot, and what it compiles stays in its memory."""
     for source in (*package.glob("launch/*.py"), *package.glob("linux/*.py")):
-        cached = Path(cache_from_source(str(source)))
+        cached = Path(cache_from_source(str(source), optimization=2))
         if not cached.exists() or cached.stat().st_mtime < source.stat().st_mtime:
             with contextlib.suppress(OSError):
-                py_compile.compile(str(source), quiet=2)
+                py_compile.compile(str(source), str(cached), optimize=2, quiet=2)
 
 
 def _enter_read_only_view() -> None:

@@ -1,8 +1,10 @@
 """What launcher, child and supervisor say to each other.  No I/O here.
 
-    launcher                     child (spare, waiting)          supervisor (its parent)
-       │  launch + descriptors        │                               │
-       ├─────────────────────────────►│  lock, sockets, pipes         │
+    launcher                                                     supervisor (spare, waiting)
+       │  launch + descriptors                                        │
+       ├─────────────────────────────────────────────────────────────►│
+       │                            child ◄──── clone3 ───────────────┤
+       │                              │  lock, sockets, pipes         │
        │                              │  the plan's steps             │
        │◄──── created, or failed ─────┤                               │
        │                              ├── HELD pid ──────────────────►│
@@ -19,7 +21,7 @@
 
 Messages with the launcher are datagrams of SOCK_SEQPACKET sockets: a JSON object of at most `LIMIT` bytes
 whose ``kind`` decides its other fields (`FIELDS`).  Descriptors travel beside it (SCM_RIGHTS), named by the
-message.
+message.  Before a ``launch`` stand the arguments of clone3(2) for the supervisor.
 
 Notes to the supervisor, which keeps no more of the language in memory than it must, are a letter and bytes.
 """
@@ -35,8 +37,10 @@ if TYPE_CHECKING:
 LIMIT = 1 << 16
 """Bytes in one message.  Plans travel as a descriptor, so nothing comes near."""
 
-DESCRIPTORS = ("channel", "plan", "session", "stdout", "stderr", "index", "stdin", "cgroup")
-"""Names that a ``launch`` message may give its descriptors, in this order; the first six are always there."""
+DESCRIPTORS = ("cgroup", "channel", "plan", "session", "stdout", "stderr", "index", "stdin")
+"""Names that a ``launch`` message may give its descriptors, in this order."""
+OPTIONAL = ("cgroup", "stdin")
+"""Those of them that may be missing."""
 
 FIELDS: dict[str, dict[str, type]] = {
     "launch": {"descriptors": list, "timing": bool},

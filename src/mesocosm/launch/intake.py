@@ -1,4 +1,4 @@
-"""How a spare child takes a request: descriptors sorted, the session's files made, a table of its own.
+"""How a child takes a request: descriptors sorted, the session's files made, a table of its own.
 
 lock           held (flock) as long as the supervisor lives
 gate           listened on by the held child: ``start``
@@ -35,14 +35,15 @@ _FOR_SUPERVISOR = {
 class Intake:
     """One request, in the hands of the child: what it asks for and the descriptors that are the child's.
 
-    ``stdin`` is -1 for /dev/null, ``cgroup`` -1 for none.
+    ``stdin`` is -1 for /dev/null.
     """
 
-    __slots__ = ("cgroup", "channel", "gate", "plan", "session", "stdin", "timing")
+    __slots__ = ("channel", "gate", "plan", "session", "stdin", "timing")
 
     def __init__(self, message: dict[str, Any], received: list[int]) -> None:
         names = message["descriptors"]
-        if len(names) != len(received) or not set(handshake.DESCRIPTORS[:6]) <= set(names):
+        wanted = set(handshake.DESCRIPTORS).difference(handshake.OPTIONAL)
+        if len(names) != len(received) or not wanted <= set(names):
             raise handshake.Garbled("descriptors and their names differ")
         self.timing: list[list[int | str]] | None = [] if message["timing"] else None
         mine: dict[str, int] = {}
@@ -56,7 +57,6 @@ class Intake:
         self.channel = channel.adopt(mine["channel"])
         self.plan = mine["plan"]
         self.stdin = mine.get("stdin", -1)
-        self.cgroup = mine.get("cgroup", -1)
         self.session = descriptors.SESSION
         self.gate: Socket
 
@@ -78,7 +78,7 @@ class Intake:
     def part(self, *others: int) -> None:
         """Take a table of descriptors of our own, with ours and ``others``."""
         self.session = descriptors.to_child_range(os.dup(descriptors.SESSION))
-        own = (self.channel.fileno(), self.plan, self.gate.fileno(), self.session, self.stdin, self.cgroup)
+        own = (self.channel.fileno(), self.plan, self.gate.fileno(), self.session, self.stdin)
         descriptors.part([fd for fd in (*own, *others) if fd >= 0])
 
     def mark(self, name: str) -> None:
@@ -103,11 +103,12 @@ def identity_of_self() -> tuple[int, int]:
     return pid, processes.start_time(pid)
 
 
-def parent_of_self() -> int:
-    """The pid of our parent as the host's procfs shows it, also to a process in a PID namespace below."""
+def identity_of_parent() -> tuple[int, int]:
+    """Pid and start time of our parent, likewise."""
     fd = os.open("/proc/self/stat", os.O_RDONLY | os.O_CLOEXEC)
     try:
         line = os.read(fd, 4096)
     finally:
         os.close(fd)
-    return int(line.rpartition(b")")[2].split()[1])
+    parent = int(line.rpartition(b")")[2].split()[1])
+    return parent, processes.start_time(parent)

@@ -24,7 +24,7 @@ import msgspec
 
 from mesocosm import trace
 from mesocosm.errors import AlreadyExists, LaunchError, MesocosmError, NotFound, WrongState
-from mesocosm.launch import failures, handshake
+from mesocosm.launch import entry, failures, handshake
 from mesocosm.launch import session as sessions
 from mesocosm.launch.birth import Birth, Forked
 from mesocosm.launch.forkserver import ForkServer
@@ -93,7 +93,8 @@ class Launcher:
         try:
             with theirs:
                 descriptors["channel"] = theirs.fileno()
-                await self._server.request(descriptors, fresh="pid" in plan.namespaces, timing=timing)
+                flags = entry.birth_flags(plan.namespaces)
+                await self._server.request(descriptors, namespaces=flags, timing=timing)
             trace.point("launch.requested")
             birth = Birth(ours, plan, session)
             try:

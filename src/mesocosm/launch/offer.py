@@ -2,43 +2,32 @@
 
 from __future__ import annotations
 
+import ctypes
+
+from mesocosm.launch import bare, descriptors
+from mesocosm.launch.request import Request
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from mesocosm.launch.channel import Socket
 
 
 class Offer:
-    """The ways to and from one kind of spare; the descriptors are shared by all of them.
+    """What all spares share: descriptors, and memory laid out before they were forked.
 
     ``requests``  the socket that requests come by
     ``take``      a pipe to say by that one was taken, with the supervisor's pid
     ``null``      /dev/null
-    ``alive``     a pipe that ends with the zygote
-    ``memory``    the private writable memory of all, as ``(address, length)``
-    ``foresight`` the file with the last lesson, `foresight.Foresight`
-    ``lessons``   the socket to teach by
-    ``fresh``     whether the child is made in namespaces of its own
+    ``request``   room for the request
+    ``ended``     what to sleep on first: the end of a child
     """
 
-    __slots__ = ("alive", "foresight", "fresh", "lessons", "memory", "null", "requests", "take")
+    __slots__ = ("_kept", "ended", "null", "request", "requests", "take")
 
-    def __init__(
-        self,
-        requests: Socket,
-        *,
-        take: int,
-        null: int,
-        alive: int,
-        memory: list[tuple[int, int]],
-        foresight: int,
-        lessons: Socket,
-        fresh: bool,
-    ) -> None:
-        self.requests = requests
+    def __init__(self, requests: Socket, *, take: int, null: int) -> None:
+        self.requests = requests.fileno()
         self.take = take
         self.null = null
-        self.alive = alive
-        self.memory = memory
-        self.foresight = foresight
-        self.lessons = lessons
-        self.fresh = fresh
+        self.request = Request()
+        self._kept = ctypes.create_string_buffer(bare.EPOLL_EVENT.pack(bare.EPOLLIN, descriptors.SIGNALS))
+        self.ended = ctypes.addressof(self._kept)

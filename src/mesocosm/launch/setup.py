@@ -6,7 +6,7 @@ import binascii
 import errno
 import os
 
-from mesocosm.launch import channel, documents, filesystems, foresight, handshake
+from mesocosm.launch import channel, documents, handshake
 from mesocosm.linux import mounts, syscalls
 
 TYPE_CHECKING = False
@@ -45,10 +45,7 @@ class Setup:
         "identified",
         "identities",
         "covers",
-        "foreseen",
         "index",
-        "lesson",
-        "mounts",
         "intake",
         "kinds",
         "report",
@@ -73,9 +70,6 @@ class Setup:
         self.target = -1
         self.target_pid_namespace = False
         self.warnings: list[str] = []
-        self.mounts: dict[foresight.Key, list[int]] = {}
-        self.lesson: foresight.Lesson | None = None
-        self.foreseen = foresight.Foresight([], [])
         self.covers: dict[bool, int] = {}
         self._root = -1
         self._shared: dict[int, int] = {}
@@ -131,14 +125,6 @@ class Setup:
     def shared_source(self, index: int) -> int | None:
         """What `hold_shared_sources` kept for this step."""
         return self._shared.pop(index, None)
-
-    def take_mount(self, step: Step) -> int:
-        """A new, detached file system as the step wants it, made ahead or now."""
-        key = foresight.key_of(step)
-        ahead = self.mounts.get(key)
-        if ahead and foresight.serves(step, self.kinds):
-            return ahead.pop()
-        return filesystems.detached(*key)
 
     def tell_created(self, payload: Identity) -> None:
         """Let the launcher know that ``payload`` is held."""

@@ -1,6 +1,6 @@
 """The supervisor: one tiny process per container or session, which outlives whoever launched it.
 
-    spare ──taken──► SETTING UP ──HELD──► HELD ── started by the child itself ──► RUNNING ──► exit.json, gone
+    spare ──asked──► SETTING UP ──HELD──► HELD ── started by the child itself ──► RUNNING ──► exit.json, gone
                          │ child ends       │ killed
                          └─► gone           └─► exit.json
 
@@ -20,9 +20,9 @@ import os
 import select
 import time
 
-from mesocosm.launch import channel, child, descriptors, entry, handshake, intake, signals
+from mesocosm.launch import bare, channel, child, descriptors, handshake, intake
 from mesocosm.launch.stdio import Stdio
-from mesocosm.linux import namespaces, processes, syscalls
+from mesocosm.linux import processes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,27 +31,20 @@ if TYPE_CHECKING:
     from mesocosm.launch.offer import Offer
 
 
-_PLAIN = syscalls.clone3_arguments(syscalls.CLONE_FILES, exit_signal=signals.SIGCHLD)
-_FRESH = syscalls.clone3_arguments(
-    syscalls.CLONE_FILES | namespaces.flags_of(entry.MADE_AHEAD), exit_signal=signals.SIGCHLD
-)
-
-
 def be_supervisor(offer: Offer) -> NoReturn:
-    """Make a spare child and keep it.  The calling process is a fresh fork of the mould."""
-    events = select.epoll()
-    events.register(descriptors.SIGNALS, select.EPOLLIN)
-    if not offer.fresh:
-        # What a payload without a PID namespace of its own leaves behind is ours to reap.
-        syscalls.set_child_subreaper(1)
-    try:
-        pid = syscalls.clone3_prepared(_FRESH if offer.fresh else _PLAIN)
-    except OSError as error:
-        child.refuse_next(offer, error)
-    if not pid:
-        child.wait_and_run(offer, events)
-    first = events.poll()  # nothing more is touched while nothing happens
-    Supervisor(pid, events).serve(first)
+    """Wait for a request, make its child, and keep it.  The calling process is a fresh fork of the mould."""
+    # What a payload without a PID namespace of its own leaves behind is ours to reap.
+    bare.prctl(bare.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    events = bare.epoll_create1(bare.EPOLL_CLOEXEC)
+    bare.epoll_ctl(events, bare.EPOLL_CTL_ADD, descriptors.SIGNALS, offer.ended)
+    length = offer.request.receive(offer.requests)
+    if length <= 0:
+        os._exit(0)  # launcher or zygote are gone
+    pid = offer.request.clone()
+    if pid <= 0:
+        child.run(offer, length, select.epoll.fromfd(events), offer.request.refusal() if pid else None)
+    bare.epoll_wait(events, offer.ended, 1, -1)  # nothing more is touched while nothing happens
+    Supervisor(pid, select.epoll.fromfd(events)).serve()
 
 
 class Supervisor:
@@ -74,17 +67,16 @@ class Supervisor:
         self._failure = b"null"
         self._ended: tuple[int, int, int, int] | None = None
 
-    def serve(self, events: list[tuple[int, int]]) -> NoReturn:
+    def serve(self) -> NoReturn:
         """Until the payload has ended."""
         while True:
-            for fd, _ in events:
+            for fd, _ in self._events.poll():
                 if fd == descriptors.SIGNALS:
                     self._reap()
                 elif fd == descriptors.REPORT:
                     self._heed()
                 else:
                     self._stdio.pump(fd)
-            events = self._events.poll()
 
     def _heed(self) -> None:
         """A note of a child that joins others, which may want an answer at once."""

@@ -5,8 +5,8 @@ every library it has mapped stay unwritable through ``/proc/PID/exe`` and ``map_
 may do (CVE-2019-5736, attack R-01).  With everything imported it returns to the host's mount namespace, where
 binds and writable mounts are possible.
 
-All processes share one socket: a spare supervisor, forked ahead, waits on it for the next request, so that no
-fork lies between a request and its container.  A spare dies with the zygote; a supervisor that has a
+All processes share one socket: spare supervisors, forked ahead, wait on it for the next request, so that all
+that a request has to wait for is its own child.  A spare dies with the zygote; a supervisor that has a
 container does not.
 """
 
@@ -18,7 +18,7 @@ import os
 import select
 import sys
 
-from mesocosm.launch import channel, descriptors, foresight, handshake, mould, signals
+from mesocosm.launch import channel, descriptors, mould, signals
 from mesocosm.launch.offer import Offer
 from mesocosm.linux import syscalls
 
@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
     from mesocosm.launch.channel import Socket
 
-SPARES = 2
-"""Spare children of each kind."""
+SPARES = 3
 QUIET = 20
 """Milliseconds without a request after which a taken spare is replaced, if another is left: a fork in the
 middle of a launch would compete with it."""
@@ -38,40 +37,23 @@ HIGH = 100
 
 
 class Zygote:
-    """The fork server, with spares of two kinds: fresh ones for containers, plain ones to join others."""
+    """The fork server: it keeps spare supervisors, and learns when one is taken or has ended."""
 
-    def __init__(self, requests: tuple[Socket, Socket]) -> None:
+    def __init__(self, requests: Socket) -> None:
         self._requests = requests
         self._taken, take = _high_pipe()
-        alive, self._alive = _high_pipe()
-        self._lessons, lessons = (channel.adopt(_high(sock.detach())) for sock in channel.pair())
-        self._foresight = _high(os.memfd_create("mesocosm-foresight", os.MFD_CLOEXEC))
         null = _high(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
-        memory = foresight.private_ranges()
-        offers = tuple(
-            Offer(
-                sock,
-                take=take,
-                null=null,
-                alive=alive,
-                memory=memory,
-                foresight=self._foresight,
-                lessons=lessons,
-                fresh=fresh,
-            )
-            for sock, fresh in zip(requests, (True, False), strict=True)
-        )
-        self._spares: tuple[set[int], set[int]] = (set(), set())
-        self._mould = self._fork_mould(offers)
+        self._spares: set[int] = set()
+        self._mould = self._fork_mould(Offer(requests, take=take, null=null))
 
-    def _fork_mould(self, offers: tuple[Offer, ...]) -> int:
+    def _fork_mould(self, offer: Offer) -> int:
         orders, self._orders = _high_pipe()
         self._made, made = _high_pipe()
         pid, _ = syscalls.clone3(0, exit_signal=signals.SIGCHLD)
         if not pid:
-            for fd in (self._orders, self._made, self._alive, self._taken):
+            for fd in (self._orders, self._made, self._taken):
                 os.close(fd)
-            mould.cast(orders, made, offers)
+            mould.cast(orders, made, offer)
         os.close(orders)
         os.close(made)
         return pid
@@ -79,44 +61,30 @@ class Zygote:
     def serve(self) -> NoReturn:
         """Keep spares ready until the launcher closes its end."""
         poll = select.poll()
-        poll.register(self._requests[0].fileno(), 0)
-        for fd in (self._taken, descriptors.SIGNALS, self._lessons.fileno()):
+        poll.register(self._requests.fileno(), 0)
+        for fd in (self._taken, descriptors.SIGNALS):
             poll.register(fd, select.POLLIN)
         while True:
-            self._order_spares(1)
-            missing = any(len(spares) < SPARES for spares in self._spares)
-            ready = poll.poll(QUIET if missing else None)
+            self._order_spare(1)
+            ready = poll.poll(QUIET if len(self._spares) < SPARES else None)
             if not ready:
-                self._order_spares(SPARES)
+                self._order_spare(SPARES)
             for fd, _ in ready:
-                if fd == self._requests[0].fileno():
+                if fd == self._requests.fileno():
                     os._exit(0)
                 elif fd == descriptors.SIGNALS:
                     self._reap()
-                elif fd == self._lessons.fileno():
-                    self._learn()
                 else:
-                    self._forget(int.from_bytes(os.read(self._taken, 4), "little"))
+                    self._spares.discard(int.from_bytes(os.read(self._taken, 4), "little"))
 
-    def _order_spares(self, wanted: int) -> None:
-        """At most one of each kind, so that requests are heard in between."""
-        for kind, spares in enumerate(self._spares):
-            if len(spares) < wanted:
-                os.write(self._orders, bytes((kind,)))
-                made = os.read(self._made, 4)
-                if not made:
-                    os._exit(1)
-                spares.add(int.from_bytes(made, "little"))
-
-    def _learn(self) -> None:
-        """Let the next fresh children be ready for what the last one did."""
-        lesson, _ = channel.receive(self._lessons, handshake.LIMIT)
-        os.ftruncate(self._foresight, 0)
-        os.pwrite(self._foresight, lesson, 0)
-
-    def _forget(self, pid: int) -> None:
-        for spares in self._spares:
-            spares.discard(pid)
+    def _order_spare(self, wanted: int) -> None:
+        """One if there are fewer than ``wanted``, and no more, so that requests are heard in between."""
+        if len(self._spares) < wanted:
+            os.write(self._orders, b"1")
+            made = os.read(self._made, 4)
+            if not made:
+                os._exit(1)
+            self._spares.add(int.from_bytes(made, "little"))
 
     def _reap(self) -> None:
         os.read(descriptors.SIGNALS, 128)
@@ -129,7 +97,7 @@ class Zygote:
                 return
             if ended.si_pid == self._mould:
                 os._exit(1)
-            self._forget(ended.si_pid)
+            self._spares.discard(ended.si_pid)
 
 
 def _high(fd: int) -> int:
@@ -143,11 +111,11 @@ def _high_pipe() -> tuple[int, int]:
     return _high(source), _high(sink)
 
 
-def main(fresh_fd: int, plain_fd: int, mounts_fd: int, root_fd: int) -> NoReturn:
+def main(requests_fd: int, mounts_fd: int, root_fd: int) -> NoReturn:
     """Return to the host's mounts and serve.
 
-    Requests come by the first two sockets; ``mounts_fd`` is the host's mount namespace, ``root_fd`` the
-    launcher's root directory in it.
+    Requests come by the first socket; ``mounts_fd`` is the host's mount namespace, ``root_fd`` the launcher's
+    root directory in it.
     """
     syscalls.set_dumpable(0)
     syscalls.setns(mounts_fd, syscalls.CLONE_NEWNS)
@@ -162,7 +130,7 @@ def main(fresh_fd: int, plain_fd: int, mounts_fd: int, root_fd: int) -> NoReturn
     signals.default_all()
     signals.block_all()
     syscalls.set_name("mesocosm")
-    requests = channel.adopt(_high(fresh_fd)), channel.adopt(_high(plain_fd))
+    requests = channel.adopt(_high(requests_fd))
     descriptors.place(_high(signals.open_signalfd(signals.SIGCHLD)), descriptors.SIGNALS)
     sys.meta_path.clear()
     gc.collect()

@@ -30,6 +30,7 @@ CLONE_VM = 0x00000100
 CLONE_FILES = 0x00000400
 CLONE_PIDFD = 0x00001000
 CLONE_PARENT = 0x00008000
+CLONE_PARENT_SETTID = 0x00100000
 CLONE_NEWNS = 0x00020000
 CLONE_NEWCGROUP = 0x02000000
 CLONE_NEWUTS = 0x04000000
@@ -116,6 +117,8 @@ SECCOMP_FILTER_FLAG_NEW_LISTENER = 8
 
 # keyctl(2): everything for who possesses the key, nothing for user, group and others.
 KEY_POSSESSOR_ALL = 0x3F000000
+
+CLONE_ARGS_SIZE = 88  # bytes
 
 NO_ID = 0xFFFFFFFF  # "leave as it is" for the set*id family, so never a user or group
 
@@ -247,28 +250,16 @@ def clone3(
     if pidfd:
         flags |= CLONE_PIDFD
     where = ctypes.addressof(opened) if pidfd else 0
-    pid = _clone3(
-        struct.pack("11Q", flags, where, 0, 0, exit_signal, 0, 0, 0, 0, 0, cgroup_fd or 0), _CLONE_ARGS_SIZE
-    )
+    arguments = struct.pack("11Q", flags, where, 0, 0, exit_signal, 0, 0, 0, 0, 0, cgroup_fd or 0)
+    pid = _clone3(arguments, CLONE_ARGS_SIZE)
     if pid < 0:
         raise _failed()
     return (pid, opened.value) if pid else (0, -1)
 
 
-def clone3_arguments(flags: int, *, exit_signal: int) -> bytes:
-    """What `clone3_prepared` takes."""
-    return struct.pack("11Q", flags, 0, 0, 0, exit_signal, 0, 0, 0, 0, 0, 0)
-
-
-def clone3_prepared(arguments: bytes) -> int:
-    """As `clone3`, with arguments laid out ahead, for who should not write to memory: pid, 0 in the child."""
-    pid = _clone3(arguments, _CLONE_ARGS_SIZE)
-    if pid < 0:
-        raise _failed()
-    return pid
-
-
-_CLONE_ARGS_SIZE = 88
+def clone3_arguments(flags: int, *, exit_signal: int, parent_tid: int = 0) -> bytes:
+    """``struct clone_args``, clone3(2), as of Linux 5.7: `CLONE_ARGS_SIZE` bytes, the cgroup's last."""
+    return struct.pack("11Q", flags, 0, 0, parent_tid, exit_signal, 0, 0, 0, 0, 0, 0)
 
 
 def unshare(flags: int) -> None:
