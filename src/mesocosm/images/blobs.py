@@ -376,7 +376,7 @@ def _remove_if_idle(path: Path, older_than: float | None) -> int:
     try:
         held = os.fstat(fd)
         young = older_than is not None and held.st_mtime >= older_than
-        if young or not _try_flock(fd) or not _same_file(fd, path):
+        if young or not stat.S_ISREG(held.st_mode) or not _try_flock(fd) or not _same_file(fd, path):
             return 0
         path.unlink()
         return held.st_size

@@ -29,9 +29,10 @@ from mesocosm.images.blobs import BlobStore
 from mesocosm.images.catalogue import Catalogue
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.layer_mounts import mount_file
-from mesocosm.images.layers import Form, LayerStore, discard
+from mesocosm.images.layers import Form, LayerStore
 from mesocosm.images.leases import Leases
 from mesocosm.images.looks import Look, closing, find_looks, write_looks
+from mesocosm.images.staging import staged
 from mesocosm.images.store_faults import store_faults
 
 VERSION: Final = 1
@@ -102,20 +103,18 @@ class ImageStore:
             return find_looks(layers)
 
     def _publish_looks(self, image: ImageRecord, looks: dict[bytes, Look]) -> None:
-        staging = self.root / "ingest" / f"looks-{secrets.token_hex(8)}"
-        staging.mkdir()
-        fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fchmod(fd, 0o755)  # whatever the umask: where layers are copied it becomes the root's
-            write_looks(fd, looks)
-        finally:
-            os.close(fd)
-        try:
-            staging.rename(self.looks(image))
-        except OSError as error:
-            discard(staging)
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
-                raise
+        with staged(self.root / "ingest", "looks-") as staging:
+            fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fchmod(fd, 0o755)  # whatever the umask: where layers are copied it becomes the root's
+                write_looks(fd, looks)
+            finally:
+                os.close(fd)
+            try:
+                staging.rename(self.looks(image))
+            except OSError as error:
+                if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                    raise
         durable.sync_directory(self.root / "looks")
 
     def missing(self, image: ImageRecord, form: Form) -> frozenset[str]:

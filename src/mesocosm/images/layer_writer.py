@@ -13,7 +13,8 @@ from mesocosm.images.documents import Descriptor
 from mesocosm.images.erofs import ErofsSink
 from mesocosm.images.layer_facts import ErofsFacts, LayerFacts
 from mesocosm.images.layer_stream import LayerIngest
-from mesocosm.images.layers import CONTENT, Form, LayerRecord, discard
+from mesocosm.images.layers import CONTENT, Form, LayerRecord
+from mesocosm.images.staging import discard
 from mesocosm.images.unpack import DirectorySink
 
 if TYPE_CHECKING:

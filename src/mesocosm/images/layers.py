@@ -29,9 +29,9 @@ from mesocosm.images.digest import HEX_LENGTH, Digest
 from mesocosm.images.documents import Descriptor
 from mesocosm.images.limits import DEFAULT_LIMITS, DEFAULT_POLICY, Limits, Policy
 from mesocosm.images.progress import Phase, Progress, Report, silent
+from mesocosm.images.staging import discard, sweep
 from mesocosm.images.stores.base import Fetch
 from mesocosm.images.transfer import POLL, in_thread
-from mesocosm.linux import beneath
 
 VERSION: Final = 1
 
@@ -171,6 +171,7 @@ class LayerStore:
                 with durable.locked(ingest / f"{name}.lock", wait=False) as mine:
                     if mine:
                         discard(ingest / name)
+        sweep(ingest)
         _remove_directories(self._root / "trash")
 
     @contextlib.asynccontextmanager
@@ -201,12 +202,3 @@ def _report_present(descriptor: Descriptor, report: Report) -> None:
 def _remove_directories(trash: Path) -> None:
     for name in os.listdir(trash):  # noqa: PTH208
         discard(trash / name)
-
-
-def discard(path: Path) -> None:
-    """Remove a tree of ours, whatever a layer put into it."""
-    parent = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        beneath.remove_tree(parent, path.name)
-    finally:
-        os.close(parent)

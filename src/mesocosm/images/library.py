@@ -23,12 +23,13 @@ from mesocosm.images.image import Image, ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.inspection import Inspection, Step, Usage
 from mesocosm.images.layer_mounts import LayerMounts
-from mesocosm.images.naming import Named, Naming, canonical, missing, new_name
+from mesocosm.images.naming import Named, Naming, canonical, is_local, missing, new_name
 from mesocosm.images.platform import Platform, host_platform, parse_platform
 from mesocosm.images.progress import Report
 from mesocosm.images.pull import Puller, Wanted
 from mesocosm.images.reference import Reference
 from mesocosm.images.removal import Removal, pin_owner, remove
+from mesocosm.images.rights import Rights
 from mesocosm.images.supply import have_blobs, have_documents, keep_blobs
 from mesocosm.images.transfer import in_thread
 from mesocosm.images.verification import Verdict, Verification
@@ -64,7 +65,8 @@ class Library:
         self._backends = BackendChoice(paths, self.mounts)
         self._naming = Naming(store.catalogue)
         self._admission = Admission(policy, store, families)
-        self._puller = Puller(store, families, self._admission.before_fetch, self._make_room)
+        self._rights = Rights(policy, store, families)
+        self._puller = Puller(store, families, self._admission.before_fetch, self._rights, self._make_room)
         self._collector = Collector(store)
         self._inspection = Inspection(store, lambda: self._backends.likely(None).form, self.mounts.mounted)
 
@@ -224,8 +226,7 @@ class Library:
         for text in texts:
             named: Named = await in_thread(self._naming.require, text, platform_of(platform))
             names = names_for([named.reference] if named.reference else [])
-            image = named.require_image()
-            await have_blobs(self.store, self._families, image, progress or self._report)
+            image = await self._with_blobs(named, progress or self._report)
             exports.append(Export(image, names))
         if form == "docker-archive":
             from mesocosm.images.export_docker import save_docker
@@ -298,8 +299,8 @@ class Library:
 
         target = new_name(name) if name else None
         report = progress or self._report
-        image = await self._here(text, platform)
-        await have_blobs(self.store, self._families, image, report)
+        named: Named = await in_thread(self._naming.require, text, platform_of(platform))
+        image = await self._with_blobs(named, report)
         made = await convert(self.store, image, compression, report)
         if target is not None:
             ref = RefRecord(reference=str(target), digest=made.digest)
@@ -315,8 +316,7 @@ class Library:
         name = canonical(target) if target else named.reference
         if name is None:
             raise InvalidConfig(f"{text} has no name to push it by", hint="give one: HOST/NAME:TAG")
-        image = named.require_image()
-        await have_blobs(self.store, self._families, image, report)
+        image = await self._with_blobs(named, report)
         return str(await push(self.store, self._families, image, name, report))
 
     async def _have(
@@ -339,6 +339,7 @@ class Library:
         ):
             if image is None:
                 raise missing(reference, "")
+            await self._rights.require(reference, image)
             if not complete:
                 await self._restore(reference, image, platform, backend, policy)
             return image, named.ref
@@ -348,8 +349,16 @@ class Library:
         except Unavailable:
             if policy != "newer" or image is None or not complete:
                 raise
+            await self._rights.require(reference, image)
             return image, named.ref
         return pulled.image, pulled.ref
+
+    async def _with_blobs(self, named: Named, report: Report) -> ImageRecord:
+        """An image that may be used, with every blob that its manifest names."""
+        image = named.require_image()
+        await self._rights.require(named.reference, image)
+        await have_blobs(self.store, self._families, image, report)
+        return image
 
     async def _restore(
         self,
@@ -385,8 +394,3 @@ def platform_of(text: str | None) -> Platform:
 def hex_of(digest: str) -> str:
     """Return the hex part of a digest."""
     return digest.rpartition(":")[2]
-
-
-def is_local(reference: Reference) -> bool:
-    """Whether asking costs no more than reading a file here: then the answer is never taken from memory."""
-    return bool(reference.path) and not reference.is_url

@@ -92,3 +92,8 @@ def missing(reference: Reference | None, text: str) -> NotFound:
     """The error for an image that is not here."""
     name = reference.familiar if reference else shown(text, 120)
     return NotFound(f"image {name} is not on this host", hint=f"mesocosm pull {name}")
+
+
+def is_local(reference: Reference) -> bool:
+    """Whether asking costs no more than reading a file here: then the answer is never taken from memory."""
+    return bool(reference.path) and not reference.is_url

@@ -2,12 +2,14 @@
 starting.
 
     default = "accept"                       # or "reject"
+    recheck = false                          # for what no rule matches; see below
     deny-layers = ["sha256:..."]             # diff IDs that no image may have, whatever else is said of it
 
     [[rule]]
     match = "registry.example.org/team/*"    # the most specific rule that matches decides
     action = "signed"                        # accept, reject, or signed
     keys = ["/etc/mesocosm/keys/team.pub"]   # any of these; absolute paths of PEM public keys (cosign)
+    recheck = true                           # who uses it has to be given it by the registry (rights.py)
 
 A rule is matched with the image's canonical name (``docker.io/library/debian``) or, for images from files,
 with its transport and path (``oci:/srv/images/app``, ``host``).  ``*`` stands for anything but a slash,
@@ -39,12 +41,14 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     match: str
     action: Action
     keys: tuple[str, ...] = ()
+    recheck: bool = False
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """A policy file's content."""
 
     default: Literal["accept", "reject"] = "accept"
+    recheck: bool = False
     deny_layers: tuple[str, ...] = ()
     rule: tuple[Rule, ...] = ()
 
@@ -53,8 +57,13 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
         name = subject(reference)
         matching = [rule for rule in self.rule if _pattern(rule.match).fullmatch(name)]
         if not matching:
-            return Rule("**", self.default)
+            return Rule("**", self.default, recheck=self.recheck)
         return max(matching, key=lambda rule: (len(rule.match.replace("*", "")), rule.match))
+
+    @property
+    def rechecks(self) -> bool:
+        """Whether anything at all has to be asked for again."""
+        return self.recheck or any(rule.recheck for rule in self.rule)
 
     def check_layers(self, what: str, diff_ids: tuple[str, ...]) -> None:
         """Raise Denied when one of the layers is not to be used."""

@@ -30,8 +30,8 @@ from mesocosm.images.image import ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.layers import Form
 from mesocosm.images.leases import CONTAINER
-from mesocosm.images.library import Library, is_local, platform_of
-from mesocosm.images.naming import Named, missing
+from mesocosm.images.library import Library, platform_of
+from mesocosm.images.naming import Named, is_local, missing
 from mesocosm.images.platform import Platform, host_platform
 from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference
@@ -181,6 +181,8 @@ class Provisioner(Library):
         """The provision of an image that is here, whole, and need not be asked about; None for all others."""
         named = self._naming.find(text, platform)
         if named.image is None or (named.reference is not None and is_local(named.reference)):
+            return None
+        if self._rights.wanted(named.reference, named.image):
             return None
         step = self._assemble(
             container, named.reference, named.image, self._backends.get(backend), scratch, read_only

@@ -9,6 +9,7 @@ or swept, and the name appears last.
 from __future__ import annotations
 
 import asyncio
+import enum
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Final, TypeVar
@@ -28,6 +29,7 @@ from mesocosm.images.naming import platform_key
 from mesocosm.images.platform import Platform
 from mesocosm.images.progress import Phase, Progress, Report
 from mesocosm.images.reference import Reference
+from mesocosm.images.rights import Hearsay, Rights
 from mesocosm.images.store_faults import store_faults
 from mesocosm.images.stores.base import Found
 from mesocosm.images.transfer import in_thread
@@ -63,15 +65,31 @@ class Wanted(msgspec.Struct, frozen=True):
         return platform_key(self.platform)
 
 
+class Proof(enum.Enum):
+    """Who has to be able to give what was here already, where policy asks: nobody, because the image is
+    known and its source was asked; the archive it comes in; the source that the reference names.
+    """
+
+    NONE = enum.auto()
+    ARCHIVE = enum.auto()
+    SOURCE = enum.auto()
+
+
 class Puller:
     """Pulls into one store.  Belongs to one event loop."""
 
     def __init__(
-        self, store: ImageStore, families: Families, check: Check, make_room: Callable[[], bool]
+        self,
+        store: ImageStore,
+        families: Families,
+        check: Check,
+        rights: Rights,
+        make_room: Callable[[], bool],
     ) -> None:
         self._store = store
         self._families = families
         self._check = check
+        self._rights = rights
         self._make_room = make_room
         self._flights: Flights[Pulled] = Flights()
 
@@ -105,12 +123,12 @@ class Puller:
                     f"layers of image {image.digest} are gone, and {pinned} is another image now",
                     hint=f"mesocosm pull {wanted.reference.familiar}",
                 )
-        await self._with_room(lambda: self._bring_in(wanted, found, report))
+        await self._with_room(lambda: self._bring_in(wanted, found, report, Proof.NONE))
 
     async def keep(self, found: Found, form: Form, report: Report) -> ImageRecord:
         """Bring in what an archive has, under the names it gives."""
         wanted = Wanted(found.names[0] if found.names else _NAMELESS, found.config.platform, form)
-        image = await self._with_room(lambda: self._bring_in(wanted, found, report))
+        image = await self._with_room(lambda: self._bring_in(wanted, found, report, Proof.ARCHIVE))
         for name in found.names:
             ref = RefRecord(reference=str(name), digest=image.digest, platform=wanted.platform_key)
             await in_thread(self._store.catalogue.name, ref)
@@ -128,7 +146,7 @@ class Puller:
             raise Corrupt(f"{wanted.reference}: the source says that nothing changed, but nothing was known")
         if known is not None and known.image.digest == str(found.manifest.digest) and found.etag is None:
             return known
-        image = await self._bring_in(wanted, found, report)
+        image = await self._bring_in(wanted, found, report, Proof.SOURCE)
         ref = RefRecord(
             reference=str(wanted.reference),
             digest=image.digest,
@@ -167,7 +185,8 @@ class Puller:
         self._store.catalogue.name(ref)
         return Pulled(known.image, ref)
 
-    async def _bring_in(self, wanted: Wanted, found: Found, report: Report) -> ImageRecord:
+    async def _bring_in(self, wanted: Wanted, found: Found, report: Report, proof: Proof) -> ImageRecord:
+        hearsay = Hearsay(report)
         await self._check(wanted.reference, found)
         image = record_of(found.manifest, found.config, found.source, time.time())
         with self._store.leases.pulling() as lease:
@@ -178,7 +197,10 @@ class Puller:
             for document in found.documents:
                 await in_thread(self._store.blobs.put, document.data, document.descriptor.digest)
             trace.point("pull.documents")
-            await self._layers(wanted.form, found, report)
+            await self._layers(wanted.form, found, hearsay)
+            if proof is not Proof.NONE:
+                asked = proof is Proof.SOURCE
+                await self._rights.prove(wanted.reference, found, wanted.form, hearsay.blobs, asked=asked)
             trace.point("pull.layers")
             image = await in_thread(self._store.settle_looks, image, wanted.form)
             await in_thread(self._store.catalogue.add, image)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
-import shutil
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from mesocosm.errors import Corrupt
 from mesocosm.images.backends import OURS, PREFERENCE, backend_class, choose
 from mesocosm.images.backends.base import Backend, BackendContext
 from mesocosm.images.layer_mounts import LayerMounts
+from mesocosm.images.staging import staged
 from mesocosm.paths import Paths
 
 
@@ -84,9 +83,5 @@ class BackendChoice:
     @contextlib.contextmanager
     def _trial(self) -> Iterator[Path]:
         """A directory on the store's file system, removed afterwards."""
-        trial = self._images / "ingest" / f"trial-{secrets.token_hex(8)}"
-        trial.mkdir(mode=0o700)
-        try:
+        with staged(self._images / "ingest", "trial-") as trial:
             yield trial
-        finally:
-            shutil.rmtree(trial, ignore_errors=True)
