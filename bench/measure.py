@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 import statistics
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal, NamedTuple
@@ -9,6 +11,8 @@ from typing import Literal, NamedTuple
 Sample = Callable[[], Awaitable[float]]
 Unit = Literal["ms", "per s", "KiB"]
 OURS = "mesocosm"
+PAUSE = 0.05
+"""Seconds between two samples."""
 
 
 class Series(NamedTuple):
@@ -66,15 +70,17 @@ class Measured(NamedTuple):
 async def in_turns(
     name: str, unit: Unit, contenders: Mapping[str, Sample], *, rounds: int, warm_up: int = 2
 ) -> Measured:
-    """Sample each contender once a round, each round beginning with another one.
+    """Sample each contender once a round, in an order drawn anew each time, with a pause before each.
 
-    Whatever the machine does meanwhile then falls on all of them alike.  The first rounds are not counted.
+    Whatever the machine does meanwhile then falls on all of them alike, and what the kernel still clears
+    away of one is not the next one's loss.  The first rounds are not counted.
     """
     order = list(contenders)
+    draw = random.Random(len(order))  # noqa: S311  (the same order in every run)
     values: dict[str, list[float]] = {who: [] for who in order}
     for number in range(warm_up + rounds):
-        start = number % len(order)
-        for who in (*order[start:], *order[:start]):
+        for who in draw.sample(order, len(order)):
+            await asyncio.sleep(PAUSE)
             value = await contenders[who]()
             if number >= warm_up:
                 values[who].append(value)

@@ -54,6 +54,7 @@ class Ours:
             env=("PATH=/bin",),
             read_only=True,
             hostname="bench",
+            auto_remove=True,
             seccomp="default" if filtered else "unconfined",
             resources=Resources(memory=MEMORY, cpus=CPU_PERIOD / 100_000, pids=PIDS),
         )
@@ -68,6 +69,7 @@ class Ours:
             env=("PATH=/bin",),
             read_only=True,
             hostname="bench",
+            auto_remove=True,
             seccomp="unconfined",
             isolation=(
                 "filesystem/linux", "namespaces/pid", "namespaces/ipc", "namespaces/uts", "namespaces/net",
@@ -80,7 +82,6 @@ class Ours:
         begin = time.perf_counter()
         container = await self._begin(config)
         termination = await self._containerizer.wait(container)
-        await self._containerizer.remove(container)
         elapsed = time.perf_counter() - begin
         if termination.exit is None or termination.exit.status != 0:
             raise RuntimeError(f"the payload did not exit with 0: {termination}")

@@ -117,13 +117,11 @@ class Containerizer:
         """
         container = container or ContainerID.generate()
         async with self._engine.locked(container, create=True):
-            record = self._engine.records.create(
-                Intent(id=container, config=config, boot_id=boot_id(), created_at=time.time())
-            )
-            trace.point("containerizer.recorded")
+            intent = Intent(id=container, config=config, boot_id=boot_id(), created_at=time.time())
+            self._engine.records.claim(intent)
             try:
                 with self._interruptible(container):
-                    await set_up(self._engine, record, stdin)
+                    await set_up(self._engine, intent, stdin)
             except BaseException:
                 await asyncio.shield(self._abandon(container))
                 raise
@@ -336,8 +334,12 @@ class Containerizer:
 
     async def _abandon(self, container: ContainerID) -> None:
         """A container that never was held leaves nothing, not even its record."""
-        await tear_down(self._engine, container, Termination(reason="failed"))
-        self._engine.records.remove(container)
+        try:
+            await tear_down(self._engine, container, Termination(reason="failed"))
+        except NotFound:
+            await purge(self._engine, container)
+        else:
+            self._engine.records.remove(container)
 
     # ── of this process ─────────────────────────────────────────────────────────────────────────────────
 

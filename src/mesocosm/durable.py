@@ -1,7 +1,8 @@
 """Files that survive: whole or absent, never torn.
 
 Every write is a temporary file in the same directory, fsync, rename, fsync of the directory (GAP-43: Mesos
-left the fsync out and lost nodes to zero-length files after power cuts).
+left the fsync out and lost nodes to zero-length files after power cuts).  What speaks of this boot only, and
+is thrown away after the next, is replaced without the two.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mesocosm.errors import Corrupt
@@ -20,22 +21,35 @@ SIZE_LIMIT = 8 << 20
 
 def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace ``path`` by ``data``, durably and atomically.  Raises OSError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
+    _replace(path, data, mode, os.fsync)
+    sync_directory(path.parent)
+
+
+def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
+    """Replace ``path`` by ``data`` atomically, for what means nothing after a reboot.  Raises OSError.
+
+    Whoever reads it sees all or nothing, whichever process is killed; only a power cut may tear it.
+    """
+    _replace(path, data, mode, None)
+
+
+def _replace(path: Path, data: bytes, mode: int, sync: Callable[[int], None] | None) -> None:
+    temporary = f"{path.parent}/.{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
         try:
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
-            os.fsync(descriptor)
+            if sync:
+                sync(descriptor)
         finally:
             os.close(descriptor)
-        temporary.rename(path)
+        os.rename(temporary, path)  # noqa: PTH104
     except BaseException:
         with contextlib.suppress(OSError):
-            temporary.unlink()
+            os.unlink(temporary)  # noqa: PTH108
         raise
-    sync_directory(path.parent)
 
 
 def private_directory(path: Path) -> None:
@@ -107,4 +121,4 @@ def _is_file(descriptor: int, path: Path) -> bool:
     return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
 
 
-__all__ = ["locked", "private_directory", "read", "sync_directory", "write"]
+__all__ = ["locked", "private_directory", "read", "replace", "sync_directory", "write"]

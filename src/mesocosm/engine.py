@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,15 @@ class Engine:
             self._isolators[name] = registry.load(name).create(self.host)
         return self._isolators[name]
 
-    def isolators_of(self, record: Record) -> list[Isolator]:
-        """The isolators the container was composed of, in order."""
-        return [self.isolator(name) for name in record.status.isolation]
+    def isolators_of(self, record: Record, *, acting: Callable[..., Any] | None = None) -> list[Isolator]:
+        """The isolators the container was composed of, in order.
+
+        With ``acting``, a method of `Isolator`, those that have one of their own: the others do nothing then.
+        """
+        isolators = [self.isolator(name) for name in record.status.isolation]
+        if acting is None:
+            return isolators
+        return [one for one in isolators if getattr(type(one), acting.__name__) is not acting]
 
     def in_background(self, task: asyncio.Future[Any]) -> None:
         """Let a cancelled task end when it can: giving a notification up takes the kernel a grace period."""

@@ -13,11 +13,10 @@ import msgspec
 from mesocosm.engine import Engine
 from mesocosm.errors import Unsupported
 from mesocosm.images.provisioner import Provision
-from mesocosm.lifecycle import State
 from mesocosm.linux.processes import boot_id
 from mesocosm.model import ContainerConfig, ContainerID, ImageIdentity
 from mesocosm.plan import LaunchPlan
-from mesocosm.records import Intent, Record, Status
+from mesocosm.records import Intent
 from mesocosm.setup import compose
 
 
@@ -40,16 +39,13 @@ async def explain(engine: Engine, config: ContainerConfig) -> Explanation:
     """Think a request through.  Raises what ``create`` would raise for a request that makes no sense."""
     container = ContainerID.generate()
     provision = await _preview(engine, container, config)
-    record = Record(
-        intent=Intent(id=container, config=config, boot_id=boot_id(), created_at=time.time()),
-        status=Status(state=State.PROVISIONING),
-    )
+    intent = Intent(id=container, config=config, boot_id=boot_id(), created_at=time.time())
     refusals: list[Refusal] = []
 
     def refuse(isolator: str, error: Unsupported) -> None:
         refusals.append(Refusal(isolator, str(error)))
 
-    plan = compose(engine, record, provision, refused=refuse)
+    plan = compose(engine, intent, provision, refused=refuse)
     warned = [Refusal(part.isolator, warning) for part in plan.parts for warning in part.warnings]
     return Explanation(
         image=provision.identity if provision else None, plan=plan, refusals=(*refusals, *warned)

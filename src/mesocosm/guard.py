@@ -6,6 +6,7 @@ import asyncio
 
 from mesocosm.engine import Engine
 from mesocosm.errors import NotFound
+from mesocosm.isolators.base import Isolator
 from mesocosm.model import ContainerID, Exit, Limitation, Termination
 from mesocosm.teardown import tear_down
 
@@ -20,7 +21,10 @@ async def watch_over(engine: Engine, container: ContainerID) -> Termination:
     if record.termination is not None:
         return record.termination
     ended = asyncio.create_task(engine.launcher.wait(engine.where(container).supervisor))
-    watches = [asyncio.create_task(isolator.watch(container)) for isolator in engine.isolators_of(record)]
+    watches = [
+        asyncio.create_task(isolator.watch(container))
+        for isolator in engine.isolators_of(record, acting=Isolator.watch)
+    ]
     try:
         await asyncio.wait([ended, *watches], return_when=asyncio.FIRST_COMPLETED)
         ending = _conclude(ended, watches)

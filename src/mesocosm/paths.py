@@ -30,6 +30,7 @@ A container ID with parents nests: ``containers/a/containers/b``.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -41,79 +42,79 @@ ROOT = Path("/var/lib/mesocosm")
 RUNTIME = Path("/run/mesocosm")
 
 
-class SessionPaths(msgspec.Struct, frozen=True):
+class SessionPaths(msgspec.Struct, frozen=True, dict=True):
     """The directory of one supervised process."""
 
     directory: Path
 
-    @property
+    @functools.cached_property
     def lock(self) -> Path:
         """Held by the supervisor while it lives."""
         return self.directory / "lock"
 
-    @property
+    @functools.cached_property
     def socket(self) -> Path:
         """Where the supervisor answers."""
         return self.directory / "socket"
 
-    @property
+    @functools.cached_property
     def process(self) -> Path:
         """Identities of supervisor and payload."""
         return self.directory / "process.json"
 
-    @property
+    @functools.cached_property
     def exit(self) -> Path:
         """How the payload ended."""
         return self.directory / "exit.json"
 
 
-class ContainerPaths(msgspec.Struct, frozen=True):
+class ContainerPaths(msgspec.Struct, frozen=True, dict=True):
     """The two directories of one container: ``state`` survives a reboot, ``runtime`` does not."""
 
     state: Path
     runtime: Path
 
-    @property
+    @functools.cached_property
     def intent(self) -> Path:
         """The configuration as recorded before anything was done."""
         return self.state / "container.json"
 
-    @property
+    @functools.cached_property
     def termination(self) -> Path:
         """How it ended."""
         return self.state / "termination.json"
 
-    @property
+    @functools.cached_property
     def sandbox(self) -> Path:
         """The container's host directory."""
         return self.state / "sandbox"
 
-    @property
+    @functools.cached_property
     def scratch(self) -> Path:
         """Where a writable root keeps its changes."""
         return self.state / "root"
 
-    @property
+    @functools.cached_property
     def etc(self) -> Path:
         """Generated files of /etc."""
         return self.state / "etc"
 
-    @property
+    @functools.cached_property
     def lock(self) -> Path:
         """Held by whoever is changing the container."""
         return self.runtime / "lock"
 
-    @property
+    @functools.cached_property
     def status(self) -> Path:
         """State, processes and failures."""
         return self.runtime / "status.json"
 
-    @property
+    @functools.cached_property
     def plan(self) -> Path:
         """The launch plan as run."""
         return self.runtime / "plan.json"
 
-    @property
+    @functools.cached_property
     def supervisor(self) -> SessionPaths:
         """Files of the first process' supervisor."""
         return SessionPaths(self.runtime / "supervisor")
@@ -170,5 +171,10 @@ class Paths(msgspec.Struct, frozen=True):
 
     def container(self, container: ContainerID) -> ContainerPaths:
         """The directories of one container."""
-        nested = Path(*(part for segment in container.segments for part in ("containers", segment)))
-        return ContainerPaths(self.root / nested, self.runtime / nested)
+        return _container(self.root, self.runtime, container)
+
+
+@functools.lru_cache(maxsize=1024)
+def _container(root: Path, runtime: Path, container: ContainerID) -> ContainerPaths:
+    nested = Path(*(part for segment in container.segments for part in ("containers", segment)))
+    return ContainerPaths(root / nested, runtime / nested)

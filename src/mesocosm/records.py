@@ -12,6 +12,7 @@ Three small files per container, each whole or absent and each with a version (`
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Iterator
@@ -120,24 +121,37 @@ class Records:
 
     def create(self, intent: Intent) -> Record:
         """Record a new container, durably.  Raises AlreadyExists for a taken ID or name."""
+        self.claim(intent)
+        return self.keep(intent)
+
+    def claim(self, intent: Intent) -> None:
+        """Take the ID, and see that the name is free: the first half of `create`, and the quick one."""
         where = self.paths.container(intent.id)
-        durable.private_directory(self.paths.containers)
+        if intent.config.name is not None:
+            self._refuse_taken(intent.config.name)
+        try:
+            durable.private_directory(where.state.parent)
+            where.state.mkdir(mode=0o700)
+        except FileExistsError:
+            raise AlreadyExists(f"container {intent.id} exists already") from None
+        trace.point("records.directory-made")
+        durable.private_directory(where.runtime)
+
+    def keep(self, intent: Intent) -> Record:
+        """Write the intent of a claimed ID, durably, and take the name: the second half; blocking.
+
+        Raises AlreadyExists when somebody else has taken the name meanwhile.
+        """
+        where = self.paths.container(intent.id)
         with self._name_lock(intent.config.name):
             if intent.config.name is not None:
                 self._refuse_taken(intent.config.name)
-            try:
-                durable.private_directory(where.state.parent)
-                where.state.mkdir(mode=0o700)
-            except FileExistsError:
-                raise AlreadyExists(f"container {intent.id} exists already") from None
-            trace.point("records.directory-made")
-            durable.private_directory(where.runtime)
             durable.write(where.intent, _encode(intent))
             trace.point("records.intent-written")
             durable.sync_directory(where.state.parent)
             if intent.config.name is not None:
                 self._link(intent.config.name, intent.id)
-        return Record(intent=intent, status=self._write_status(where, Status(state=State.PROVISIONING)))
+        return Record(intent=intent, status=Status(state=State.PROVISIONING))
 
     def load(self, container: ContainerID) -> Record:
         """The record of one container.  Raises NotFound, or Corrupt when it is there but unreadable."""
@@ -210,7 +224,7 @@ class Records:
         return msgspec.structs.replace(record, status=status, termination=termination)
 
     def remove(self, container: ContainerID) -> None:
-        """Forget a container: name first, then the runtime directory, then the rest.  Idempotent."""
+        """Forget a container: its name, what is kept of it, then the runtime directory.  Idempotent."""
         where = self.paths.container(container)
         name = self._name_of(where)
         if name is not None:
@@ -264,17 +278,21 @@ class Records:
                 f"the name {name!r} is used by container {holder}",
                 hint=f"choose another, or mesocosm rm {name}",
             )
-        (self.paths.names / name).unlink()
 
     def _link(self, name: str, container: ContainerID) -> None:
-        (self.paths.names / name).symlink_to(str(container))
+        link = self.paths.names / name
+        link.unlink(missing_ok=True)  # of a container that is gone
+        link.symlink_to(str(container))
         durable.sync_directory(self.paths.names)
         trace.point("records.name-linked")
 
     def _write_status(self, where: ContainerPaths, status: Status) -> Status:
         trace.point(f"records.before-{status.state}")
-        durable.private_directory(where.runtime)
-        durable.write(where.status, _encode(status))
+        try:
+            durable.replace(where.status, _encode(status))
+        except FileNotFoundError:  # a reboot has emptied the runtime root
+            durable.private_directory(where.runtime)
+            durable.replace(where.status, _encode(status))
         trace.point(f"records.after-{status.state}")
         return status
 
@@ -307,8 +325,14 @@ def _scan(directory: Path) -> Iterator[ContainerID]:
 def _remove_tree(path: Path) -> None:
     """Remove a directory of ours, renamed first: a crash leaves nothing that looks like a container."""
     doomed = _doomed(path)
-    _remove_by_descriptor(doomed)
-    with contextlib.suppress(FileNotFoundError):
+    try:
+        path.rename(doomed)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        _remove_by_descriptor(doomed)  # the rest of an interrupted removal
         path.rename(doomed)
     _remove_by_descriptor(doomed)
 

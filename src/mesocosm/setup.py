@@ -2,45 +2,71 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from mesocosm import durable, host_steps, trace
 from mesocosm.engine import Engine
-from mesocosm.errors import Unsupported, WrongState
+from mesocosm.errors import Unsupported
 from mesocosm.images.provisioner import Provision
 from mesocosm.isolators import registry
-from mesocosm.isolators.base import Container
+from mesocosm.isolators.base import Container, Isolator
 from mesocosm.isolators.image.runtime import stop_signal
+from mesocosm.launch.birth import Forked
 from mesocosm.launch.launcher import OutputPaths
-from mesocosm.lifecycle import Event
+from mesocosm.lifecycle import Event, State
 from mesocosm.model import ImageRuntime
 from mesocosm.paths import ContainerPaths
 from mesocosm.plan import LaunchPlan
-from mesocosm.records import Process, Record
+from mesocosm.records import Intent, Process, Record, Status
 
 
-async def set_up(engine: Engine, record: Record, stdin: int | None) -> Record:
-    """Take a container from PROVISIONING to CREATED.  Whatever fails is raised; the caller gives back."""
+async def set_up(engine: Engine, intent: Intent, stdin: int | None) -> Record:
+    """Take a container whose ID is claimed to CREATED.  Whatever fails is raised; the caller gives back.
+
+    The intent is made durable while the image is provisioned, and before anything of the container is made.
+    """
     clock = _Clock()
-    provision = await _provision(engine, record)
-    trace.point("setup.provisioned")
-    clock.mark("image")
-    plan = compose(engine, record, provision)
-    record = _prepared(engine, record, plan, provision)
+    async with _kept(engine, intent) as kept:
+        provision = await _provision(engine, intent)
+        trace.point("setup.provisioned")
+        clock.mark("image")
+        plan = compose(engine, intent, provision)
+        record = _prepared(engine, intent, plan, provision)
+        await asyncio.shield(kept)
     clock.mark("plan")
     host_steps.apply(plan.host, record.id, engine.host)
     trace.point("setup.host-steps-applied")
     clock.mark("host")
-    record = await _fork(engine, record, plan, stdin)
-    await _isolate(engine, record)
+    forked = await _fork(engine, record, plan, stdin)
+    await _isolate(engine, record, forked.pid)
     clock.mark("launch")
-    return engine.records.advance(record, Event.FORKED, phases=clock.phases)
+    return engine.records.advance(
+        record,
+        Event.FORKED,
+        process=Process(pid=forked.pid, start_time=forked.start_time),
+        supervisor=Process(pid=forked.supervisor, start_time=forked.supervisor_start_time),
+        warnings=(*record.status.warnings, *forked.warnings),
+        phases=clock.phases,
+    )
+
+
+@contextlib.asynccontextmanager
+async def _kept(engine: Engine, intent: Intent) -> AsyncIterator[asyncio.Future[Record]]:
+    """The intent, being written; written, or failed, when this is left."""
+    keeping = asyncio.ensure_future(asyncio.to_thread(engine.records.keep, intent))
+    try:
+        yield keeping
+    finally:
+        await asyncio.wait([keeping])
+        keeping.exception()  # told already, or of no interest beside what else went wrong
 
 
 def compose(
     engine: Engine,
-    record: Record,
+    intent: Intent,
     provision: Provision | None,
     *,
     refused: Callable[[str, Unsupported], None] | None = None,
@@ -50,13 +76,13 @@ def compose(
     With ``refused`` an isolator that this host cannot serve is told there and left out, instead of raised.
     """
     container = Container(
-        id=record.id,
-        config=record.config,
+        id=intent.id,
+        config=intent.config,
         image=provision.runtime if provision else ImageRuntime(),
         root=provision.root if provision else None,
     )
     contributions = [("launch", host_steps.process_tree(container.id, engine.host))]
-    for name in registry.choose(record.config):
+    for name in registry.choose(intent.config):
         try:
             contributions.append((name, engine.isolator(name).prepare(container)))
         except Unsupported as error:
@@ -66,36 +92,36 @@ def compose(
     return LaunchPlan.compose(str(container.id), contributions)
 
 
-async def _provision(engine: Engine, record: Record) -> Provision | None:
-    config = record.config
+async def _provision(engine: Engine, intent: Intent) -> Provision | None:
+    config = intent.config
     if config.image is None:
         return None
     return await engine.provisioner.provision(
-        record.id,
+        intent.id,
         config.image,
         pull=config.pull,
         platform=config.platform,
         backend=config.backend,
         read_only=config.read_only,
-        scratch=engine.where(record.id).scratch,
+        scratch=engine.where(intent.id).scratch,
     )
 
 
-def _prepared(engine: Engine, record: Record, plan: LaunchPlan, provision: Provision | None) -> Record:
-    where = engine.where(record.id)
+def _prepared(engine: Engine, intent: Intent, plan: LaunchPlan, provision: Provision | None) -> Record:
+    where = engine.where(intent.id)
     where.sandbox.mkdir(mode=0o700, exist_ok=True)
-    durable.write(where.plan, plan.to_json())
+    durable.replace(where.plan, plan.to_json())
     return engine.records.advance(
-        record,
+        Record(intent=intent, status=Status(state=State.PROVISIONING)),
         Event.PROVISIONED,
         image=provision.identity if provision else None,
         isolation=tuple(part.isolator for part in plan.parts[1:]),
-        stop_signal=stop_signal(record.config, provision.runtime if provision else ImageRuntime()),
+        stop_signal=stop_signal(intent.config, provision.runtime if provision else ImageRuntime()),
         warnings=plan.warnings,
     )
 
 
-async def _fork(engine: Engine, record: Record, plan: LaunchPlan, stdin: int | None) -> Record:
+async def _fork(engine: Engine, record: Record, plan: LaunchPlan, stdin: int | None) -> Forked:
     where = engine.where(record.id)
     forked = await engine.launcher.fork(
         plan,
@@ -105,20 +131,12 @@ async def _fork(engine: Engine, record: Record, plan: LaunchPlan, stdin: int | N
         cgroup=engine.birth_cgroup(record.id),
     )
     trace.point("setup.forked")
-    return engine.records.note(
-        record,
-        process=Process(pid=forked.pid, start_time=forked.start_time),
-        supervisor=Process(pid=forked.supervisor, start_time=forked.supervisor_start_time),
-        warnings=(*record.status.warnings, *forked.warnings),
-    )
+    return forked
 
 
-async def _isolate(engine: Engine, record: Record) -> None:
-    process = record.status.process
-    if process is None:
-        raise WrongState(f"container {record.id} has no process to isolate")
-    for isolator in engine.isolators_of(record):
-        await isolator.isolate(record.id, process.pid)
+async def _isolate(engine: Engine, record: Record, pid: int) -> None:
+    for isolator in engine.isolators_of(record, acting=Isolator.isolate):
+        await isolator.isolate(record.id, pid)
     trace.point("setup.isolated")
 
 

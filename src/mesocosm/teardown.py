@@ -19,6 +19,7 @@ from mesocosm import trace
 from mesocosm.engine import Engine
 from mesocosm.errors import CleanupError, MesocosmError, Unsupported
 from mesocosm.isolators import registry
+from mesocosm.isolators.base import Isolator
 from mesocosm.lifecycle import Event
 from mesocosm.linux import beneath
 from mesocosm.model import ContainerID, Limitation, Termination, Usage
@@ -46,9 +47,10 @@ async def tear_down(engine: Engine, container: ContainerID, ending: Termination)
 
 
 def _finished(engine: Engine, record: Record, ending: Termination) -> Termination:
-    engine.records.finish(record, ending)
     if record.config.auto_remove:
-        engine.records.remove(record.id)
+        engine.records.remove(record.id)  # to be forgotten, so how it ended need not be kept
+    else:
+        engine.records.finish(record, ending)
     return ending
 
 
@@ -79,7 +81,7 @@ async def _complete(engine: Engine, record: Record, ending: Termination) -> Term
 async def usage_of(engine: Engine, record: Record) -> Usage:
     """A reading from every isolator; what one of them cannot tell is left out (API-5)."""
     usage = Usage(timestamp=time.time())
-    for isolator in engine.isolators_of(record):
+    for isolator in engine.isolators_of(record, acting=Isolator.usage):
         try:
             usage = usage.merge(await isolator.usage(record.id))
         except (MesocosmError, OSError):
@@ -88,7 +90,7 @@ async def usage_of(engine: Engine, record: Record) -> Usage:
 
 
 async def _reached(engine: Engine, record: Record) -> Limitation | None:
-    for isolator in engine.isolators_of(record):
+    for isolator in engine.isolators_of(record, acting=Isolator.reached):
         limitation = await isolator.reached(record.id)
         if limitation is not None:
             return limitation
@@ -125,11 +127,14 @@ async def _give_back(engine: Engine, record: Record) -> tuple[str, ...]:
         trace.point(f"teardown.{what}")
 
     await attempt("processes", _kill(engine, record))
-    for isolator in reversed(engine.isolators_of(record)):
+    for isolator in reversed(engine.isolators_of(record, acting=Isolator.cleanup)):
         await attempt(isolator.name, isolator.cleanup(record.id))
-    await attempt("cgroups", engine.host.cgroups.remove(str(record.id)))
-    await attempt("image", engine.provisioner.release(record.id))
-    await attempt("root", _remove_scratch(engine, record))
+    # The largest part first: a thread removes the root's changes meanwhile.
+    await asyncio.gather(
+        attempt("root", _remove_scratch(engine, record)),
+        attempt("cgroups", engine.host.cgroups.remove(str(record.id))),
+        attempt("image", engine.provisioner.release(record.id)),
+    )
     return tuple(failures)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bench import bundle, results
+import pytest
+from bench import bundle, measure, results
 from bench.measure import Comparison, Measured, Series, in_turns
 
 
@@ -47,7 +48,9 @@ def test_both_files_are_written(tmp_path: Path) -> None:
     assert "- kernel: 9.9" in page
 
 
-async def test_contenders_take_turns_and_warm_up_is_not_counted() -> None:
+async def test_contenders_take_turns_and_warm_up_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every round has each of them once, in an order that changes."""
+    monkeypatch.setattr(measure, "PAUSE", 0)
     order: list[str] = []
 
     async def first() -> float:
@@ -58,9 +61,13 @@ async def test_contenders_take_turns_and_warm_up_is_not_counted() -> None:
         order.append("b")
         return len(order) - 1
 
-    measured = await in_turns("x", "ms", {"a": first, "b": second}, rounds=2, warm_up=1)
-    assert order == ["a", "b", "b", "a", "a", "b"]
-    assert [series.values for series in measured.series] == [(3.0, 4.0), (2.0, 5.0)]
+    measured = await in_turns("x", "ms", {"a": first, "b": second}, rounds=8, warm_up=1)
+    rounds = ["".join(order[at : at + 2]) for at in range(0, len(order), 2)]
+    assert len(rounds) == 9
+    assert set(rounds) == {"ab", "ba"}
+    for series in measured.series:
+        counted = [at for at, who in enumerate(order) if who == series.name and at >= 2]
+        assert series.values == tuple(counted)
 
 
 def test_spread_is_of_the_middle_four_fifths() -> None:

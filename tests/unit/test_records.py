@@ -152,8 +152,6 @@ def test_every_crash_in_create_and_remove_leaves_a_loadable_record_or_rubbish_th
         "records.directory-made",
         "records.intent-written",
         "records.name-linked",
-        "records.before-provisioning",
-        "records.after-provisioning",
         "records.name-freed",
         "records.state-removed",
     ]
@@ -194,7 +192,7 @@ def test_directories_of_state_are_for_root_only(records: Records) -> None:
     """R-39: whatever the caller's umask."""
     before = os.umask(0)
     try:
-        record = make(records, "n")
+        record = records.advance(make(records, "n"), Event.PROVISIONED)
     finally:
         os.umask(before)
     where = records.paths.container(record.id)

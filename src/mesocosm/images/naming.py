@@ -41,6 +41,11 @@ def canonical(text: str) -> Reference:
     return reference
 
 
+def is_whole_id(text: str) -> bool:
+    """Whether ``text`` can be nothing but an image's digest, or the beginning of one."""
+    return _WHOLE_ID.fullmatch(text) is not None
+
+
 def new_name(text: str) -> Reference:
     """Parse a name that an image is to be given; raises InvalidConfig for anything but ``HOST/NAME:TAG``."""
     reference = canonical(text)
@@ -65,7 +70,7 @@ class Naming:
 
         Raises InvalidConfig when it can be nothing, or several images.
         """
-        if _WHOLE_ID.fullmatch(text):
+        if is_whole_id(text):
             return Named(None, self._catalogue.require(text))
         reference = canonical(text)
         ref = self._catalogue.ref(str(reference), platform_key(platform))

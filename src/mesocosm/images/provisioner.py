@@ -31,7 +31,7 @@ from mesocosm.images.image_store import ImageStore
 from mesocosm.images.layers import Form
 from mesocosm.images.leases import CONTAINER
 from mesocosm.images.library import Library, platform_of
-from mesocosm.images.naming import Named, is_local, missing
+from mesocosm.images.naming import Named, canonical, is_local, is_whole_id, missing
 from mesocosm.images.platform import Platform, host_platform
 from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference
@@ -104,6 +104,9 @@ class Provisioner(Library):
         May be called again for the same container: leases add up.  ``read_only`` roots have an upper layer
         too, in which mount points are made before the root becomes read-only.
         """
+        direct = self._direct(reference, backend, scratch, read_only)
+        if direct is not None:
+            return direct
         wanted = platform_of(platform)
         if pull == "missing":
             known: Provision | None = await in_thread(
@@ -112,11 +115,6 @@ class Provisioner(Library):
             if known is not None:
                 return known
         named = await in_thread(self._naming.find, reference, wanted)
-        if backend is not None:
-            backend_class(backend)  # a root that needs none is no reason to let a wrong name pass
-        direct = await self._direct(named, scratch, read_only)
-        if direct is not None:
-            return direct
         chosen: Backend = await in_thread(self._backends.get, backend)
         for _ in range(ATTEMPTS):
             image, ref = await self._have(named, wanted, chosen, pull)
@@ -149,7 +147,7 @@ class Provisioner(Library):
 
     async def release(self, container: ContainerID) -> None:
         """Let go of what the container held; idempotent.  ``scratch`` stays its caller's."""
-        await in_thread(self.store.leases.drop, f"{CONTAINER}{container}")
+        self.store.leases.drop(f"{CONTAINER}{container}")  # one unlink(2): a thread would take longer
 
     async def recover(self, known: Collection[ContainerID] | Callable[[], Collection[ContainerID]]) -> None:
         """Forget leases of containers that are not known, and sweep what crashes left behind.
@@ -161,13 +159,16 @@ class Provisioner(Library):
 
     # --- how ------------------------------------------------------------------------------------------------
 
-    async def _direct(self, named: Named, scratch: Path, read_only: bool) -> Provision | None:
-        """The provision of a family without layers; None for the others."""
-        if named.reference is None or self._families.store(named.reference).layered:
+    def _direct(self, text: str, backend: str | None, scratch: Path, read_only: bool) -> Provision | None:
+        """The provision of a family without layers, for which a thread would take longer; else None."""
+        if backend is not None:
+            backend_class(backend)  # a root that needs none is no reason to let a wrong name pass
+        reference = None if is_whole_id(text) else canonical(text)
+        if reference is None or self._families.store(reference).layered:
             return None
-        await in_thread(self._admission.direct, named.reference)
-        await in_thread(_make_changes, scratch)
-        return _direct(named.reference, self._families, scratch, read_only)
+        self._admission.direct(reference)
+        _make_changes(scratch)
+        return _direct(reference, self._families, scratch, read_only)
 
     def _at_once(
         self,

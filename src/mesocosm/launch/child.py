@@ -46,14 +46,16 @@ CANNOT_EXECUTE = 126
 NOT_FOUND = 127
 
 
-def run(offer: Offer, length: int, events: select.epoll, refusal: OSError | None) -> NoReturn:
+def run(offer: Offer, length: int, events: select.epoll, refusal: OSError | None, *, ahead: bool) -> NoReturn:
     """The life of a child: take the request, run its plan, execute.  Never returns.
 
     Descriptors are shared with the supervisor until the request is taken; ``events`` is what it sleeps on.
-    With a ``refusal`` there is no child: the supervisor itself is here to say so.
+    With a ``refusal`` there is no child: the supervisor itself is here to say so.  ``ahead``: the namespaces
+    of `entry.AHEAD` were made ahead.
     """
-    own = intake.identity_of_self()
-    keeper = own if refusal else intake.identity_of_parent()
+    keeper, own = intake.identities()
+    if refusal is not None:
+        keeper = own
     os.write(offer.take, keeper[0].to_bytes(4, "little"))
     taken = _take(offer, length)
     if refusal is not None:
@@ -64,7 +66,7 @@ def run(offer: Offer, length: int, events: select.epoll, refusal: OSError | None
     report = channel.adopt(descriptors.to_child_range(ours.detach()))
     descriptors.place(theirs.detach(), descriptors.REPORT)
     setup = Setup(taken, report, (keeper, own))
-    _guarded(setup, lambda: _open_and_run(setup, offer, events))
+    _guarded(setup, lambda: _open_and_run(setup, offer, events, ahead=ahead))
 
 
 def _take(offer: Offer, length: int) -> intake.Intake:
@@ -94,7 +96,7 @@ def _guarded(setup: Setup, act: Callable[[], None]) -> NoReturn:
     os._exit(setup.status)
 
 
-def _open_and_run(setup: Setup, offer: Offer, events: select.epoll) -> None:
+def _open_and_run(setup: Setup, offer: Offer, events: select.epoll, *, ahead: bool) -> None:
     streams = [_stream(number, events) for number in (descriptors.STDOUT, descriptors.STDERR)]
     taken = setup.intake
     taken.mark("received")
@@ -103,12 +105,12 @@ def _open_and_run(setup: Setup, offer: Offer, events: select.epoll) -> None:
     taken.mark("loaded")
     if setup.find("join-namespaces") is not None:  # its notes want answers, `entry.go_on_inside`
         events.register(descriptors.REPORT, select.EPOLLIN)
+    entry.take_namespaces(setup, offer.home if ahead else -1)
     taken.part(setup.report.fileno(), *streams, offer.null)
     keeper, own = setup.identities
     intake.write_identities(taken.session, keeper, own)
     _shed(offer.null if taken.stdin < 0 else taken.stdin, streams)
     taken.mark("session")
-    entry.check_namespaces(setup)
     _run_steps(setup)
 
 

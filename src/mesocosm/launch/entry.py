@@ -18,20 +18,34 @@ if TYPE_CHECKING:
     Step = dict[str, Any]
 
 
-_AT_BIRTH = ("pid", "ipc", "uts", "net", "mnt")
+AHEAD = syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWNET
+"""What a spare supervisor makes ahead and its child is born in, wanted or not: the kernel takes its time."""
+
+_AT_BIRTH = ("pid", "mnt")
+_AHEAD = ("ipc", "uts", "net")
 _LATER = ("cgroup",)
 
 
 def birth_flags(kinds: Sequence[str]) -> int:
-    """The CLONE flags of the namespaces that a child is born in."""
+    """The CLONE flags of the namespaces that a child is born in because its plan says so."""
     return namespaces.flags_of([kind for kind in kinds if kind in _AT_BIRTH])
 
 
-def check_namespaces(setup: Setup) -> None:
-    """Refuse a plan with namespaces that a child is neither born in nor makes later."""
+def take_namespaces(setup: Setup, home: int) -> None:
+    """Be in exactly the new namespaces that the plan asks for.
+
+    ``home`` is a process that has the host's, by pidfd: what was made ahead and is not wanted is left for
+    them.  -1 when nothing was made ahead.
+    """
     for kind in setup.kinds:
-        if kind not in (*_AT_BIRTH, *_LATER):
+        if kind not in (*_AT_BIRTH, *_AHEAD, *_LATER):
             raise OSError(errno.ENOSYS, f"{kind} namespaces are not supported")
+    if home < 0:
+        syscalls.unshare(namespaces.flags_of([kind for kind in _AHEAD if kind in setup.kinds]))
+        return
+    unwanted = namespaces.flags_of([kind for kind in _AHEAD if kind not in setup.kinds])
+    if unwanted:
+        syscalls.setns(home, unwanted)
 
 
 def own_cgroup_namespace(setup: Setup) -> None:

@@ -99,16 +99,22 @@ def write_identities(session: int, supervisor: tuple[int, int], payload: tuple[i
 
 def identity_of_self() -> tuple[int, int]:
     """Pid and start time as the host's procfs shows them, also to a process in a PID namespace below."""
-    pid = int(os.readlink("/proc/self"))  # noqa: PTH115
-    return pid, processes.start_time(pid)
+    own, _ = _own_facts()
+    return own
 
 
-def identity_of_parent() -> tuple[int, int]:
-    """Pid and start time of our parent, likewise."""
+def identities() -> tuple[tuple[int, int], tuple[int, int]]:
+    """Our parent's and our own, likewise."""
+    own, parent = _own_facts()
+    return (parent, processes.start_time(parent)), own
+
+
+def _own_facts() -> tuple[tuple[int, int], int]:
+    """Pid, start time, and the parent's pid, proc_pid_stat(5)."""
     fd = os.open("/proc/self/stat", os.O_RDONLY | os.O_CLOEXEC)
     try:
         line = os.read(fd, 4096)
     finally:
         os.close(fd)
-    parent = int(line.rpartition(b")")[2].split()[1])
-    return parent, processes.start_time(parent)
+    fields = line.rpartition(b")")[2].split()
+    return (int(line.partition(b" ")[0]), int(fields[19])), int(fields[1])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 
-from mesocosm.launch import bare
+from mesocosm.launch import bare, entry
 from mesocosm.launch.supervisor import be_supervisor
 from mesocosm.linux import syscalls
 
@@ -20,15 +20,18 @@ if TYPE_CHECKING:
 
     from mesocosm.launch.offer import Offer
 
-_CLONE3 = syscalls.NUMBERS["clone3"]
 _pid = ctypes.c_int()
 _order = ctypes.create_string_buffer(1)
-_SIBLING = ctypes.create_string_buffer(
-    syscalls.clone3_arguments(
-        syscalls.CLONE_PARENT | syscalls.CLONE_PARENT_SETTID, exit_signal=0, parent_tid=ctypes.addressof(_pid)
-    )
-)
-_WHERE = tuple(map(ctypes.addressof, (_order, _SIBLING, _pid)))
+
+
+def _sibling(namespaces: int) -> ctypes.Array[ctypes.c_char]:
+    flags = syscalls.CLONE_PARENT | syscalls.CLONE_PARENT_SETTID | namespaces
+    where = ctypes.addressof(_pid)
+    return ctypes.create_string_buffer(syscalls.clone3_arguments(flags, exit_signal=0, parent_tid=where))
+
+
+_AHEAD, _PLAIN = _sibling(entry.AHEAD), _sibling(0)
+_WHERE = tuple(map(ctypes.addressof, (_order, _AHEAD, _PLAIN, _pid)))
 
 
 def cast(orders: int, made: int, offer: Offer) -> NoReturn:
@@ -36,9 +39,14 @@ def cast(orders: int, made: int, offer: Offer) -> NoReturn:
 
     What the mould writes to, its supervisors no longer share with it.
     """
-    order, sibling, pid = _WHERE
+    order, ahead, plain, pid = _WHERE
     while bare.read(orders, order, 1) == 1:
-        if bare.syscall(_CLONE3, sibling, syscalls.CLONE_ARGS_SIZE, 0, 0, 0) == 0:
-            be_supervisor(offer)
+        made_ahead = 1
+        child = bare.syscall(bare.CLONE3, ahead, syscalls.CLONE_ARGS_SIZE, 0, 0, 0)
+        if child < 0:  # more namespaces than the host allows: the next request is told, if it wants any
+            made_ahead = 0
+            child = bare.syscall(bare.CLONE3, plain, syscalls.CLONE_ARGS_SIZE, 0, 0, 0)
+        if child == 0:
+            be_supervisor(offer, made_ahead)
         bare.write(made, pid, 4)
     os._exit(0)

@@ -22,7 +22,7 @@ import time
 
 from mesocosm.launch import bare, channel, child, descriptors, handshake, intake
 from mesocosm.launch.stdio import Stdio
-from mesocosm.linux import processes
+from mesocosm.linux import processes, syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,18 +31,27 @@ if TYPE_CHECKING:
     from mesocosm.launch.offer import Offer
 
 
-def be_supervisor(offer: Offer) -> NoReturn:
-    """Wait for a request, make its child, and keep it.  The calling process is a fresh fork of the mould."""
+def be_supervisor(offer: Offer, ahead: int) -> NoReturn:
+    """Wait for a request, make its child, and keep it.  The calling process is a fresh fork of the mould.
+
+    ``ahead``: whether it is in new namespaces, for its child.
+    """
     # What a payload without a PID namespace of its own leaves behind is ours to reap.
     bare.prctl(bare.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     events = bare.epoll_create1(bare.EPOLL_CLOEXEC)
     bare.epoll_ctl(events, bare.EPOLL_CTL_ADD, descriptors.SIGNALS, offer.ended)
-    length = offer.request.receive(offer.requests)
+    request = offer.request
+    length = bare.recvmsg(offer.requests, request.header, bare.MSG_CMSG_CLOEXEC)
     if length <= 0:
         os._exit(0)  # launcher or zygote are gone
-    pid = offer.request.clone()
-    if pid <= 0:
-        child.run(offer, length, select.epoll.fromfd(events), offer.request.refusal() if pid else None)
+    bare.memmove(request.cgroup, request.first, 4)
+    pid = bare.syscall(bare.CLONE3, request.arguments, syscalls.CLONE_ARGS_SIZE, 0, 0, 0)
+    refusal = None
+    if pid < 0:
+        pid, refusal = request.clone_again()
+    if pid == 0:
+        child.run(offer, length, select.epoll.fromfd(events), refusal, ahead=bool(ahead))
+    bare.setns(offer.home, offer.ahead)
     bare.epoll_wait(events, offer.ended, 1, -1)  # nothing more is touched while nothing happens
     Supervisor(pid, select.epoll.fromfd(events)).serve()
 

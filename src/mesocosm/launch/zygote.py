@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from mesocosm.launch.channel import Socket
 
 SPARES = 3
-QUIET = 20
+QUIET = 50
 """Milliseconds without a request after which a taken spare is replaced, if another is left: a fork in the
 middle of a launch would compete with it."""
 HIGH = 100
@@ -43,8 +43,9 @@ class Zygote:
         self._requests = requests
         self._taken, take = _high_pipe()
         null = _high(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
+        home = _high(syscalls.pidfd_open(os.getpid()))
         self._spares: set[int] = set()
-        self._mould = self._fork_mould(Offer(requests, take=take, null=null))
+        self._mould = self._fork_mould(Offer(requests, take=take, null=null, home=home))
 
     def _fork_mould(self, offer: Offer) -> int:
         orders, self._orders = _high_pipe()

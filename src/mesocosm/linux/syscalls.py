@@ -250,16 +250,21 @@ def clone3(
     if pidfd:
         flags |= CLONE_PIDFD
     where = ctypes.addressof(opened) if pidfd else 0
-    arguments = struct.pack("11Q", flags, where, 0, 0, exit_signal, 0, 0, 0, 0, 0, cgroup_fd or 0)
-    pid = _clone3(arguments, CLONE_ARGS_SIZE)
-    if pid < 0:
-        raise _failed()
+    pid = clone3_prepared(struct.pack("11Q", flags, where, 0, 0, exit_signal, 0, 0, 0, 0, 0, cgroup_fd or 0))
     return (pid, opened.value) if pid else (0, -1)
 
 
 def clone3_arguments(flags: int, *, exit_signal: int, parent_tid: int = 0) -> bytes:
     """``struct clone_args``, clone3(2), as of Linux 5.7: `CLONE_ARGS_SIZE` bytes, the cgroup's last."""
     return struct.pack("11Q", flags, 0, 0, parent_tid, exit_signal, 0, 0, 0, 0, 0, 0)
+
+
+def clone3_prepared(arguments: bytes) -> int:
+    """As `clone3`, by what `clone3_arguments` laid out: pid, 0 in the child."""
+    pid = _clone3(arguments, CLONE_ARGS_SIZE)
+    if pid < 0:
+        raise _failed()
+    return pid
 
 
 def unshare(flags: int) -> None:

@@ -30,6 +30,9 @@ Changed = Callable[[], Awaitable[None]]
 _BETWEEN_LOOKS = 0.2
 """Seconds, where the kernel does not tell."""
 
+_BEFORE_REGISTERING = 0.01
+"""Seconds: what ends sooner needs no thread, and what does not has lost little."""
+
 _SETTLE = (0.002, 0.01, 0.05, 0.1, 0.3, 0.5, 1.0, 2.0)
 """Seconds between looks after v1's memory eventfd was armed or fired: it fires before the victim is killed
 and counted, so what tells of the next count may just have come."""
@@ -113,8 +116,9 @@ async def registered(group: Cgroup, *wishes: tuple[str, str]) -> AsyncIterator[C
     """An eventfd registered in v1's ``cgroup.event_control`` for each ``(file, argument)``.
 
     Every registration waits for a grace period of the kernel, some 10 ms: a thread does it, and nobody else
-    waits.  Raises OSError.
+    waits.  Most processes of the short kind have ended before it is begun.  Raises OSError.
     """
+    await asyncio.sleep(_BEFORE_REGISTERING)
     event = _Event()
     worker = ThreadPoolExecutor(1, "cgroup.event_control")
     job = worker.submit(_register, group, event.fd, wishes)

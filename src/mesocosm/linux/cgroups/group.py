@@ -151,11 +151,24 @@ class Cgroup:
         """Remove this cgroup and all below it.  EBUSY while a process lives in one; no error when it is
         gone.
         """
+        if _removed(self.path):
+            return
         for group in reversed(self.walk()):
-            try:
-                os.rmdir(group.path)  # noqa: PTH106
-            except FileNotFoundError:
-                continue
+            if not _removed(group.path):
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), group.path)
+
+
+def _removed(path: str) -> bool:
+    """Whether it is gone now; not while a process or another cgroup is in it."""
+    try:
+        os.rmdir(path)  # noqa: PTH106
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
 
 
 def _reading(fd: int, path: str) -> bytes:
