@@ -118,10 +118,11 @@ class Containerizer:
         container = container or ContainerID.generate()
         async with self._engine.locked(container, create=True):
             intent = Intent(id=container, config=config, boot_id=boot_id(), created_at=time.time())
-            self._engine.records.claim(intent)
+            record = self._engine.records.create(intent)
+            trace.point("containerizer.recorded")
             try:
                 with self._interruptible(container):
-                    await set_up(self._engine, intent, stdin)
+                    await set_up(self._engine, record, stdin)
             except BaseException:
                 await asyncio.shield(self._abandon(container))
                 raise
@@ -334,12 +335,8 @@ class Containerizer:
 
     async def _abandon(self, container: ContainerID) -> None:
         """A container that never was held leaves nothing, not even its record."""
-        try:
-            await tear_down(self._engine, container, Termination(reason="failed"))
-        except NotFound:
-            await purge(self._engine, container)
-        else:
-            self._engine.records.remove(container)
+        await tear_down(self._engine, container, Termination(reason="failed"))
+        self._engine.records.remove(container)
 
     # ── of this process ─────────────────────────────────────────────────────────────────────────────────
 

@@ -22,7 +22,7 @@ SIZE_LIMIT = 8 << 20
 def write(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     """Replace ``path`` by ``data``, durably and atomically.  Raises OSError."""
     _replace(path, data, mode, os.fsync)
-    sync_directory(path.parent)
+    sync(path.parent)
 
 
 def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
@@ -33,7 +33,7 @@ def replace(path: Path, data: bytes, *, mode: int = 0o600) -> None:
     _replace(path, data, mode, None)
 
 
-def _replace(path: Path, data: bytes, mode: int, sync: Callable[[int], None] | None) -> None:
+def _replace(path: Path, data: bytes, mode: int, settle: Callable[[int], None] | None) -> None:
     temporary = f"{path.parent}/.{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp"
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
@@ -41,8 +41,8 @@ def _replace(path: Path, data: bytes, mode: int, sync: Callable[[int], None] | N
             view = memoryview(data)
             while view:
                 view = view[os.write(descriptor, view) :]
-            if sync:
-                sync(descriptor)
+            if settle:
+                settle(descriptor)
         finally:
             os.close(descriptor)
         os.rename(temporary, path)  # noqa: PTH104
@@ -60,9 +60,9 @@ def private_directory(path: Path) -> None:
             path.mkdir(mode=0o700)
 
 
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync(path: Path) -> None:
+    """Make a file, or the names in a directory, durable.  Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:
@@ -121,4 +121,4 @@ def _is_file(descriptor: int, path: Path) -> bool:
     return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
 
 
-__all__ = ["locked", "private_directory", "read", "replace", "sync_directory", "write"]
+__all__ = ["locked", "private_directory", "read", "replace", "sync", "write"]

@@ -97,10 +97,13 @@ class Engine:
     @contextlib.contextmanager
     def held(self, container: ContainerID) -> Iterator[bool]:
         """Try to hold the container; False when somebody else does.  Raises NotFound."""
+        where = self.where(container)
+        if not where.runtime.is_dir() and where.state.is_dir():
+            durable.private_directory(where.runtime)  # a reboot has emptied the runtime root
         try:
-            with durable.locked(self.where(container).lock, wait=False) as held:
+            with durable.locked(where.lock, wait=False) as held:
                 yield held
         except FileNotFoundError as error:
-            if error.filename != str(self.where(container).lock):
+            if error.filename != str(where.lock):
                 raise
             raise NotFound(f"no container {container}") from None

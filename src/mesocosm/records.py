@@ -15,6 +15,7 @@ import contextlib
 import errno
 import os
 import signal
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -120,45 +121,47 @@ class Records:
         self.paths = paths
 
     def create(self, intent: Intent) -> Record:
-        """Record a new container, durably.  Raises AlreadyExists for a taken ID or name."""
-        self.claim(intent)
-        return self.keep(intent)
+        """Record a new container: for everybody from now on, after a power cut once `settle` has been called.
 
-    def claim(self, intent: Intent) -> None:
-        """Take the ID, and see that the name is free: the first half of `create`, and the quick one."""
-        where = self.paths.container(intent.id)
-        if intent.config.name is not None:
-            self._refuse_taken(intent.config.name)
-        try:
-            durable.private_directory(where.state.parent)
-            where.state.mkdir(mode=0o700)
-        except FileExistsError:
-            raise AlreadyExists(f"container {intent.id} exists already") from None
-        trace.point("records.directory-made")
-        durable.private_directory(where.runtime)
-
-    def keep(self, intent: Intent) -> Record:
-        """Write the intent of a claimed ID, durably, and take the name: the second half; blocking.
-
-        Raises AlreadyExists when somebody else has taken the name meanwhile.
+        Raises AlreadyExists for a taken ID or name.
         """
         where = self.paths.container(intent.id)
         with self._name_lock(intent.config.name):
             if intent.config.name is not None:
                 self._refuse_taken(intent.config.name)
-            durable.write(where.intent, _encode(intent))
+            try:
+                durable.private_directory(where.state.parent)
+                where.state.mkdir(mode=0o700)
+            except FileExistsError:
+                raise AlreadyExists(f"container {intent.id} exists already") from None
+            trace.point("records.directory-made")
+            durable.private_directory(where.runtime)
+            durable.replace(where.intent, _encode(intent))
             trace.point("records.intent-written")
-            durable.sync_directory(where.state.parent)
             if intent.config.name is not None:
                 self._link(intent.config.name, intent.id)
         return Record(intent=intent, status=Status(state=State.PROVISIONING))
+
+    def settle(self, intent: Intent) -> None:
+        """Have a new container's record survive a power cut; blocking.
+
+        A cut before that may leave an empty intent, which counts as none.
+        """
+        where = self.paths.container(intent.id)
+        for path in (where.intent, where.state, where.state.parent):
+            durable.sync(path)
+        if intent.config.name is not None:
+            durable.sync(self.paths.names)
+        trace.point("records.settled")
 
     def load(self, container: ContainerID) -> Record:
         """The record of one container.  Raises NotFound, or Corrupt when it is there but unreadable."""
         where = self.paths.container(container)
         try:
             intent = _decode(where.intent, Intent)
-        except FileNotFoundError:
+        except (FileNotFoundError, Corrupt):
+            if self.is_recorded(container):
+                raise
             raise NotFound(f"no container {container}") from None
         if intent.id != container:
             raise Corrupt(f"{where.intent} belongs to container {intent.id}")
@@ -167,6 +170,14 @@ class Records:
         except FileNotFoundError:
             return Record(intent=intent, status=self._read_status(where))
         return Record(intent=intent, status=ending.status, termination=ending.termination)
+
+    def is_recorded(self, container: ContainerID) -> bool:
+        """Whether there is an intent, readable or not; not where a power cut came before it was settled."""
+        try:
+            status = self.paths.container(container).intent.lstat()
+        except FileNotFoundError:
+            return False
+        return status.st_size > 0 or not stat.S_ISREG(status.st_mode)
 
     def all(self) -> tuple[list[Record], list[Damaged]]:
         """Every container, oldest first, and every one whose record cannot be read."""
@@ -283,7 +294,6 @@ class Records:
         link = self.paths.names / name
         link.unlink(missing_ok=True)  # of a container that is gone
         link.symlink_to(str(container))
-        durable.sync_directory(self.paths.names)
         trace.point("records.name-linked")
 
     def _write_status(self, where: ContainerPaths, status: Status) -> Status:

@@ -161,11 +161,11 @@ async def _finish(engine: Engine, record: Record, conclusion: Conclusion, found:
 
 async def _set_aside(engine: Engine, damaged: Damaged, found: _Findings) -> None:
     """Without any record it is the rest of an interrupted creation or removal; else a person decides."""
-    if engine.where(damaged.id).intent.exists():
+    if engine.records.is_recorded(damaged.id):
         found.damaged.append(damaged)
         return
     with engine.held(damaged.id) as held:
-        if held and not engine.where(damaged.id).intent.exists():
+        if held and not engine.records.is_recorded(damaged.id):
             await purge(engine, damaged.id)
             found.forgotten.append(damaged.id)
 

@@ -16,32 +16,32 @@ from mesocosm.isolators.base import Container, Isolator
 from mesocosm.isolators.image.runtime import stop_signal
 from mesocosm.launch.birth import Forked
 from mesocosm.launch.launcher import OutputPaths
-from mesocosm.lifecycle import Event, State
+from mesocosm.lifecycle import Event
 from mesocosm.model import ImageRuntime
 from mesocosm.paths import ContainerPaths
 from mesocosm.plan import LaunchPlan
-from mesocosm.records import Intent, Process, Record, Status
+from mesocosm.records import Intent, Process, Record
 
 
-async def set_up(engine: Engine, intent: Intent, stdin: int | None) -> Record:
-    """Take a container whose ID is claimed to CREATED.  Whatever fails is raised; the caller gives back.
+async def set_up(engine: Engine, record: Record, stdin: int | None) -> Record:
+    """Take a container from PROVISIONING to CREATED.  Whatever fails is raised; the caller gives back.
 
-    The intent is made durable while the image is provisioned, and before anything of the container is made.
+    Its intent is settled, for the time after a power cut, while the child sets up: what was made in the
+    kernel until then would not survive one either.
     """
     clock = _Clock()
-    async with _kept(engine, intent) as kept:
-        provision = await _provision(engine, intent)
-        trace.point("setup.provisioned")
-        clock.mark("image")
-        plan = compose(engine, intent, provision)
-        record = _prepared(engine, intent, plan, provision)
-        await asyncio.shield(kept)
+    provision = await _provision(engine, record.intent)
+    trace.point("setup.provisioned")
+    clock.mark("image")
+    plan = compose(engine, record.intent, provision)
+    record = _prepared(engine, record, plan, provision)
     clock.mark("plan")
     host_steps.apply(plan.host, record.id, engine.host)
     trace.point("setup.host-steps-applied")
     clock.mark("host")
-    forked = await _fork(engine, record, plan, stdin)
-    await _isolate(engine, record, forked.pid)
+    async with _settled(engine, record.intent):
+        forked = await _fork(engine, record, plan, stdin)
+        await _isolate(engine, record, forked.pid)
     clock.mark("launch")
     return engine.records.advance(
         record,
@@ -54,14 +54,16 @@ async def set_up(engine: Engine, intent: Intent, stdin: int | None) -> Record:
 
 
 @contextlib.asynccontextmanager
-async def _kept(engine: Engine, intent: Intent) -> AsyncIterator[asyncio.Future[Record]]:
-    """The intent, being written; written, or failed, when this is left."""
-    keeping = asyncio.ensure_future(asyncio.to_thread(engine.records.keep, intent))
+async def _settled(engine: Engine, intent: Intent) -> AsyncIterator[None]:
+    """Settle the intent meanwhile.  Raises OSError when that fails and nothing else did."""
+    settling = asyncio.ensure_future(asyncio.to_thread(engine.records.settle, intent))
     try:
-        yield keeping
+        yield
     finally:
-        await asyncio.wait([keeping])
-        keeping.exception()  # told already, or of no interest beside what else went wrong
+        await asyncio.wait([settling])
+        failure = settling.exception()
+    if failure is not None:
+        raise failure
 
 
 def compose(
@@ -107,16 +109,16 @@ async def _provision(engine: Engine, intent: Intent) -> Provision | None:
     )
 
 
-def _prepared(engine: Engine, intent: Intent, plan: LaunchPlan, provision: Provision | None) -> Record:
-    where = engine.where(intent.id)
+def _prepared(engine: Engine, record: Record, plan: LaunchPlan, provision: Provision | None) -> Record:
+    where = engine.where(record.id)
     where.sandbox.mkdir(mode=0o700, exist_ok=True)
     durable.replace(where.plan, plan.to_json())
     return engine.records.advance(
-        Record(intent=intent, status=Status(state=State.PROVISIONING)),
+        record,
         Event.PROVISIONED,
         image=provision.identity if provision else None,
         isolation=tuple(part.isolator for part in plan.parts[1:]),
-        stop_signal=stop_signal(intent.config, provision.runtime if provision else ImageRuntime()),
+        stop_signal=stop_signal(record.config, provision.runtime if provision else ImageRuntime()),
         warnings=plan.warnings,
     )
 

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import select
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from fixtures import leaks
+from mesocosm.linux import processes
 from mesocosm.paths import Paths
 
 HERE = Path(__file__).parent
@@ -53,6 +57,21 @@ class World:
         """The command, killed at a point."""
         done = self._run(str(HERE / "dying_command.py"), "--at", point, *self.roots(), *words)
         assert done.returncode == -9, f"{point} was not passed: {done.returncode} {done.stderr}"
+
+    def restart(self) -> None:
+        """As if the host had been: no process, no runtime root, and the boot IDs are of another boot."""
+        for file in self.runtime.glob("containers/*/supervisor/process.json"):
+            identities = json.loads(file.read_text())
+            for pid, started in (identities["supervisor"], identities["payload"]):
+                held = processes.hold(pid, started)
+                if held is not None:
+                    processes.send_signal(held, signal.SIGKILL)
+                    select.select([held], [], [])
+                    os.close(held)
+        shutil.rmtree(self.runtime)
+        for file in self.root.glob("containers/*/container.json"):
+            intent = json.loads(file.read_text())
+            file.write_text(json.dumps(intent | {"boot_id": "another"}))
 
     def containers(self) -> list[dict[str, object]]:
         """What ``ps`` lists, after its recovery."""
@@ -105,6 +124,35 @@ def test_run_killed_at_every_point_leaves_nothing(world: World, tmp_path: Path) 
     for point in points:
         world.kill_at(point, *words)
         settle(world)
+
+
+def test_a_restart_of_the_host_ends_what_ran_and_loses_nothing(world: World) -> None:
+    """REC-5: with another boot ID, and the runtime root gone, all of a container is on the disk."""
+    options = ("--detach", "--quiet", "--name")
+    kept = world.command("run", *options, "kept", world.image, "sh", "-c", "echo words; exec sleep 1000")
+    assert kept.returncode == 0, kept.stderr
+    assert world.command("run", *options, "thrown", "--rm", world.image, "sleep", "1000").returncode == 0
+    world.restart()
+    [left] = world.containers()
+    assert (left["name"], left["state"]) == ("kept", "destroyed")
+    assert "the host was restarted" in world.command("ps", "-a", "--no-trunc").stdout
+    assert world.command("logs", "kept").stdout == "words\n"
+    assert world.command("rm", "kept").returncode == 0
+    world.assert_clean()
+
+
+def test_what_a_power_cut_left_of_a_creation_is_cleared_away(world: World) -> None:
+    """GAP-43: an empty intent, and files beside it; a damaged one that is not empty is set aside instead."""
+    assert world.containers() == []
+    for name, content in (("cut", b""), ("torn", b"{")):
+        directory = world.root / "containers" / name
+        (directory / "sandbox").mkdir(parents=True)
+        (directory / "container.json").write_bytes(content)
+    done = world.command("ps", "-a", "-q")
+    assert done.returncode == 0
+    assert _files(world.root / "containers") == ["torn"]
+    assert world.command("rm", "-f", "torn").returncode == 0
+    world.assert_clean()
 
 
 @pytest.mark.timeout(600)

@@ -165,7 +165,7 @@ def _remove(path: Path) -> bool:
         path.unlink()
     except FileNotFoundError:
         return False
-    durable.sync_directory(path.parent)
+    durable.sync(path.parent)
     return True
 
 

@@ -115,7 +115,7 @@ class ImageStore:
             except OSError as error:
                 if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
                     raise
-        durable.sync_directory(self.root / "looks")
+        durable.sync(self.root / "looks")
 
     def missing(self, image: ImageRecord, form: Form) -> frozenset[str]:
         """Return the digests of the blobs that have to be read to make the image complete."""

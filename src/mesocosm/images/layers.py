@@ -153,7 +153,7 @@ class LayerStore:
         target = self._directory(Digest.parse(record.diff_id), record.form)
         staging.rename(target)
         trace.point("layers.renamed")
-        durable.sync_directory(target.parent)
+        durable.sync(target.parent)
 
     def condemn(self, diff_id: Digest, form: Form) -> bool:
         """Move a layer to the trash, where `empty_trash` finds it; whether it was there."""
