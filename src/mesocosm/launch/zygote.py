@@ -136,4 +136,5 @@ def main(requests_fd: int, mounts_fd: int, root_fd: int) -> NoReturn:
     sys.meta_path.clear()
     gc.collect()
     gc.freeze()
+    gc.disable()  # children are not long enough interpreters to have anything to collect
     Zygote(requests).serve()

@@ -152,13 +152,10 @@ def _components(path: bytes) -> list[bytes]:
 
 
 def _make_directories(root_fd: int, path: bytes, mode: int, budget: int) -> int:
-    try:
-        return open_in_root(root_fd, path or b".", _DIRECTORY)
-    except FileNotFoundError:
-        pass
-    done = b""
-    parent = open_in_root(root_fd, b".", _DIRECTORY)
-    for name in _components(path):
+    components = _components(path)
+    parent, there = _deepest(root_fd, components)
+    done = b"".join(b"/" + name for name in components[:there])
+    for name in components[there:]:
         try:
             child = _enter_or_make(root_fd, done, parent, name, mode, budget)
         finally:
@@ -166,6 +163,16 @@ def _make_directories(root_fd: int, path: bytes, mode: int, budget: int) -> int:
         parent = child
         done += b"/" + name
     return parent
+
+
+def _deepest(root_fd: int, components: list[bytes]) -> tuple[int, int]:
+    """The directory at the longest beginning of the path that leads to one, and how long that is."""
+    for there in range(len(components), 0, -1):
+        try:
+            return open_in_root(root_fd, b"/".join(components[:there]), _DIRECTORY), there
+        except FileNotFoundError:
+            continue
+    return open_in_root(root_fd, b".", _DIRECTORY), 0
 
 
 def _enter_or_make(root_fd: int, done: bytes, parent: int, name: bytes, mode: int, budget: int) -> int:
