@@ -260,7 +260,7 @@ def test_schema_1_is_refused_with_the_reason(content_type: str | None) -> None:
         ("application/vnd.oci.image.layer.nondistributable.v1.tar", "foreign"),
         ("application/vnd.oci.image.layer.v1.tar+gzip+encrypted", "encrypted"),
         ("application/vnd.in-toto+json", "unknown media type"),
-        ("application/vnd.erofs.layer.v1", "unknown media type"),
+        ("application/vnd.squashfs.layer.v1", "unknown media type"),
     ],
 )
 def test_I21_layers_that_are_not_unpacked_are_refused_in_words(media_type: str, words: str) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from mesocosm import durable
 from mesocosm.errors import Corrupt, Denied, MesocosmError
-from mesocosm.images import policy
+from mesocosm.images import mediatypes, policy
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Index, parse_document
 from mesocosm.images.families import Families
@@ -47,6 +47,7 @@ class Admission:
         """Raise Denied when the image may not be fetched; keeps the proof of a signature."""
         rules: Policy = await in_thread(policy.load, self._path)
         rules.check_layers(str(reference), tuple(map(str, found.config.diff_ids)))
+        rules.check_erofs(reference, (layer.media_type for layer in found.manifest.layers))
         rule = rules.decide(reference)
         _require_accepted(rule, reference)
         if rule.action != "signed":
@@ -69,10 +70,12 @@ class Admission:
         An image named by its digest is judged by every name it has; one without names by the default.
         """
         rules = policy.load(self._path)
-        if rules == Policy():
+        media_types = frozenset(layer.media_type for layer in image.layers)
+        if rules == Policy() and media_types.isdisjoint(mediatypes.EROFS):
             return
         rules.check_layers(f"image {image.digest}", tuple(layer.diff_id for layer in image.layers))
         for name in [reference] if reference else self._names(image):
+            rules.check_erofs(name, media_types)
             rule = rules.decide(name)
             _require_accepted(rule, name)
             if rule.action == "signed":

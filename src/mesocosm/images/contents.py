@@ -1,4 +1,5 @@
-"""What an image's root holds: its layers' trees one upon the other, read from their indexes without mounting.
+"""What an image's root holds: its layers' trees one upon the other, read from their indexes without mounting
+(ready-made EROFS files, whose indexes may be of any kind, are mounted where nobody else sees it).
 
 with reading(store, image, form) as contents:
     for path, file in contents.files(): ...
@@ -17,9 +18,11 @@ from mesocosm.errors import NotFound
 from mesocosm.images.erofs_read import ErofsImage
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
+from mesocosm.images.layer_mounts import mount_file
 from mesocosm.images.layer_tree import Node
 from mesocosm.images.layers import Form
-from mesocosm.images.looks import IMPLIED, OPAQUE
+from mesocosm.images.looks import IMPLIED, OPAQUE, closing
+from mesocosm.images.ready_erofs import is_ready
 
 READ_LIMIT: Final = 4 << 30
 """Largest file whose content is read, in bytes."""
@@ -163,7 +166,10 @@ def reading(store: ImageStore, image: ImageRecord, form: Form) -> Iterator[Conte
             if not store.layers.has(diff_id, form):
                 raise NotFound(f"layer {diff_id} is not on this host", hint="pull the image again")
             content = store.layers.content(diff_id, form)
-            if form is Form.EROFS:
+            if form is Form.EROFS and is_ready(store.layers.record(diff_id, form)):
+                root = stack.enter_context(closing([mount_file(content)]))[0]
+                layers[str(diff_id)] = TreeLayer(Path(f"/proc/self/fd/{root}/."))
+            elif form is Form.EROFS:
                 layers[str(diff_id)] = stack.enter_context(ErofsImage(content))
             else:
                 layers[str(diff_id)] = TreeLayer(content)

@@ -23,6 +23,7 @@ from mesocosm.images.image_store import ImageStore
 from mesocosm.images.known import found_here
 from mesocosm.images.leases import Pulling
 from mesocosm.images.progress import Phase, Progress, Report
+from mesocosm.images.ready_erofs import require_archives
 from mesocosm.images.spool import Spool, spooling
 from mesocosm.images.stores.base import Found
 from mesocosm.images.synthesis import layer_descriptor
@@ -36,6 +37,7 @@ async def convert(store: ImageStore, image: ImageRecord, kind: Written, report: 
     Raises Corrupt when a stored
     blob is not what it was.
     """
+    require_archives(image)
     found: Found = await in_thread(found_here, store, image)
     if found.manifest.media_type == mediatypes.OCI_MANIFEST and all(
         _is_so(layer, kind) for layer in found.manifest.layers

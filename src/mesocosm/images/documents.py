@@ -307,5 +307,5 @@ def _require_layer(layer: Descriptor, where: str) -> None:
         )
     if layer.media_type.endswith("+encrypted"):
         raise Unsupported(f"{where} is encrypted", hint="decrypt the image first")
-    if layer.compression is None:
+    if layer.compression is None and layer.media_type not in mediatypes.EROFS:
         raise Unsupported(f"{where} has the unknown media type {shown(layer.media_type, 100)}")

@@ -22,6 +22,7 @@ from mesocosm.images.export import Export, header
 from mesocosm.images.image import Layer
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.layers import Form
+from mesocosm.images.ready_erofs import require_archives
 from mesocosm.images.strict import DOCUMENT_LIMIT, Json
 from mesocosm.images.tar import BLOCK
 
@@ -31,6 +32,8 @@ def save_docker(store: ImageStore, images: Sequence[Export], target: int) -> Non
 
     Raises NotFound when a blob is not kept here, Corrupt when one is not what it was.
     """
+    for export in images:
+        require_archives(export.image)
     layers = {layer.diff_id: layer for export in images for layer in export.image.layers}
     for layer in layers.values():
         if not store.blobs.has(Digest.parse(layer.digest), layer.size):

@@ -8,17 +8,28 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesocosm.errors import Corrupt, Exhausted
+from mesocosm.images import mediatypes
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
 from mesocosm.images.erofs import ErofsSink
 from mesocosm.images.layer_facts import ErofsFacts, LayerFacts
 from mesocosm.images.layer_stream import LayerIngest
 from mesocosm.images.layers import CONTENT, Form, LayerRecord
+from mesocosm.images.ready_erofs import ReadyWriter
 from mesocosm.images.staging import discard
+from mesocosm.images.transfer import SinkFactory
 from mesocosm.images.unpack import DirectorySink
 
 if TYPE_CHECKING:
     from mesocosm.images.layers import LayerStore
+
+
+def writer_of(
+    store: LayerStore, staging: Path, descriptor: Descriptor, diff_id: Digest, form: Form
+) -> SinkFactory:
+    """Return what makes sinks for a layer of the descriptor's media type: an archive, or an EROFS file."""
+    kind = ReadyWriter if descriptor.media_type in mediatypes.EROFS else LayerWriter
+    return lambda: kind(store, staging, descriptor, diff_id, form)
 
 
 class LayerWriter:

@@ -129,7 +129,7 @@ class LayerStore:
         One transfer and one unpacking however many ask.  Raises Corrupt when blob or diff ID is another one,
         Exhausted beyond limits or on a full disk, and what ``source`` raises; nothing is published then.
         """
-        from mesocosm.images.layer_writer import LayerWriter  # decompressors: only who pulls needs them
+        from mesocosm.images.layer_writer import writer_of  # decompressors: only who pulls needs them
 
         async with self._making(diff_id, form) as staging:
             if self.has(diff_id, form):
@@ -140,7 +140,7 @@ class LayerStore:
             await source(
                 self._blobs,
                 descriptor,
-                sink=lambda: LayerWriter(self, staging, descriptor, diff_id, form),
+                sink=writer_of(self, staging, descriptor, diff_id, form),
                 report=report,
                 keep=keep,
             )

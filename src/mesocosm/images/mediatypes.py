@@ -12,6 +12,7 @@ OCI_MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
 OCI_CONFIG: Final = "application/vnd.oci.image.config.v1+json"
 OCI_EMPTY: Final = "application/vnd.oci.empty.v1+json"
 OCI_LAYER: Final = "application/vnd.oci.image.layer.v1.tar"
+EROFS_LAYER: Final = "application/vnd.erofs.layer.v1"
 DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_CONFIG: Final = "application/vnd.docker.container.image.v1+json"
@@ -53,6 +54,11 @@ FOREIGN = frozenset(
 )
 """Layers that are to be fetched from the URLs in their descriptors (attacks G-03, CVE-2020-15157):
 refused.
+"""
+
+EROFS = frozenset({EROFS_LAYER, f"{OCI_LAYER.removesuffix('.tar')}.erofs"})
+"""Layers that are EROFS files already.  The kernel parses what their makers wrote (attacks I-21), so policy
+has to allow them.
 """
 
 GENERIC = frozenset({"", "application/json", "application/octet-stream", "text/plain", "binary/octet-stream"})

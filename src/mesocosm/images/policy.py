@@ -13,19 +13,23 @@ starting.
 
 A rule is matched with the image's canonical name (``docker.io/library/debian``) or, for images from files,
 with its transport and path (``oci:/srv/images/app``, ``host``).  ``*`` stands for anything but a slash,
-``**`` for anything.  Without a file everything is accepted.
+``**`` for anything.  Without a file everything is accepted, but not:
+
+    allow-erofs = ["erofs:/srv/images/*"]    # images with ready-made EROFS layers, which the kernel parses
 """
 
 from __future__ import annotations
 
 import re
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Literal
 
 import msgspec
 
 from mesocosm.errors import Denied, InvalidConfig
+from mesocosm.images import mediatypes
 from mesocosm.images.foreign import shown
 from mesocosm.images.reference import Reference
 
@@ -50,6 +54,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     default: Literal["accept", "reject"] = "accept"
     recheck: bool = False
     deny_layers: tuple[str, ...] = ()
+    allow_erofs: tuple[str, ...] = ()
     rule: tuple[Rule, ...] = ()
 
     def decide(self, reference: Reference) -> Rule:
@@ -64,6 +69,16 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     def rechecks(self) -> bool:
         """Whether anything at all has to be asked for again."""
         return self.recheck or any(rule.recheck for rule in self.rule)
+
+    def check_erofs(self, reference: Reference, media_types: Iterable[str]) -> None:
+        """Raise Denied when the image has an EROFS layer and is not one whose files are taken (I-21)."""
+        name = subject(reference)
+        if mediatypes.EROFS.isdisjoint(media_types) or _any(self.allow_erofs, name):
+            return
+        raise Denied(
+            f"{reference.familiar} is a ready-made EROFS file system, which the kernel itself would parse",
+            hint=f'if you trust its maker, put allow-erofs = ["{name}"] into {PATH}',
+        )
 
     def check_layers(self, what: str, diff_ids: tuple[str, ...]) -> None:
         """Raise Denied when one of the layers is not to be used."""
@@ -107,6 +122,10 @@ def load(path: Path) -> Policy:
         if not all(key.startswith("/") for key in rule.keys):
             raise InvalidConfig(f"policy {path}: keys of rule {shown(rule.match, 80)!r} need absolute paths")
     return policy
+
+
+def _any(patterns: Iterable[str], name: str) -> bool:
+    return any(_pattern(one).fullmatch(name) for one in patterns)
 
 
 def _pattern(text: str) -> re.Pattern[str]:
