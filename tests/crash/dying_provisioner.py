@@ -20,13 +20,16 @@ from mesocosm.model import ContainerID
 from mesocosm.paths import Paths
 
 
-async def live(folder: Path, one: str, two: str) -> None:
-    """Pull, provision, pull another, remove, collect: every kind of change to a store."""
+async def live(folder: Path, one: str, two: str, backend: str | None = None) -> None:
+    """Recover, pull, provision, pull another, pin, remove, collect: every kind of change to a store."""
     async with Provisioner.open(Paths(folder / "state", folder / "run")) as provisioner:
         container = ContainerID.parse("container")
-        await provisioner.pull(one)
-        await provisioner.provision(container, one, pull="never", scratch=folder / "scratch")
-        await provisioner.pull(two)
+        await provisioner.recover(set())
+        await provisioner.pull(one, backend=backend)
+        await provisioner.provision(container, one, pull="never", backend=backend, scratch=folder / "scratch")
+        await provisioner.pull(two, backend=backend)
+        await provisioner.pin(two)
+        await provisioner.unpin(two)
         await provisioner.tag(two, "example.org/two:1")
         await provisioner.release(container)
         await provisioner.remove(one)

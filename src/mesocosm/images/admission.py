@@ -21,6 +21,7 @@ from mesocosm.images.image_store import ImageStore
 from mesocosm.images.naming import canonical
 from mesocosm.images.policy import Policy, Rule
 from mesocosm.images.reference import Reference
+from mesocosm.images.staging import replace
 from mesocosm.images.stores.base import Found
 from mesocosm.images.strict import DOCUMENT_LIMIT
 from mesocosm.images.transfer import in_thread
@@ -133,7 +134,7 @@ class Admission:
         path = self._file(str(found.manifest.digest))
         path.parent.mkdir(mode=0o700, exist_ok=True)
         proof = Proof(statement=statement, signature=signature, digest=str(digest))
-        durable.write(path, msgspec.json.encode(proof))
+        replace(self._store.root / "ingest", path, msgspec.json.encode(proof))
 
 
 def _require_accepted(rule: Rule, reference: Reference) -> None:

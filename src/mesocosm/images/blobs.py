@@ -178,10 +178,10 @@ class BlobStore:
 
     def _publish(self, fd: int, source: Path, digest: Digest) -> None:
         with store_faults(self.root):
+            os.fchmod(fd, 0o444)
             os.fsync(fd)
             target = self.path(digest)
             source.rename(target)
-            os.fchmod(fd, 0o444)
             sync_directory(target.parent)
 
 

@@ -25,6 +25,8 @@ from mesocosm.errors import Corrupt, InvalidConfig, NotFound
 from mesocosm.images.digest import Digest
 from mesocosm.images.foreign import shown
 from mesocosm.images.image import VERSION, ImageRecord, RefRecord
+from mesocosm.images.staging import replace
+from mesocosm.images.store_faults import store_faults
 
 _Record = TypeVar("_Record", ImageRecord, RefRecord)
 _HEX = re.compile(r"[a-f0-9]{4,128}", re.ASCII)
@@ -36,11 +38,13 @@ class Catalogue:
     """Images and names of one store; stateless, any number of processes may use it at once."""
 
     def __init__(self, root: Path) -> None:
+        self._ingest = root / "ingest"
         self._images = root / "images"
         self._refs = root / "refs"
 
     def prepare(self) -> None:
         """Make the directories."""
+        self._ingest.mkdir(mode=0o700, exist_ok=True)
         self._images.mkdir(mode=0o700, exist_ok=True)
         self._refs.mkdir(mode=0o700, exist_ok=True)
 
@@ -48,7 +52,7 @@ class Catalogue:
 
     def add(self, image: ImageRecord) -> None:
         """Record an image, durably."""
-        durable.write(self._image(image.digest), msgspec.json.encode(image))
+        replace(self._ingest, self._image(image.digest), msgspec.json.encode(image))
 
     def image(self, digest: str) -> ImageRecord | None:
         """Return the image with this manifest digest."""
@@ -78,7 +82,7 @@ class Catalogue:
 
     def name(self, ref: RefRecord) -> None:
         """Let a name point at an image, durably; replaces where it pointed."""
-        durable.write(self._ref(ref.reference, ref.platform), msgspec.json.encode(ref))
+        replace(self._ingest, self._ref(ref.reference, ref.platform), msgspec.json.encode(ref))
 
     def ref(self, reference: str, platform: str = "") -> RefRecord | None:
         """Return where a canonical reference points."""
@@ -162,10 +166,11 @@ def _read_all(directory: Path, kind: type[_Record]) -> Iterator[_Record]:
 
 def _remove(path: Path) -> bool:
     try:
-        path.unlink()
+        with store_faults(path.parent.parent):
+            path.unlink()
+            durable.sync(path.parent)
     except FileNotFoundError:
         return False
-    durable.sync(path.parent)
     return True
 
 

@@ -21,6 +21,7 @@ from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.layers import Form
 from mesocosm.images.leases import PIN, Needed
+from mesocosm.images.store_faults import store_faults
 
 PARTIAL_AGE: Final = 24 * 3600.0
 """Seconds that an unfinished download is kept for being resumed."""
@@ -68,7 +69,7 @@ class Collector:
 
     def collect(self, limits: Limits | None = None, *, dangling: bool = True) -> Plan:
         """Remove what the plan says at the moment of removing, and return it."""
-        with self._store.leases.frozen() as needed:
+        with store_faults(self._store.root), self._store.leases.frozen() as needed:
             plan = self._plan(needed, limits, dangling)
             self._condemn(plan)
         self._store.sweep(older_than=time.time() - PARTIAL_AGE)
@@ -76,7 +77,7 @@ class Collector:
 
     def remove(self, digests: Iterable[str]) -> Plan:
         """Remove these images, unless a lease holds them, and what only they needed."""
-        with self._store.leases.frozen() as needed:
+        with store_faults(self._store.root), self._store.leases.frozen() as needed:
             doomed = frozenset(digests) - needed.digests
             plan = self._sweep(needed, doomed)
             self._condemn(plan)

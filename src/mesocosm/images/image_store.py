@@ -32,7 +32,7 @@ from mesocosm.images.layer_mounts import mount_file
 from mesocosm.images.layers import Form, LayerStore
 from mesocosm.images.leases import Leases
 from mesocosm.images.looks import Look, closing, find_looks, write_looks
-from mesocosm.images.staging import staged
+from mesocosm.images.staging import replace, staged
 from mesocosm.images.store_faults import store_faults
 
 VERSION: Final = 1
@@ -131,8 +131,9 @@ class ImageStore:
 
         ``older_than``, seconds since the epoch, spares partial blobs that are younger: they may be resumed.
         """
-        self.layers.empty_trash()
-        return self.blobs.sweep(older_than=older_than)
+        with store_faults(self.root):
+            self.layers.empty_trash()
+            return self.blobs.sweep(older_than=older_than)
 
 
 def open_layer(content: Path, form: Form) -> int:
@@ -146,7 +147,7 @@ def _check_version(path: Path) -> None:
     try:
         text = durable.read(path)
     except FileNotFoundError:
-        durable.write(path, b"%d\n" % VERSION)
+        replace(path.with_name("ingest"), path, b"%d\n" % VERSION)
         return
     except Corrupt as error:
         raise Unsupported(f"image store {path.parent} has no readable version") from error

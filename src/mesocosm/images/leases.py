@@ -27,6 +27,8 @@ import msgspec
 from mesocosm import durable
 from mesocosm.errors import Corrupt
 from mesocosm.images.digest import Digest
+from mesocosm.images.staging import replace
+from mesocosm.images.store_faults import store_faults
 from mesocosm.linux.processes import boot_id
 
 VERSION: Final = 1
@@ -66,17 +68,26 @@ class Leases:
 
     def __init__(self, root: Path) -> None:
         self._root = root / "leases"
+        self._ingest = root / "ingest"
         self.lock = root / "lock"
 
     def prepare(self) -> None:
-        """Make the directory."""
+        """Make the directories."""
+        self._ingest.mkdir(mode=0o700, exist_ok=True)
         self._root.mkdir(mode=0o700, exist_ok=True)
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[Needed]:
         """Hold the lock, and yield what is needed: nothing else will be while it is held."""
-        with durable.locked(self.lock):
+        with self._locked():
             yield self._needed()
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            with store_faults(self.lock.parent):
+                stack.enter_context(durable.locked(self.lock))
+            yield
 
     def extend(self, owner: str, digests: Iterable[Digest], layers: Iterable[Digest]) -> None:
         """Record that ``owner`` needs these too."""
@@ -86,7 +97,7 @@ class Leases:
             layers=tuple(map(str, layers)),
             boot_id="" if owner.startswith(PIN) else boot_id(),
         )
-        with durable.locked(self.lock):
+        with self._locked():
             present = self._read(self._root / owner)
             wanted = present.merged(lease) if present else lease
             if wanted != present:
@@ -95,7 +106,8 @@ class Leases:
     def drop(self, owner: str) -> bool:
         """Forget an owner's lease; whether there was one."""
         try:
-            (self._root / owner).unlink()
+            with store_faults(self._root.parent):
+                (self._root / owner).unlink()
         except FileNotFoundError:
             return False
         return True
@@ -104,7 +116,7 @@ class Leases:
     def pulling(self) -> Iterator[Pulling]:
         """A lease that lasts as long as the context, or as its process."""
         path = self._root / f"{PULL}{secrets.token_hex(8)}"
-        with durable.locked(self.lock):
+        with self._locked(), store_faults(self._root.parent):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX)
         try:
@@ -190,9 +202,7 @@ class Leases:
         return _decode(data, path)
 
     def _write(self, path: Path, lease: Lease) -> None:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(msgspec.json.encode(lease))
-        temporary.rename(path)
+        replace(self._ingest, path, msgspec.json.encode(lease), durable=False)
 
 
 class Pulling:
@@ -207,7 +217,7 @@ class Pulling:
         """Record what the pull is about to look for."""
         more = Lease(owner="", digests=tuple(map(str, digests)), layers=tuple(map(str, layers)))
         self._lease = self._lease.merged(more)
-        with durable.locked(self._leases.lock):
+        with self._leases._locked(), store_faults(self._leases.lock.parent):
             data = msgspec.json.encode(self._lease)
             os.pwrite(self._fd, data, 0)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
 
-from mesocosm.errors import Corrupt, InvalidConfig, Unavailable
+from mesocosm.errors import InvalidConfig, MesocosmError, Unavailable
 from mesocosm.images.admission import Admission
 from mesocosm.images.backends.base import Backend
 from mesocosm.images.backends.choice import BackendChoice
@@ -373,7 +373,7 @@ class Library:
         await self._puller.restore(wanted, image, self._report, offline=offline)
 
     def _trim(self) -> None:
-        with contextlib.suppress(Corrupt):
+        with contextlib.suppress(MesocosmError, OSError):  # whoever comes next tries again
             self.mounts.trim(lambda: frozenset(map(hex_of, self.store.leases.needed().layers)))
 
     def _make_room(self) -> bool:

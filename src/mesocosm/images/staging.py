@@ -1,7 +1,7 @@
-"""Directories of the store's own for as long as something is made in them.
+"""What is made in ``ingest/`` before it stands under its name: directories, and small records.
 
-They lie in ``ingest/`` and are flock-held, like every unfinished file there: what a crash leaves of them is
-swept like any other leftover, and what somebody is working in is not.
+All of it is flock-held, like every unfinished blob there: what a crash leaves is swept, and what somebody is
+working on is not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from mesocosm.linux import beneath
+from mesocosm.durable import sync
+from mesocosm.images.store_faults import store_faults
+from mesocosm.linux import beneath, mounts
+from mesocosm.linux.mountinfo import mounts_below, read_mountinfo
 
 KINDS: Final = ("looks-", "trial-", "proof-")
 """How their names begin."""
@@ -23,17 +26,51 @@ KINDS: Final = ("looks-", "trial-", "proof-")
 @contextlib.contextmanager
 def staged(ingest: Path, kind: str) -> Iterator[Path]:
     """Yield a new, empty directory in ``ingest``; removed afterwards unless it was renamed.  Blocking."""
-    while True:
-        path = ingest / f"{kind}{secrets.token_hex(8)}"
-        path.mkdir(mode=0o700)
-        fd = _locked(path)
-        if fd is not None:
-            break
+    with store_faults(ingest.parent):
+        path, fd = _new(ingest, kind)
     try:
         yield path
     finally:
         discard(path)
         os.close(fd)
+
+
+def _new(ingest: Path, kind: str) -> tuple[Path, int]:
+    while True:
+        path = ingest / f"{kind}{secrets.token_hex(8)}"
+        path.mkdir(mode=0o700)
+        fd = _locked(path)
+        if fd is not None:
+            return path, fd
+
+
+def replace(ingest: Path, target: Path, data: bytes, *, durable: bool = True) -> None:
+    """Let ``target``, on the same file system, have ``data``: whole, or what it was.  Blocking.
+
+    Without ``durable`` a power cut may undo it, or leave an empty file.
+    """
+    with store_faults(ingest.parent):
+        path = ingest / f"record-{secrets.token_hex(8)}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            _write_all(fd, data)
+            if durable:
+                os.fsync(fd)
+            path.rename(target)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(fd)
+        if durable:
+            sync(target.parent)
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
 def sweep(ingest: Path) -> None:
@@ -42,8 +79,15 @@ def sweep(ingest: Path) -> None:
         if name.startswith(KINDS):
             fd = _locked(ingest / name)
             if fd is not None:
+                _unmount_below(ingest / name)
                 discard(ingest / name)
                 os.close(fd)
+
+
+def _unmount_below(path: Path) -> None:
+    """Older kernels mount upon a directory for a moment when they make an overlay; a crash leaves that."""
+    for entry in mounts_below(read_mountinfo(), str(path.resolve())):
+        mounts.detach(entry.mount_point)
 
 
 def discard(path: Path) -> None:

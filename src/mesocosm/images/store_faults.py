@@ -6,8 +6,13 @@ import contextlib
 import errno
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from mesocosm.errors import Denied, Exhausted, Unavailable
+
+FULL: Final = (errno.ENOSPC, errno.EDQUOT)
+DISK: Final = (*FULL, errno.EIO, errno.EROFS)
+"""What a full disk, and one that fails, answer."""
 
 
 @contextlib.contextmanager
@@ -16,10 +21,10 @@ def store_faults(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in FULL:
             hint = "free space there, or remove images with mesocosm rmi"
             raise Exhausted(f"no space left for images in {root}", hint=hint) from error
-        if error.errno in (errno.EIO, errno.EROFS):
+        if error.errno in DISK:
             hint = "check the disk and the kernel log"
             raise Unavailable(f"cannot write images in {root}: {error.strerror}", hint=hint) from error
         if error.errno in (errno.EACCES, errno.EPERM):

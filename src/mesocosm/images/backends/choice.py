@@ -15,6 +15,7 @@ from mesocosm.images.backends import OURS, PREFERENCE, backend_class, choose
 from mesocosm.images.backends.base import Backend, BackendContext
 from mesocosm.images.layer_mounts import LayerMounts
 from mesocosm.images.staging import staged
+from mesocosm.images.store_faults import store_faults
 from mesocosm.paths import Paths
 
 
@@ -61,8 +62,9 @@ class BackendChoice:
             return backend_class(remembered)(context)
         found = self._try(PREFERENCE)
         note = _Remembered(found.name, self._device())
-        self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        durable.write(self._file, msgspec.json.encode(note))
+        with contextlib.suppress(OSError):  # the next command tries again
+            self._file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            durable.write(self._file, msgspec.json.encode(note))
         return found
 
     def _remembered(self) -> str | None:
@@ -76,7 +78,7 @@ class BackendChoice:
         return self._images.stat().st_dev
 
     def _try(self, names: tuple[str, ...]) -> Backend:
-        with self._trial() as trial:
+        with store_faults(self._images), self._trial() as trial:
             found = choose(BackendContext(mounts=self._mounts, trial=trial), names)
         return type(found)(BackendContext(mounts=self._mounts, trial=self._images))
 

@@ -11,6 +11,7 @@ from mesocosm.errors import Exhausted, Unsupported
 from mesocosm.images.backends.base import Backend, StackedLayer
 from mesocosm.images.documents import LAYER_LIMIT
 from mesocosm.images.layers import Form
+from mesocosm.images.store_faults import DISK
 from mesocosm.linux import mounts
 from mesocosm.plan import RootStep
 from mesocosm.plan.operations import BindRoot, OverlayRoot
@@ -71,6 +72,8 @@ def try_overlay(trial: Path, lowers: Sequence[Path | int]) -> None:
     try:
         fd = mounts.overlay(layers, upper=str(trial / "upper"), work=str(trial / "work"), options=options)
     except OSError as error:
+        if error.errno in DISK:
+            raise  # says nothing about what this host can
         raise refused(error, trial) from error
     os.close(fd)
 
