@@ -42,7 +42,7 @@ format: setup  ## format, and fix what can be fixed
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: setup test-tools  ## measure against crun, runc and bubblewrap; rewrites bench/RESULTS.md and results.json
+bench: setup test-tools  ## measure against crun, runc and bubblewrap; rewrites bench/RESULTS.md, PROFILE.md and results.json
 	@$(BIN)/python -m bench $(ARGS)
 
 clean:  ## remove .venv and every cache of the tools

@@ -1,4 +1,4 @@
-"""`python -m bench`: measure everything, rewrite RESULTS.md and results.json."""
+"""`python -m bench`: measure everything, rewrite RESULTS.md, PROFILE.md and results.json."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import ours, results
+from bench import ours, profile, results
 from bench.bundle import make_root
 from bench.cases import launch, memory, startup, throughput
 from bench.conditions import conditions, load
@@ -32,11 +32,14 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def measure(options: argparse.Namespace, disk: Path, fast: Path) -> list[Measured]:
+async def measure(
+    options: argparse.Namespace, disk: Path, fast: Path
+) -> tuple[list[Measured], list[profile.Stretch]]:
     """Ask every question.  ``disk`` takes what must survive a reboot, ``fast`` (tmpfs) what need not."""
     root = make_root(disk)
     rounds = QUICK if options.quick else ROUNDS
     found: list[Measured] = []
+    steps: list[profile.Stretch] = []
     async with contextlib.AsyncExitStack() as stack:
         peers = await stack.enter_async_context(Peers.open(fast, root))
         await peers.prove()
@@ -49,7 +52,10 @@ async def measure(options: argparse.Namespace, disk: Path, fast: Path) -> list[M
         for name in options.only or CASES:
             print(f"measuring {name}", file=sys.stderr, flush=True)
             found += await CASES[name].run(mine, peers, rounds=rounds[name])
-    return found
+        if mine and not options.only:
+            print("measuring where the time goes", file=sys.stderr, flush=True)
+            steps = await profile.run(mine, rounds=rounds["launch"])
+    return found, steps
 
 
 def show(found: list[Measured]) -> None:
@@ -78,7 +84,7 @@ def main() -> int:
         Path(tempfile.mkdtemp(prefix="mesocosm-bench-", dir=home)) for home in ("/var/tmp", memory_home())
     )
     try:
-        found = asyncio.run(measure(options, disk, fast))
+        found, steps = asyncio.run(measure(options, disk, fast))
     except (ours.Unavailable, FileNotFoundError, RuntimeError) as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -88,7 +94,9 @@ def main() -> int:
     show(found)
     if not (options.only or options.quick or options.peers_only):
         comparisons = [one for measured in found for one in measured.comparisons()]
-        results.write(Path(__file__).parent, comparisons, where | {"load after": load()})
+        where |= {"load after": load()}
+        results.write(Path(__file__).parent, comparisons, where)
+        profile.write(Path(__file__).parent, steps, where)
     return 0
 
 

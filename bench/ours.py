@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from bench import ROOT
 from bench.bundle import CPU_PERIOD, MEMORY, PIDS
@@ -16,6 +16,7 @@ from bench.peers import PROOF
 
 if TYPE_CHECKING:
     from mesocosm import ContainerConfig, ContainerID, Containerizer
+    from mesocosm.launch.birth import Forked
 
 COMMAND = str(ROOT / ".venv/bin/mesocosm")
 
@@ -86,6 +87,29 @@ class Ours:
         if termination.exit is None or termination.exit.status != 0:
             raise RuntimeError(f"the payload did not exit with 0: {termination}")
         return elapsed
+
+    async def launch_timed(self) -> list[tuple[str, int]]:
+        """One launch with full isolation: what was done, and when on the monotonic clock in nanoseconds."""
+        from mesocosm import trace
+
+        marks: list[tuple[str, int]] = []
+        launcher = self._containerizer._engine.launcher
+        fork = launcher.fork
+
+        async def timed(*given: Any, **options: Any) -> Forked:  # noqa: ANN401  (as fork itself takes them)
+            begun = time.monotonic_ns()
+            forked = await fork(*given, **options, timing=True)
+            marks.extend((f"child: {step}", begun + after) for step, after in forked.timing)
+            return forked
+
+        trace.observe(lambda point: marks.append((point, time.monotonic_ns())))
+        setattr(launcher, "fork", timed)  # noqa: B010  (for this one launch)
+        try:
+            await self.launch(self.full())
+        finally:
+            trace.observe(None)
+            delattr(launcher, "fork")
+        return [*marks, ("the end", time.monotonic_ns())]
 
     async def prove(self) -> None:
         """Our containers show that they have the limits and the filter, as the peers' do."""

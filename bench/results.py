@@ -38,6 +38,8 @@ def page(comparisons: Sequence[Comparison], conditions: Mapping[str, str]) -> It
     yield ""
     yield from table(comparisons)
     yield ""
+    yield "Where the milliseconds of one launch go: [PROFILE.md](PROFILE.md)."
+    yield ""
     yield "## Conditions"
     yield ""
     yield from (f"- {name}: {value}" for name, value in conditions.items())
