@@ -69,11 +69,18 @@ class Containerizer:
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, *, root: Path = ROOT, runtime: Path = RUNTIME, progress: ProgressReport = silent
+        cls,
+        *,
+        root: Path = ROOT,
+        runtime: Path = RUNTIME,
+        progress: ProgressReport = silent,
+        warm: bool = True,
     ) -> AsyncIterator[Self]:
         """A containerizer on these roots, recovered; what recovery found is in ``recovered``.
 
-        Raises Unsupported where the host cannot run containers, with what to do about it.
+        With ``warm`` the process that containers are forked from starts meanwhile, else with the first of
+        them: for those who only look.  Raises Unsupported where the host cannot run containers, as ``create``
+        does, with what to do about it.
         """
         paths = Paths(Path(os.path.abspath(root)), Path(os.path.abspath(runtime)))  # noqa: PTH100
         for directory in (paths.containers, paths.running):
@@ -82,6 +89,8 @@ class Containerizer:
             Launcher.open(runtime=paths.runtime) as launcher,
             Provisioner.open(paths, progress=progress) as provisioner,
         ):
+            if warm:
+                launcher.warm()
             containerizer = cls(Engine(Host.probe(paths), provisioner, launcher))
             try:
                 containerizer.recovered = await recover(containerizer._engine)

@@ -15,14 +15,18 @@ from pathlib import Path
 import pytest
 
 from fixtures.launching import SEPARATE, Desk, appears, boxed, compose, desk_in, gone
+from mesocosm.containerizer import Containerizer
 from mesocosm.errors import AlreadyExists, LaunchError, NotFound, WrongState
 from mesocosm.launch.launcher import Launcher
+from mesocosm.linux import processes
+from mesocosm.paths import Paths
 from mesocosm.plan import LaunchPlan
 from mesocosm.plan.operations import (
     BindMount,
     ChangeDirectory,
     Execute,
     LookUpUser,
+    MakeDevice,
     MountFilesystem,
     SetHostname,
     SetRlimit,
@@ -114,8 +118,13 @@ async def test_output_is_appended_to_what_is_there(desk: Desk, root: Path) -> No
 
 
 async def test_a_descendant_that_keeps_the_pipe_does_not_hold_up_the_end(desk: Desk, root: Path) -> None:
-    script = "sleep 100 </proc/self/status & echo $!"
-    outcome = await desk.run(boxed(root, "sh", "-c", script, namespaces=("mnt",)))
+    devices = (
+        MountFilesystem(fstype="tmpfs", target="/dev", options=("mode=755",)),
+        MakeDevice(target="/dev/null", kind="c", major=1, minor=3, mode=0o666),  # read by a shell's &
+    )
+    outcome = await desk.run(
+        boxed(root, "sh", "-c", "sleep 100 & echo $!", steps=devices, namespaces=("mnt",))
+    )
     assert outcome.exit.code == 0
     orphan = int(outcome.stdout)
     os.kill(orphan, signal.SIGKILL)
@@ -191,7 +200,7 @@ async def test_a_session_is_used_once(desk: Desk, root: Path) -> None:
 
 async def test_the_gate_holds_when_the_zygote_is_killed(desk: Desk, root: Path) -> None:
     session, _ = await desk.fork(boxed(root, "echo", "later"))
-    zygote = desk.launcher._server._zygote.pid
+    zygote = desk.zygote
     os.kill(zygote, signal.SIGKILL)
     await gone(zygote)
     async with Launcher.open(runtime=desk.folder) as other:
@@ -266,6 +275,7 @@ async def test_a_held_child_ends_with_its_supervisor(desk: Desk, root: Path) -> 
 
 async def test_a_cancelled_fork_leaves_nothing(desk: Desk, root: Path) -> None:
     session = desk.session()
+    await desk.launcher.warm()
     # A mount of an empty FIFO's directory would do as well; what matters is a cancel while the child works.
     task = asyncio.create_task(desk.fork(boxed(root, "true"), session=session))
     await asyncio.sleep(0)
@@ -274,6 +284,22 @@ async def test_a_cancelled_fork_leaves_nothing(desk: Desk, root: Path) -> None:
         await task
     assert not any(session.directory.iterdir())
     assert not desk.launcher.evidence(session).alive
+
+
+async def test_a_cancelled_first_fork_leaves_the_zygote_to_the_next(desk: Desk, root: Path) -> None:
+    task = asyncio.create_task(desk.fork(boxed(root, "true")))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await desk.run(boxed(root, "echo", "on"))).stdout == "on\n"
+
+
+async def test_who_only_looks_has_no_zygote(tmp_path: Path) -> None:
+    paths = Paths(tmp_path / "state", tmp_path / "runtime")
+    async with Containerizer.open(root=paths.root, runtime=paths.runtime, warm=False) as containerizer:
+        assert containerizer.list() == ()
+        assert processes.children(os.getpid()) == []
 
 
 async def test_many_at_once(desk: Desk, root: Path) -> None:

@@ -56,7 +56,7 @@ def own_root(busybox_root: Path, tmp_path: Path) -> Path:
 async def test_r01_no_file_of_ours_can_be_written_through_our_processes(desk: Desk, root: Path) -> None:
     """R-01, CVE-2019-5736: interpreter and libraries, through exe and map_files, even for the host's root."""
     session, forked = await desk.fork(boxed(root, "sleep", "100"))
-    server = desk.launcher._server._zygote.pid
+    server = desk.zygote
     for pid in (server, forked.supervisor, forked.pid):
         files = [f"/proc/{pid}/exe", *(entry.path for entry in os.scandir(f"/proc/{pid}/map_files"))]
         assert len(files) > 5
@@ -142,7 +142,7 @@ async def test_r33_our_environment_stays_outside(
     monkeypatch.setenv("MESOCOSM_SECRET", "canary-token")
     async with desk_in(desk.folder) as other:
         session, forked = await other.fork(boxed(root, "env"), session=other.session("x"))
-        for pid in (other.launcher._server._zygote.pid, forked.supervisor, forked.pid):
+        for pid in (other.zygote, forked.supervisor, forked.pid):
             assert b"canary-token" not in Path(f"/proc/{pid}/environ").read_bytes()
         await other.launcher.start(session)
         await other.launcher.wait(session)

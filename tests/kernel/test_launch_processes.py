@@ -74,7 +74,7 @@ async def test_what_supervisors_are_is_seen_from_outside(desk: Desk, root: Path)
     session, forked = await desk.fork(boxed(root, "sleep", "100"))
     status = processes.read_status(forked.supervisor)
     assert status["Name"] == "mesocosm"
-    assert int(status["PPid"]) == desk.launcher._server._zygote.pid
+    assert int(status["PPid"]) == desk.zygote
     assert (
         status["SigBlk"] != "0000000000000000"
     )  # the terminal's and the init system's signals do not end it
@@ -93,7 +93,7 @@ async def test_a_supervisor_is_not_ended_by_a_polite_signal(desk: Desk, root: Pa
 
 
 def _spares(desk: Desk) -> set[int]:
-    return set(processes.children(desk.launcher._server._zygote.pid))
+    return set(processes.children(desk.zygote))
 
 
 async def test_killed_spares_are_replaced(desk: Desk, root: Path) -> None:
@@ -108,7 +108,7 @@ async def test_killed_spares_are_replaced(desk: Desk, root: Path) -> None:
 async def test_a_killed_mould_ends_the_zygote_and_another_one_starts(desk: Desk, root: Path) -> None:
     """Q-04: containers go on, and the launcher starts afresh."""
     session, _ = await desk.fork(boxed(root, "sh", "-c", "echo on; exit 4"))
-    zygote = desk.launcher._server._zygote.pid
+    zygote = desk.zygote
     own = {found.supervisor[0] for found in [desk.launcher.process(session)] if found}
     moulds = [pid for pid in _spares(desk) - own if not processes.children(pid)]
     for pid in moulds:

@@ -47,24 +47,36 @@ class OutputPaths(msgspec.Struct, frozen=True, kw_only=True):
 class Launcher:
     """Starts process trees by launch plans.  Use ``Launcher.open``."""
 
-    def __init__(self, server: ForkServer) -> None:
-        self._server = server
+    def __init__(self) -> None:
+        self._server: asyncio.Task[ForkServer] | None = None
         self._plans: dict[Path, LaunchPlan] = {}  # held and not yet started, for words only
 
     @classmethod
     @contextlib.asynccontextmanager
     async def open(cls, *, runtime: Path) -> AsyncIterator[Launcher]:
-        """A launcher with a warm zygote; leaving the context ends the zygote and no container."""
+        """A launcher, whose zygote comes with the first need; leaving ends the zygote and no container."""
         del runtime  # sessions come with their own paths
-        launcher = cls(await ForkServer.start())
+        launcher = cls()
         try:
             yield launcher
         finally:
-            launcher.close()
+            await launcher.close()
 
-    def close(self) -> None:
+    def warm(self) -> asyncio.Task[ForkServer]:
+        """Have a zygote, and another one when it was killed; it starts while the caller does other things."""
+        if self._server is not None and self._server.done() and not _serves(self._server):
+            _retire(self._server)
+            self._server = None
+        if self._server is None:
+            self._server = asyncio.create_task(ForkServer.start(), name="zygote")
+        return self._server
+
+    async def close(self) -> None:
         """End the zygote.  Supervisors and containers live on."""
-        self._server.close()
+        if self._server is not None:
+            await asyncio.wait({self._server})
+            _retire(self._server)
+            self._server = None
 
     # --- containers -----------------------------------------------------------------------------------------
 
@@ -85,16 +97,14 @@ class Launcher:
         the session has been used.
         """
         begun = time.monotonic_ns() if timing else 0
-        if not self._server.alive:
-            self._server.close()
-            self._server = await ForkServer.start()
+        server = await asyncio.shield(self.warm())
         descriptors = _descriptors(plan, session, output, stdin, cgroup)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
                 descriptors["channel"] = theirs.fileno()
                 flags = entry.birth_flags(plan.namespaces)
-                await self._server.request(descriptors, namespaces=flags, timing=timing)
+                await server.request(descriptors, namespaces=flags, timing=timing)
             trace.point("launch.requested")
             birth = Birth(ours, plan, session)
             try:
@@ -162,6 +172,17 @@ class Launcher:
     def process(self, session: SessionPaths) -> Processes | None:
         """Identities of supervisor and payload, None before there are any."""
         return sessions.processes(session)
+
+
+def _serves(server: asyncio.Task[ForkServer]) -> bool:
+    """Whether a start that has come to its end gave a zygote that lives."""
+    return not server.cancelled() and server.exception() is None and server.result().alive
+
+
+def _retire(server: asyncio.Task[ForkServer]) -> None:
+    """End what a start that has come to its end gave, if anything."""
+    if not server.cancelled() and server.exception() is None:
+        server.result().close()
 
 
 def _not_held(found: Evidence, session: SessionPaths) -> MesocosmError:

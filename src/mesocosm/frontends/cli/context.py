@@ -35,12 +35,19 @@ def paths_of(ctx: click.Context) -> Paths:
 
 
 @contextlib.asynccontextmanager
-async def opened(ctx: click.Context, progress: Report = silent) -> AsyncIterator[Containerizer]:
-    """The containerizer on the roots that the command line names; what recovery could not do is told."""
+async def opened(
+    ctx: click.Context, progress: Report = silent, *, launching: bool = False
+) -> AsyncIterator[Containerizer]:
+    """The containerizer on the roots that the command line names; what recovery could not do is told.
+
+    ``launching`` says that a process is going to be started, so that what forks it warms up meanwhile.
+    """
     from mesocosm.containerizer import Containerizer  # noqa: PLC0415
 
     paths = paths_of(ctx)
-    async with Containerizer.open(root=paths.root, runtime=paths.runtime, progress=progress) as containerizer:
+    async with Containerizer.open(
+        root=paths.root, runtime=paths.runtime, progress=progress, warm=launching
+    ) as containerizer:
         for failure in containerizer.recovered.failures:
             click.echo(f"mesocosm: warning: {failure}", err=True)
         for damaged in containerizer.recovered.damaged:

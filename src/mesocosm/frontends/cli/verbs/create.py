@@ -21,7 +21,7 @@ async def command(ctx: click.Context, /, **given: Any) -> None:
     """Set a container of IMAGE up, hold it before its first instruction, and print its ID."""
     config = config_of(given, auto_remove=given["auto_remove"])
     with progress(quiet=given["quiet"]) as told:
-        async with opened(ctx, told) as containerizer:
+        async with opened(ctx, told, launching=True) as containerizer:
             container = await containerizer.create(config)
             told.close()
             click.echo(str(container))

@@ -41,7 +41,7 @@ async def command(
 ) -> int:
     """Run ARGUMENTS inside CONTAINER: same namespaces, limits, capabilities and system call filter."""
     with foreground.standard_input(interactive and not detach) as stdin:
-        async with opened(ctx) as containerizer:
+        async with opened(ctx, launching=True) as containerizer:
             session = await containerizer.execute(
                 containerizer.find(container),
                 arguments,

@@ -53,7 +53,7 @@ async def command(ctx: click.Context, /, **given: Any) -> int:
         progress(quiet=given["quiet"]) as told,
         foreground.standard_input(given["interactive"] and not given["detach"]) as stdin,
     ):
-        async with opened(ctx, told) as containerizer:
+        async with opened(ctx, told, launching=True) as containerizer:
             await containerizer.create(config, container=container, stdin=stdin.descriptor)
             told.close()
             stdin.close()
