@@ -124,11 +124,11 @@ class BlobStore:
         temporary = self._ingest / f"put-{secrets.token_hex(8)}"
         fd = None
         while fd is None:
-            fd = _open_locked(temporary)
+            fd = open_locked(temporary)
         try:
             with store_faults(self.root):
                 write_all(fd, data)
-            self._publish(fd, temporary, digest)
+            self.publish_file(fd, temporary, digest)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
@@ -143,7 +143,7 @@ class BlobStore:
         the bytes are verified but not written: for whoever only wants them to run through a sink.
         """
         path = self._ingest / f"{digest.algorithm}-{digest.hex}"
-        fd = _open_locked(path)
+        fd = open_locked(path)
         return None if fd is None else Ingest(self, fd, path, digest, size, keep=keep)
 
     def delete(self, digest: Digest) -> bool:
@@ -176,7 +176,8 @@ class BlobStore:
             freed += sum(_remove_if_idle(directory / name, bound) for name in names)
         return freed
 
-    def _publish(self, fd: int, source: Path, digest: Digest) -> None:
+    def publish_file(self, fd: int, source: Path, digest: Digest) -> None:
+        """Move a file of this store, its bytes found right, under its name; blocking."""
         with store_faults(self.root):
             os.fchmod(fd, 0o444)
             os.fsync(fd)
@@ -291,7 +292,7 @@ class Ingest:
             self.discard()
             return
         try:
-            self._store._publish(self._fd, self._path, self.digest)
+            self._store.publish_file(self._fd, self._path, self.digest)
         except MesocosmError:
             self.discard()
             raise
@@ -337,7 +338,7 @@ def _read_into(file: BinaryIO, buffer: memoryview) -> int:
     return os.readv(file.fileno(), [buffer])
 
 
-def _open_locked(path: Path) -> int | None:
+def open_locked(path: Path) -> int | None:
     """Open or make the file and take its lock; None when somebody holds it."""
     while True:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

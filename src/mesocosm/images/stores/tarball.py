@@ -1,4 +1,8 @@
-"""One tar file as an image of one layer: what ``tar -c /`` or ``docker export`` writes, compressed or not."""
+"""One tar file as an image of one layer: what ``tar -c /`` or ``docker export`` writes, compressed or not.
+
+It lies on this host, or on a web server.  What comes from a server is kept among the blobs before it is
+named, because only its bytes say what it is; the next time the server is asked by the ETag or date it gave.
+"""
 
 from __future__ import annotations
 
@@ -6,54 +10,114 @@ import hashlib
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mesocosm.errors import Corrupt, Unsupported
+from mesocosm.errors import Corrupt
 from mesocosm.images.archive import Span, chunks, open_regular
 from mesocosm.images.decompress import Decompressor
-from mesocosm.images.digest import Digest
+from mesocosm.images.digest import Digest, new_hash
 from mesocosm.images.documents import Descriptor
 from mesocosm.images.limits import DEFAULT_LIMITS
 from mesocosm.images.platform import Platform
 from mesocosm.images.reference import Reference
-from mesocosm.images.stores.base import Document, Found, Store, fetching
+from mesocosm.images.stores.base import Document, Found, Store, StoreContext, fetching
 from mesocosm.images.stores.resolve import resolve
 from mesocosm.images.synthesis import config_bytes, layer_descriptor, manifest_document
 from mesocosm.images.transfer import in_thread
+from mesocosm.images.unnamed import arriving
+
+if TYPE_CHECKING:
+    from mesocosm.images.web import Fetched, Web
 
 _PIECE: Final = 1 << 20
 
 
 class TarballStore(Store):
-    """``tarball:PATH[@DIGEST]``; the digest is the file's."""
+    """``tarball:PATH-or-URL[@DIGEST]``; the digest is the file's."""
 
     name = "tarball"
     transports = frozenset({"tarball"})
+
+    def __init__(self, context: StoreContext) -> None:
+        super().__init__(context)
+        self._web: Web | None = None
 
     async def discover(
         self, reference: Reference, platform: Platform, *, etag: str | None = None
     ) -> Found | None:
         """As `Store.discover`.  The file is read once to name it, and once more for its layer."""
-        if reference.is_url:
-            raise Unsupported(f"{reference} is not fetched", hint="download it, and give the file's path")
-        path = Path(reference.path).absolute()
-        layer, diff_id = await in_thread(measure, path)
-        if reference.digest is not None and layer.digest != reference.digest:
-            raise Corrupt(f"{path} is {layer.digest}, not what the reference is pinned to")
-        top, documents = manifest_document(config_bytes(platform, [diff_id], {}), [layer])
+        if not reference.is_url:
+            return await _image(Path(reference.path).absolute(), reference, platform)
+        pin, blobs = reference.digest, self.context.blobs
+        if pin is not None and await in_thread(blobs.has, pin):
+            return await _image(blobs.path(pin), reference, platform)
+        with arriving(blobs) as blob:
+            came = await self._client().fetch(
+                reference.path,
+                blob,
+                most=DEFAULT_LIMITS.stream,
+                what=f"tarball {reference.path}",
+                validator=etag,
+            )
+            if came is None:
+                return None
+            digest: Digest = await in_thread(blob.publish)
+        return await _image(blobs.path(digest), reference, platform, came)
 
-        async def read(descriptor: Descriptor) -> bytes:
-            return documents[descriptor.digest]
+    async def close(self) -> None:
+        """As `Store.close`."""
+        if self._web is not None:
+            await self._web.close()
 
-        async def opened(descriptor: Descriptor, offset: int) -> AsyncIterator[bytes]:
-            async for chunk in chunks(path, Span(0, descriptor.size), offset):
-                yield chunk
+    def _client(self) -> Web:
+        from mesocosm.images.web import Web  # the HTTP library: only who fetches needs it
 
-        unpinned = msgspec.structs.replace(reference, digest=None)
-        document = Document(top, documents[top.digest])
-        return await resolve(document, read, unpinned, platform, fetch=fetching(opened), source=str(path))
+        self._web = self._web or Web(self.context.hosts)
+        return self._web
+
+
+async def _image(path: Path, reference: Reference, platform: Platform, came: Fetched | None = None) -> Found:
+    """The image whose only layer is the tar file at ``path``."""
+    layer, diff_id = await in_thread(measure, path)
+    if reference.digest is not None:
+        await in_thread(check_pin, path, reference)
+    top, documents = manifest_document(config_bytes(platform, [diff_id], {}), [layer])
+
+    async def read(descriptor: Descriptor) -> bytes:
+        return documents[descriptor.digest]
+
+    async def opened(descriptor: Descriptor, offset: int) -> AsyncIterator[bytes]:
+        async for chunk in chunks(path, Span(0, descriptor.size), offset):
+            yield chunk
+
+    return await resolve(
+        Document(top, documents[top.digest]),
+        read,
+        msgspec.structs.replace(reference, digest=None),
+        platform,
+        fetch=fetching(opened),
+        source=reference.path if reference.is_url else str(path),
+        etag=came.validator if came else None,
+    )
+
+
+def check_pin(path: Path, reference: Reference) -> None:
+    """Raise Corrupt when the file is not the one that the reference is pinned to; blocking."""
+    pin = reference.digest
+    if pin is None:
+        return
+    running = new_hash(pin.algorithm)
+    fd = open_regular(path)
+    try:
+        while piece := os.read(fd, _PIECE):
+            running.update(piece)
+    finally:
+        os.close(fd)
+    if running.hexdigest() != pin.hex:
+        found = Digest(pin.algorithm, running.hexdigest())
+        raise Corrupt(f"{reference.path} is {found}, not what the reference is pinned to")
 
 
 def measure(path: Path) -> tuple[Descriptor, Digest]:

@@ -1,0 +1,207 @@
+"""Tarballs from web servers: pinned, asked again cheaply, and under the registry's rules (G-04 to G-07)."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from backports import zstd
+
+from malicious_registry import (
+    Answer,
+    Fault,
+    MaliciousRegistry,
+    change,
+    endless,
+    flip_bit,
+    redirect,
+    send,
+    stall,
+    status,
+    truncate,
+)
+from mesocosm.errors import Corrupt, Denied, Exhausted, InvalidConfig, MesocosmError, NotFound, Unavailable
+from mesocosm.images.digest import Digest
+from mesocosm.images.registry.hosts import HostsConfig
+from mesocosm.images.registry.limits import Limits
+from mesocosm.images.web import Web
+from provisions import new_id, opened, shown
+from registry_fixtures import sha256
+from tarballs import archive, file
+
+RAW = archive(file(b"a", b"content" * 3000))
+PATH = "/v2/x/blobs/tar"
+FORMS: dict[str, Callable[[bytes], bytes]] = {
+    "plain": lambda data: data,
+    "gzip": lambda data: gzip.compress(data, mtime=0),
+    "zstd": zstd.compress,
+}
+
+
+def serve(registry: MaliciousRegistry, data: bytes) -> str:
+    """Serve a file, and say where."""
+    registry.blobs["tar"] = data
+    return f"tarball:{registry.url}{PATH}"
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_a_tarball_from_a_server_is_an_image(form: str, tmp_path: Path) -> None:
+    data = FORMS[form](RAW)
+    local = tmp_path / "local.tar"
+    local.write_bytes(data)
+    async with MaliciousRegistry() as server, opened(tmp_path) as provisioner:
+        reference = serve(server, data)
+        provision = await provisioner.provision(new_id(), reference, scratch=tmp_path / "s")
+        with shown(provision.root, tmp_path / "root") as root:
+            assert (root / "a").read_bytes() == b"content" * 3000
+        twin = await provisioner.pull(f"tarball:{local}")
+        assert twin.digest == provision.identity.digest
+        [only] = [image for image in await provisioner.images() if image.digest == twin.digest]
+        assert set(only.references) == {reference, f"tarball:{local}"}
+
+
+async def test_policies_and_the_conditional_question(tmp_path: Path) -> None:
+    """always, newer: one request, no bytes when nothing changed; missing, never: none."""
+    new = archive(file(b"b", b"new"))
+    async with MaliciousRegistry() as server, opened(tmp_path) as provisioner:
+        reference = serve(server, RAW)
+        with pytest.raises(NotFound):
+            await provisioner.pull(reference, policy="never")
+        first = await provisioner.pull(reference, policy="missing")
+
+        asked = len(server.seen)
+        for policy in ("missing", "never"):
+            assert (await provisioner.pull(reference, policy=policy)).digest == first.digest
+        assert len(server.seen) == asked
+        for policy in ("always", "newer"):
+            server.on(PATH, conditional('"tar"'))
+            again = await provisioner.pull(reference, policy=policy)
+            assert again.digest == first.digest and (again.checked_at or 0) >= (first.checked_at or 0)
+            assert server.seen[-1].headers["if-none-match"] == '"tar"'
+        server.blobs["tar"] = new
+        assert (await provisioner.pull(reference)).digest != first.digest
+    async with opened(tmp_path) as provisioner:  # nobody listens there any more
+        assert (await provisioner.pull(reference, policy="newer")).digest != first.digest
+        with pytest.raises(Unavailable):
+            await provisioner.pull(reference, policy="always")
+
+
+def conditional(etag: str) -> Fault:
+    """Answer 304 to who knows the ETag."""
+
+    async def fault(request: web.Request, answer: Answer) -> web.StreamResponse:
+        known = request.headers.get("If-None-Match") == etag
+        return await send(request, Answer(304, {"ETag": etag}) if known else answer)
+
+    return fault
+
+
+async def test_a_date_serves_where_there_is_no_etag(tmp_path: Path) -> None:
+    date = "Wed, 21 Oct 2015 07:28:00 GMT"
+    async with MaliciousRegistry() as server, opened(tmp_path) as provisioner:
+        server.etags = False
+        reference = serve(server, RAW)
+        server.on(PATH, change(lambda answer: type(answer)(200, {"Last-Modified": date}, answer.body)))
+        first = await provisioner.pull(reference)
+        server.on(PATH, status(304))
+        assert (await provisioner.pull(reference)).digest == first.digest
+        assert server.seen[-1].headers["if-modified-since"] == date
+
+
+async def test_a_pin_refuses_anything_else(tmp_path: Path) -> None:
+    async with MaliciousRegistry() as server, opened(tmp_path) as provisioner:
+        reference = serve(server, RAW)
+        pinned = f"{reference}@{sha256(RAW)}"
+        server.on(PATH, flip_bit(700))
+        with pytest.raises(Corrupt, match="pinned"):
+            await provisioner.pull(pinned)
+        assert list(provisioner.store.layers.list()) == []
+        image = await provisioner.pull(pinned)
+        count = len(server.seen)
+        assert (await provisioner.pull(pinned)).digest == image.digest
+        assert len(server.seen) == count, "what a pin names is here: there is nothing to ask"
+
+
+async def test_g07_a_dropped_connection_is_resumed(tmp_path: Path) -> None:
+    async with MaliciousRegistry() as server, opened(tmp_path) as provisioner:
+        reference = serve(server, RAW)
+        server.on(PATH, truncate(5000), status(503), truncate(0))
+        image = await provisioner.pull(f"{reference}@{sha256(RAW)}")
+        assert image.complete
+        assert any(seen.headers.get("range") == "bytes=5000-" for seen in server.seen)
+        server.blobs["tar"] = other = archive(file(b"c", b"x" * 9000))
+        server.ranges = False
+        server.on(PATH, truncate(5000))
+        assert (await provisioner.pull(f"{reference}@{sha256(other)}")).complete
+
+
+@pytest.mark.parametrize(
+    ("location", "error"),
+    [
+        ("http://169.254.169.254/latest", Denied),
+        ("file:///etc/passwd", Denied),
+        ("gopher://127.0.0.1/", Denied),
+        ("http://user:word@127.0.0.1/", Denied),
+    ],
+)
+async def test_g04_redirects_lead_nowhere_forbidden(
+    location: str, error: type[MesocosmError], tmp_path: Path
+) -> None:
+    async with MaliciousRegistry() as server, opened(tmp_path) as provisioner:
+        reference = serve(server, RAW)
+        server.on(PATH, redirect(location))
+        with pytest.raises(error) as caught:
+            await provisioner.pull(reference)
+        assert "\n" not in str(caught.value) and "registry" not in caught.value.message
+        server.on(PATH, redirect(f"{server.url}/v2/y/blobs/tar"))
+        assert (await provisioner.pull(reference)).complete
+
+
+async def test_g05_plain_http_only_where_it_is_allowed(tmp_path: Path) -> None:
+    async with opened(tmp_path) as provisioner:
+        with pytest.raises(Denied, match="plain http"):
+            await provisioner.pull("tarball:http://files.example/a.tar")
+        with pytest.raises(InvalidConfig, match="passwords"):
+            await provisioner.pull("tarball:https://me:secret@files.example/a.tar")
+    async with MaliciousRegistry(address="127.0.0.2") as server:
+        client = Web(HostsConfig(insecure=("127.0.0.2",)))
+        server.blobs["tar"] = RAW
+        assert await client.read(f"{server.url}{PATH}", most=1 << 20, what="x") == RAW
+        await client.close()
+
+
+async def test_g06_bodies_are_bounded(tmp_path: Path) -> None:
+    class Sink(list[bytes]):
+        write = list.append
+        restart = list.clear
+
+    async with MaliciousRegistry() as server:
+        server.blobs["tar"] = RAW
+        client = Web(None, Limits(idle=0.2, attempts=1))
+        try:
+            server.on(PATH, endless())
+            with pytest.raises(Exhausted):
+                await client.fetch(server.url + PATH, Sink(), most=1 << 20, what="x")
+            with pytest.raises(Exhausted):
+                await client.fetch(server.url + PATH, Sink(), most=100, what="x")
+            server.on(PATH, stall(10))
+            with pytest.raises(Unavailable, match="nothing came"):
+                await client.read(server.url + PATH, most=1 << 20, what="x")
+            for code, error in ((404, NotFound), (403, Denied), (401, Denied), (500, Unavailable)):
+                server.on(PATH, status(code))
+                with pytest.raises(error):
+                    await client.read(server.url + PATH, most=1 << 20, what="x")
+        finally:
+            await client.close()
+
+
+async def test_i09_a_bomb_is_refused(tmp_path: Path) -> None:
+    bomb = gzip.compress(bytes(100 << 20), mtime=0)
+    async with MaliciousRegistry() as server, opened(tmp_path) as provisioner:
+        with pytest.raises(Exhausted):
+            await provisioner.pull(serve(server, bomb))
+        assert list(provisioner.store.layers.list()) == []
+        assert not provisioner.store.blobs.has(Digest.parse(sha256(b"")))
