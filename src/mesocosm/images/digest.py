@@ -125,3 +125,8 @@ def digest_of(chunks: Iterable[bytes], algorithm: str = "sha256") -> Digest:
     for chunk in chunks:
         running.update(chunk)
     return Digest(algorithm, running.hexdigest())
+
+
+def hex_of(digest: str) -> str:
+    """Return the hex part of a digest's text."""
+    return digest.rpartition(":")[2]

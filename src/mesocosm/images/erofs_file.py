@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -54,8 +55,9 @@ def seal_text(kind: SealKind, running: Hash) -> str:
     return f"head-last-{kind}:{running.hexdigest()}"
 
 
-def seal_of(fd: int, kind: SealKind) -> str:
-    """Return the seal of an open layer file, to compare with the recorded one.
+def seal_of(fd: int, kind: SealKind, passed: Callable[[int], None] | None = None) -> str:
+    """Return the seal of an open layer file, to compare with the recorded one.  ``passed`` is told of bytes
+    read.
 
     A seal covers the whole file, from `HEAD` to the end first and the head last: the order in which it is
     written.  It is no digest of the file as others compute it.
@@ -65,7 +67,12 @@ def seal_of(fd: int, kind: SealKind) -> str:
     while piece := os.pread(fd, _READ, at):
         running.update(piece)
         at += len(piece)
-    running.update(os.pread(fd, HEAD, 0))
+        if passed is not None:
+            passed(len(piece))
+    head = os.pread(fd, HEAD, 0)
+    running.update(head)
+    if passed is not None:
+        passed(len(head))
     return seal_text(kind, running)
 
 

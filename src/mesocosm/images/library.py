@@ -18,6 +18,7 @@ from mesocosm.images.admission import Admission
 from mesocosm.images.backends.base import Backend
 from mesocosm.images.backends.choice import BackendChoice
 from mesocosm.images.collect import Collector, Limits, Plan
+from mesocosm.images.digest import hex_of
 from mesocosm.images.families import Families
 from mesocosm.images.image import Image, ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from mesocosm.images.comparison import Change
     from mesocosm.images.compress import Written
     from mesocosm.images.description import Description
+    from mesocosm.images.scrub import Scrubbed
     from mesocosm.images.spool import Source
 
 ArchiveForm = Literal["oci-archive", "docker-archive"]
@@ -99,21 +101,13 @@ class Library:
         found: list[Image] = await in_thread(self._inspection.images)
         if not filters:
             return found
-        chosen: list[Image] = await in_thread(self._select, found, filters)
+        from mesocosm.images.selection import select
+
+        chosen: list[Image] = await in_thread(select, found, filters, self._find)
         return chosen
 
-    def _select(self, found: list[Image], filters: Sequence[str]) -> list[Image]:
-        from mesocosm.images.selection import Selection
-
-        def find(text: str) -> Image:
-            return self._inspection.image(self._naming.require(text, host_platform()).require_image())
-
-        selection = Selection(filters, find)
-        return [
-            msgspec.structs.replace(image, references=tuple(filter(selection.names, image.references)))
-            for image in found
-            if selection.admits(image)
-        ]
+    def _find(self, text: str) -> Image:
+        return self._inspection.image(self._naming.require(text, host_platform()).require_image())
 
     async def inspect(self, text: str, *, platform: str | None = None) -> Image:
         """Return one image, by name or by the beginning of its digest.  Raises NotFound."""
@@ -194,6 +188,17 @@ class Library:
         if any(layer.digest in gone for layer in image.layers):
             await have_blobs(self.store, self._families, image, self._report)
         await self._restore(named.reference, image, wanted, chosen, "always")
+
+    async def scrub(
+        self, *, rate: int | None = None, seconds: float | None = None, repair: bool = True
+    ) -> Scrubbed:
+        """Read the next part of the store again, at idle priority, and bring back what is damaged.
+
+        At most ``rate`` bytes a second, for at most ``seconds``; goes on where the last one ended (scrub.py).
+        """
+        from mesocosm.images.scrubbing import scrub
+
+        return await scrub(self, rate, seconds, repair=repair)
 
     async def compare(self, old: str, new: str, *, platform: str | None = None) -> list[Change]:
         """Return what the files of ``new`` are that are not those of ``old``, by path."""
@@ -389,8 +394,3 @@ class Library:
 def platform_of(text: str | None) -> Platform:
     """Return the platform that was asked for, the host's own where none was."""
     return parse_platform(text) if text else host_platform()
-
-
-def hex_of(digest: str) -> str:
-    """Return the hex part of a digest."""
-    return digest.rpartition(":")[2]

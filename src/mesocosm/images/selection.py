@@ -15,6 +15,8 @@ import fnmatch
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import msgspec
+
 from mesocosm.errors import InvalidConfig, MesocosmError
 from mesocosm.images.foreign import shown
 from mesocosm.images.image import Image
@@ -103,3 +105,13 @@ def made(image: Image) -> float:
     except ValueError:
         return image.pulled_at
     return when.timestamp() if when.tzinfo else image.pulled_at
+
+
+def select(images: Sequence[Image], words: Sequence[str], find: Find) -> list[Image]:
+    """Return the images asked for, each with those of its names that are meant."""
+    selection = Selection(words, find)
+    return [
+        msgspec.structs.replace(image, references=tuple(filter(selection.names, image.references)))
+        for image in images
+        if selection.admits(image)
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import msgspec
 
@@ -57,8 +58,13 @@ class Verification:
                 damaged.append(str(diff_id))
         return Verdict(checked=checked, damaged=tuple(damaged), absent=tuple(absent))
 
-    def layer_is_sound(self, diff_id: Digest, form: Form) -> bool:
-        """Whether a layer has the bytes it had when it was made; trees are only checked for being there."""
+    def layer_is_sound(
+        self, diff_id: Digest, form: Form, passed: Callable[[int], None] | None = None
+    ) -> bool:
+        """Whether a layer has the bytes it had when it was made; trees are only checked for being there.
+
+        ``passed`` is told of bytes read.
+        """
         record = self._store.layers.record(diff_id, form)
         if record is None:
             return False
@@ -67,7 +73,7 @@ class Verification:
         kind: SealKind = "sha256" if record.seal.partition(":")[0].endswith("sha256") else "crc32"
         fd = os.open(self._store.layers.content(diff_id, form), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            return os.fstat(fd).st_size == record.size and seal_of(fd, kind) == record.seal
+            return os.fstat(fd).st_size == record.size and seal_of(fd, kind, passed) == record.seal
         finally:
             os.close(fd)
 

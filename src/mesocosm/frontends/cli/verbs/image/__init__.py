@@ -28,6 +28,7 @@ VERBS = {
     "import": "Make an image of a tarball",
     "convert": "Compress an image's layers otherwise",
     "verify": "Read images again, find flipped bits, and fetch anew what is damaged",
+    "scrub": "Read all that is stored again, at idle priority, a part at a time",
 }
 
 
