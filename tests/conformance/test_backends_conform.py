@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from fixtures.command import run
 from fixtures.images import Layout
-from mesocosm.errors import InvalidConfig, Unsupported
+from mesocosm.errors import Exhausted, InvalidConfig, Unsupported
 from mesocosm.images.backends import OURS, backend_class
 from mesocosm.plan.operations import BindRoot, OverlayRoot
 from provisions import image_of, new_id, opened, shown
@@ -17,7 +19,9 @@ from registry_fixtures import write_layout
 from tarballs import FIFO, Member, directory, file, hardlink, symlink
 from trees import Seen, snapshot
 
-STACKING = ("erofs", "overlay", "copy")
+STACKING = ("erofs", "merged", "overlay", "copy")
+"""``merged`` is ``erofs`` that takes two layers for a deep stack."""
+
 CAPABILITY = bytes.fromhex("0100000200040000000000000000000000000000")
 
 LAYERS = [
@@ -66,11 +70,21 @@ LAYERS = [
 ]
 
 
+@contextlib.contextmanager
+def named(backend: str) -> Iterator[str]:
+    """What a backend is called on the command line."""
+    with pytest.MonkeyPatch.context() as patch:
+        if backend == "merged":
+            patch.setattr("mesocosm.images.image.DEEP", 1)
+        yield "erofs" if backend == "merged" else backend
+
+
 async def tree_of(folder: Path, reference: str, backend: str) -> dict[bytes, Seen]:
     """The tree that a container would see."""
+    scratch = folder / f"scratch-{backend}"
     async with opened(folder) as provisioner:
-        scratch = folder / f"scratch-{backend}"
-        provision = await provisioner.provision(new_id(), reference, backend=backend, scratch=scratch)
+        with named(backend) as name:
+            provision = await provisioner.provision(new_id(), reference, backend=name, scratch=scratch)
         with shown(provision.root, folder / "root") as root:
             tree = snapshot(root)
     del tree[b"."]  # its look is the container's own directory's
@@ -100,6 +114,7 @@ async def test_all_backends_show_the_same_tree(tmp_path: Path) -> None:
     path = f"oci:{write_layout(image_of(LAYERS), tmp_path / 'layout')}"
     trees = {backend: await tree_of(tmp_path, path, backend) for backend in STACKING}
     assert trees["overlay"] == trees["erofs"]
+    assert trees["merged"] == trees["erofs"]
     assert trees["copy"] == trees["erofs"]
 
 
@@ -126,6 +141,7 @@ async def test_what_a_container_changes_stays_its_own(backend: str, tmp_path: Pa
     """R-39 kin: two containers on one image; what one writes neither the other nor the layer has."""
     path = f"oci:{write_layout(image_of([[file(b'a', b'image')]]), tmp_path / 'layout')}"
     async with opened(tmp_path) as provisioner:
+        backend = "erofs" if backend == "merged" else backend
         one = await provisioner.provision(new_id(), path, backend=backend, scratch=tmp_path / "one")
         with shown(one.root, tmp_path / "root-one") as root:
             (root / "a").write_text("changed")
@@ -143,6 +159,14 @@ async def test_deep_images_work(count: int, tmp_path: Path) -> None:
     path = f"oci:{write_layout(image_of(layers), tmp_path / 'layout')}"
     tree = await tree_of(tmp_path, path, "erofs")
     assert len(tree) == count + 1
+    store = tmp_path / "state/images"
+    assert len(list((store / "merged").iterdir())) == 1, "one mount, not one for each layer"
+
+
+async def test_more_layers_than_overlayfs_takes_are_refused_by_name(tmp_path: Path) -> None:
+    path = f"oci:{write_layout(image_of([[]] * 501), tmp_path / 'layout')}"
+    with pytest.raises(Exhausted, match=r"oci:.*/layout has 501 layers, more than the 500"):
+        await tree_of(tmp_path, path, "erofs")
 
 
 async def test_bind_shows_one_layer_read_only(tmp_path: Path) -> None:
@@ -166,7 +190,7 @@ async def test_i15_any_character_in_the_store_path(tmp_path: Path) -> None:
     odd.mkdir()
     layout = write_layout(image_of(LAYERS), tmp_path / "layout")
     trees = [await tree_of(odd, f"oci:{layout}", backend) for backend in STACKING]
-    assert trees[0] == trees[1] == trees[2]
+    assert trees[1:] == trees[:1] * 3
 
 
 async def test_a_layer_twice_in_one_image(tmp_path: Path) -> None:
@@ -178,7 +202,7 @@ async def test_a_layer_twice_in_one_image(tmp_path: Path) -> None:
     ]
     path = f"oci:{write_layout(image_of(layers), tmp_path / 'layout')}"
     trees = [await tree_of(tmp_path, path, backend) for backend in STACKING]
-    assert trees[0] == trees[1] == trees[2]
+    assert trees[1:] == trees[:1] * 3
     assert set(trees[0]) == {b"a", b"b"}
 
 

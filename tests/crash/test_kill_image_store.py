@@ -58,7 +58,18 @@ async def check(folder: Path, at: str) -> None:
             await provisioner.remove(image.digest, force=True)
         await provisioner.prune()
     store = folder / "state/images"
-    for part in ("layers", "trees", "looks", "images", "refs", "leases", "ingest", "trash", "blobs/sha256"):
+    for part in (
+        "layers",
+        "trees",
+        "merged",
+        "looks",
+        "images",
+        "refs",
+        "leases",
+        "ingest",
+        "trash",
+        "blobs/sha256",
+    ):
         assert list((store / part).iterdir()) == [], f"{at}: {part}"
     assert list((folder / "run/layers").iterdir()) == [], at
 
@@ -81,3 +92,15 @@ async def test_killed_at_every_point(tmp_path: Path) -> None:
             died = live(folder, point, str(number))
             assert died.returncode == -9, f"{point} {number}: {died.returncode} {died.stderr}"
             await check(folder, f"{point} {number}")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["layers.made", "layers.renamed", "layer_mounts.mounted"])
+async def test_killed_while_a_deep_stack_is_merged(point: str, tmp_path: Path) -> None:
+    deep = [[SHARED], *([file(b"d/one", b"%d" % number)] for number in range(33))]
+    write_layout(image_of(deep), tmp_path / "layout-one")
+    write_layout(TWO, tmp_path / "layout-two")
+    number = "1" if point == "layer_mounts.mounted" else str(len(deep) + 1)
+    died = live(tmp_path / "store", point, number)
+    assert died.returncode == -9, died.stderr
+    await check(tmp_path / "store", point)

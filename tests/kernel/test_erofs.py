@@ -341,9 +341,9 @@ def test_merge_refuses_mixed_forms_and_too_many(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig):
         write_merged(tmp_path / "m", [tmp_path / "a", tmp_path / "i"], CHAIN)
     with pytest.raises(Exhausted):
-        write_merged(tmp_path / "m", [tmp_path / "a"] * 129, CHAIN)
+        write_merged(tmp_path / "m", [tmp_path / "a"] * 501, CHAIN)
     assert not (tmp_path / "m").exists()
-    write_merged(tmp_path / "m", [tmp_path / "a"] * 128, CHAIN)
+    write_merged(tmp_path / "m", [tmp_path / "a"] * 500, CHAIN)
 
 
 def test_skeleton_offers_mount_points_and_hides(tmp_path: Path) -> None:

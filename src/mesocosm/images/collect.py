@@ -133,7 +133,7 @@ class Collector:
     def _sweep(self, needed: Needed, doomed: frozenset[str]) -> Plan:
         """What goes with ``doomed`` images, and what belongs to no image at all."""
         kept = [image for image in self._store.catalogue.images() if image.digest not in doomed]
-        layers = {layer.diff_id for image in kept for layer in image.layers} | needed.layers
+        layers = {str(stored) for image in kept for stored in image.stored} | needed.layers
         blobs = {layer.digest for image in kept for layer in image.layers} | needed.digests
         blobs |= {digest for image in kept for digest in (image.digest, image.image_id)}
         blobs |= {ref.top for ref in self._store.catalogue.refs() if ref.top and ref.digest not in doomed}

@@ -18,7 +18,7 @@ from mesocosm.errors import NotFound
 from mesocosm.images.erofs_read import ErofsImage
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
-from mesocosm.images.layer_mounts import mount_file
+from mesocosm.images.layer_mounts import mount_image
 from mesocosm.images.layer_tree import Node
 from mesocosm.images.layers import Form
 from mesocosm.images.looks import IMPLIED, OPAQUE, closing
@@ -167,7 +167,7 @@ def reading(store: ImageStore, image: ImageRecord, form: Form) -> Iterator[Conte
                 raise NotFound(f"layer {diff_id} is not on this host", hint="pull the image again")
             content = store.layers.content(diff_id, form)
             if form is Form.EROFS and is_ready(store.layers.record(diff_id, form)):
-                root = stack.enter_context(closing([mount_file(content)]))[0]
+                root = stack.enter_context(closing([mount_image((content,))]))[0]
                 layers[str(diff_id)] = TreeLayer(Path(f"/proc/self/fd/{root}/."))
             elif form is Form.EROFS:
                 layers[str(diff_id)] = stack.enter_context(ErofsImage(content))

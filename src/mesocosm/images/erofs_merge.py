@@ -17,6 +17,7 @@ from mesocosm.errors import Exhausted, InvalidConfig
 from mesocosm.images import erofs_format as fmt
 from mesocosm.images.certain import certain
 from mesocosm.images.digest import Digest
+from mesocosm.images.documents import LAYER_LIMIT
 from mesocosm.images.entries import Whiteout, clean_path
 from mesocosm.images.erofs import BLOCK_BITS
 from mesocosm.images.erofs_file import LayerFile, SealKind, new_seal
@@ -28,8 +29,6 @@ from mesocosm.images.limits import DEFAULT_LIMITS, Limits
 
 PRIMARY_BLOCKS = 1 << 22
 """Blocks left for the merged metadata in front of the first layer, in the address space they share."""
-
-MAX_DEVICES = 128
 
 
 def write_merged(
@@ -43,19 +42,23 @@ def write_merged(
     """Write the merge of ``layers``, lowest first, as ``path``, which must not exist.
 
     To be mounted with one ``device=`` option per layer, in this order.  All layers must be of one form.
-    Raises InvalidConfig when they are not, Exhausted above `MAX_DEVICES` layers, Corrupt for a damaged
-    layer.
+    Raises InvalidConfig when they are not, Exhausted above `LAYER_LIMIT` layers and ``limits.entries``
+    inodes, Corrupt for a damaged layer.
     """
-    if not layers or len(layers) > MAX_DEVICES:
-        raise Exhausted(f"a merge of {len(layers)} layers", hint=f"one to {MAX_DEVICES} can be merged")
+    if not layers or len(layers) > LAYER_LIMIT:
+        raise Exhausted(f"a merge of {len(layers)} layers", hint=f"one to {LAYER_LIMIT} can be merged")
     root: Node | None = None
     devices = []
-    base, bits = PRIMARY_BLOCKS, 0
+    base, bits, inodes = PRIMARY_BLOCKS, 0, 0
     for layer in layers:
         with ErofsImage(layer) as image:
             if bits and image.block_bits != bits:
                 raise InvalidConfig(f"{layer} has blocks of another size than the layers below it")
-            bits = image.block_bits
+            bits, inodes = image.block_bits, inodes + image.inodes
+            if inodes > limits.entries:
+                raise Exhausted(
+                    f"the layers together have more than {limits.entries} files", hint="use --backend overlay"
+                )
             upper = image.tree()
             _shift(upper, base, bits)
             root = _strip(upper) if root is None else _merge(root, upper)

@@ -6,14 +6,22 @@ checked.
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
+from mesocosm.images import mediatypes
 from mesocosm.images.config import ImageConfig
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Manifest
 from mesocosm.model import ImageIdentity, ImageRuntime
 
 VERSION = 1
+
+DEEP: Final = 32
+"""More layers than this are mounted as one, where layers are EROFS files.  Each look-up of a name that is not
+there asks every layer of an overlay.
+"""
 
 
 class Layer(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,6 +69,21 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(Digest.parse(layer.diff_id) for layer in self.layers)
 
     @property
+    def merge(self) -> Digest | None:
+        """What the merge of its layers is called (merging.py).
+
+        None for an image that needs none, and for one with ready-made EROFS files, which we do not read.
+        """
+        if len(self.layers) <= DEEP or any(layer.media_type in mediatypes.EROFS for layer in self.layers):
+            return None
+        return self.chain_id
+
+    @property
+    def stored(self) -> tuple[Digest, ...]:
+        """All that is the image's in the layer store: its layers, and their merge."""
+        return self.diff_ids if self.merge is None else (*self.diff_ids, self.merge)
+
+    @property
     def documents(self) -> tuple[Digest, ...]:
         """The manifest's and the configuration's digests: the blobs without which nothing is known."""
         return Digest.parse(self.digest), Digest.parse(self.image_id)
@@ -100,7 +123,8 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     ``references`` all names of it, ``size`` bytes on disk of its layers (shared ones included), ``created``
     the author's date as text, ``last_used``, ``checked_at`` and ``pulled_at`` in seconds since the epoch,
     ``in_use`` the containers that hold it, ``pinned`` whether collection must leave it, ``complete`` whether
-    every layer is there in the form that this host mounts.
+    every layer is there in the form that this host mounts, ``merge`` the name of the one layer that a deep
+    stack is mounted as.
     """
 
     references: tuple[str, ...]
@@ -118,6 +142,12 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     in_use: tuple[str, ...] = ()
     pinned: bool = False
     complete: bool = True
+    merge: str | None = None
+
+    @property
+    def stored(self) -> tuple[str, ...]:
+        """All that is the image's in the layer store: its layers, and their merge."""
+        return (*(layer.diff_id for layer in self.layers), *([self.merge] if self.merge else []))
 
 
 def record_of(manifest: Manifest, config: ImageConfig, source: str, now: float) -> ImageRecord:

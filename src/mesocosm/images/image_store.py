@@ -3,6 +3,7 @@
     version        the layout's version
     blobs/         bytes by digest                 (blobs.py)
     layers/ trees/ layers by diff ID               (layers.py)
+    merged/        deep stacks by chain ID         (merging.py)
     looks/         how directories look            (looks.py)
     images/ refs/  what there is and its names     (catalogue.py)
     leases/ lock   who needs what                  (leases.py)
@@ -28,10 +29,11 @@ from mesocosm.errors import Corrupt, Unsupported
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.catalogue import Catalogue
 from mesocosm.images.image import ImageRecord
-from mesocosm.images.layer_mounts import mount_file
+from mesocosm.images.layer_mounts import mount_image
 from mesocosm.images.layers import Form, LayerStore
 from mesocosm.images.leases import Leases
 from mesocosm.images.looks import Look, closing, find_looks, write_looks
+from mesocosm.images.merging import Merges
 from mesocosm.images.staging import replace, staged
 from mesocosm.images.store_faults import store_faults
 
@@ -45,6 +47,7 @@ class ImageStore:
         self.root = root
         self.blobs = BlobStore.open(root)
         self.layers = LayerStore(root, self.blobs)
+        self.merges = Merges(self.layers)
         self.catalogue = Catalogue(root)
         self.leases = Leases(root)
 
@@ -139,7 +142,7 @@ class ImageStore:
 def open_layer(content: Path, form: Form) -> int:
     """Return a descriptor of a layer's root directory, which closing unmounts; blocking."""
     if form is Form.EROFS:
-        return mount_file(content)
+        return mount_image((content,))
     return os.open(content, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 

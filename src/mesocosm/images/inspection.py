@@ -104,8 +104,8 @@ class Inspection:
         images = self.images()
         owners: dict[str, list[str]] = {}
         for image in images:
-            for layer in image.layers:
-                owners.setdefault(layer.diff_id, []).append(image.digest)
+            for stored in image.stored:
+                owners.setdefault(stored, []).append(image.digest)
         mounted = set(self._mounted())
         forms: dict[str, list[Form]] = {}
         for diff_id, form in self._store.layers.list():
@@ -137,12 +137,13 @@ class Inspection:
             digest=record.digest,
             image_id=record.image_id,
             platform=record.platform,
-            size=sum(self._layer_size(diff_id) for diff_id in {layer.diff_id for layer in record.layers}),
+            size=sum(self._layer_size(stored) for stored in set(map(str, record.stored))),
             created=record.created,
             pulled_at=record.pulled_at,
             last_used=self._store.catalogue.last_used(record.digest),
             checked_at=max(checked, default=None),
             layers=record.layers,
+            merge=None if record.merge is None else str(record.merge),
             runtime=record.runtime,
             source=record.source,
             in_use=tuple(sorted(o.removeprefix(CONTAINER) for o in owners if o.startswith(CONTAINER))),

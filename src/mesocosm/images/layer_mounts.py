@@ -1,5 +1,7 @@
 """The one mount of each EROFS layer on this host, at ``<runtime>/layers/<diff ID's hex>``.
 
+A merge of layers (merging.py) is one too, under the chain ID.
+
 A layer is mounted once however many containers use it: a second superblock of the same file would cache its
 pages once more (measured: a whole further copy for each).  The mounts belong to nobody's process, survive the
 agent, and are found again by looking.  A lock file beside the directory is held while they are looked at or
@@ -11,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mesocosm import durable, trace
@@ -20,54 +22,73 @@ from mesocosm.linux import loop, mounts, syscalls
 
 _ATTRIBUTES = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NODEV
 
-MountImage = Callable[[Path], int]
-"""Makes a detached mount of an EROFS file."""
+Files = Sequence[Path]
+"""An EROFS file, then the files that it refers to, in its order."""
+
+MountImage = Callable[[Files], int]
+"""Makes a detached mount of an EROFS image."""
 
 
-def mount_file(path: Path) -> int:
-    """Return a detached mount of an EROFS file; Unsupported where this host cannot.
+def mount_image(files: Files) -> int:
+    """Return a detached mount of an EROFS image; Unsupported where this host cannot.
 
-    From the file itself where kernel (Linux 6.12) and file system can, else through a loop device.
+    From the files themselves where kernel (Linux 6.12) and file system can, else through loop devices.
     """
     try:
-        return mounts.erofs(str(path), attributes=_ATTRIBUTES)
+        return mount_files(files)
     except OSError as error:
         if error.errno == errno.ENODEV:
             raise Unsupported("this kernel has no EROFS", hint="use --backend overlay") from error
         if error.errno != errno.ENOTBLK:
             raise
-    return _mount_by_loop(path)
+    return mount_by_loop(files)
 
 
-def _mount_by_loop(path: Path) -> int:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        device, source = loop.attach(file)
-    except OSError as error:
-        raise Unsupported(
-            f"EROFS files cannot be mounted here: no loop device, {error.strerror}",
-            hint="use --backend overlay",
-        ) from error
-    finally:
-        os.close(file)
-    try:
-        return mounts.new_mount("erofs", [("ro", None)], source=source, attributes=_ATTRIBUTES)
-    finally:
-        os.close(device)
+def mount_files(files: Files) -> int:
+    """Mount from the files.  They are opened here: the kernel takes no option longer than 255 bytes."""
+    with contextlib.ExitStack() as stack:
+        held = [f"/proc/self/fd/{_opened(path, stack)}" for path in files]
+        return mounts.erofs(held[0], devices=held[1:], attributes=_ATTRIBUTES)
+
+
+def mount_by_loop(files: Files) -> int:
+    """Mount through loop devices, which go back by themselves with the mount."""
+    with contextlib.ExitStack() as stack:
+        devices = []
+        for path in files:
+            file = _opened(path, stack)
+            try:
+                device, source = loop.attach(file)
+            except OSError as error:
+                raise Unsupported(
+                    f"EROFS files cannot be mounted here: no loop device, {error.strerror}",
+                    hint="use --backend overlay",
+                ) from error
+            stack.callback(os.close, device)
+            devices.append(source)
+        options = [("ro", None), *(("device", device) for device in devices[1:])]
+        return mounts.new_mount("erofs", options, source=devices[0], attributes=_ATTRIBUTES)
+
+
+def _opened(path: Path, stack: contextlib.ExitStack) -> int:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    stack.callback(os.close, fd)
+    return fd
 
 
 class LayerMounts:
     """The mounts of layers below one runtime directory."""
 
-    def __init__(self, root: Path, mount: MountImage = mount_file) -> None:
+    def __init__(self, root: Path, mount: MountImage = mount_image) -> None:
         self._root = root
         self._lock = root.with_name(f"{root.name}.lock")
         self._mount = mount
 
-    def hold(self, images: Mapping[str, Path]) -> dict[str, Path]:
+    def hold(self, images: Mapping[str, Files]) -> dict[str, Path]:
         """Have every layer mounted, and return where; blocking.
 
-        ``images`` are EROFS files by diff ID's hex.  The caller holds a lease on them.
+        ``images`` are EROFS files by diff ID's hex, a merge's by chain ID's.  The caller holds a lease on
+        them.
         """
         with self._held():
             self._root.mkdir(mode=0o700, exist_ok=True)
@@ -76,6 +97,10 @@ class LayerMounts:
     def where(self, name: str) -> Path:
         """Return where a layer is mounted, or would be."""
         return self._root / name
+
+    def has(self, name: str) -> bool:
+        """Whether a layer is mounted now; it stays so for who holds a lease on it."""
+        return self._is_mounted(self._root / name)
 
     def mounted(self) -> list[str]:
         """Return the hex diff IDs of the layers mounted now."""
@@ -111,7 +136,7 @@ class LayerMounts:
                         (self._root / name).rmdir()
             return dropped
 
-    def _hold(self, name: str, image: Path) -> Path:
+    def _hold(self, name: str, image: Files) -> Path:
         where = self._root / name
         if self._is_mounted(where):
             return where

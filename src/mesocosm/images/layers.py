@@ -2,6 +2,7 @@
 
     layers/<diff ID's hex>/layer.erofs   the layer as one EROFS file      } and layer.json beside it:
     trees/<diff ID's hex>/root/          the layer as a directory tree    } what it is (`LayerRecord`)
+    merged/<chain ID's hex>/layer.erofs  many layers as one (merging.py)  }
     ingest/layer-<hex>.<form>/           one on its way in; its .lock is flock-held by whoever makes it
 
 A layer is published by renaming its directory after everything in it has reached the disk, so a crash at any
@@ -41,10 +42,11 @@ class Form(enum.StrEnum):
 
     EROFS = "erofs"
     TREE = "tree"
+    MERGED = "merged"
 
 
-_FOLDER = {Form.EROFS: "layers", Form.TREE: "trees"}
-CONTENT = {Form.EROFS: "layer.erofs", Form.TREE: "root"}
+_FOLDER = {Form.EROFS: "layers", Form.TREE: "trees", Form.MERGED: "merged"}
+CONTENT = {Form.EROFS: "layer.erofs", Form.TREE: "root", Form.MERGED: "layer.erofs"}
 _ALGORITHM = {length: name for name, length in HEX_LENGTH.items()}
 
 
@@ -174,11 +176,22 @@ class LayerStore:
         sweep(ingest)
         _remove_directories(self._root / "trash")
 
+    @contextlib.contextmanager
+    def being_made(self, diff_id: Digest, form: Form) -> Iterator[Path]:
+        """Hold the lock on the layer's making, and yield a path for it where nothing is; blocking."""
+        staging, lock = self._staging(diff_id, form)
+        with durable.locked(lock):
+            discard(staging)
+            try:
+                yield staging
+            finally:
+                discard(staging)
+                lock.unlink(missing_ok=True)
+
     @contextlib.asynccontextmanager
     async def _making(self, diff_id: Digest, form: Form) -> AsyncIterator[Path]:
-        """Hold the lock on the layer's making, and yield a path for it where nothing is."""
-        staging = self._root / "ingest" / f"layer-{diff_id.hex}.{form}"
-        lock = staging.with_name(f"{staging.name}.lock")
+        """The same without blocking."""
+        staging, lock = self._staging(diff_id, form)
         while True:
             with durable.locked(lock, wait=False) as mine:
                 if mine:
@@ -189,6 +202,10 @@ class LayerStore:
                         lock.unlink(missing_ok=True)
                     return
             await asyncio.sleep(POLL)
+
+    def _staging(self, diff_id: Digest, form: Form) -> tuple[Path, Path]:
+        staging = self._root / "ingest" / f"layer-{diff_id.hex}.{form}"
+        return staging, staging.with_name(f"{staging.name}.lock")
 
     def _directory(self, diff_id: Digest, form: Form) -> Path:
         return self._root / _FOLDER[form] / diff_id.hex

@@ -158,7 +158,7 @@ class Library:
         """Keep an image from being collected or removed."""
         image = await self._here(text, None)
         leases = self.store.leases
-        await in_thread(leases.extend, pin_owner(image), image.documents, image.diff_ids)
+        await in_thread(leases.extend, pin_owner(image), image.documents, image.stored)
         return await in_thread(self._inspection.image, image)
 
     async def unpin(self, text: str) -> Image:
@@ -181,8 +181,7 @@ class Library:
         wanted = platform_of(platform)
         named = await in_thread(self._naming.require, text, wanted)
         image, chosen = named.require_image(), await in_thread(self._backends.get, None)
-        await in_thread(Verification(self.store).discard, verdict)
-        await in_thread(self.mounts.drop, [hex_of(digest) for digest in verdict.damaged])
+        await in_thread(self.mounts.drop, await in_thread(Verification(self.store).discard, verdict))
         await have_documents(self.store, self._families, image)
         gone = self.store.missing(image, chosen.form) | set(verdict.damaged)
         if any(layer.digest in gone for layer in image.layers):

@@ -203,10 +203,16 @@ class Provisioner(Library):
         self._admission.before_start(reference, image)
         owner = f"{CONTAINER}{container}"
         with store_faults(self.store.root):
-            self.store.leases.extend(owner, image.documents, image.diff_ids)
+            self.store.leases.extend(owner, image.documents, image.stored)
             trace.point("provisioner.leased")
             if not self.store.complete(image, backend.form):
                 return None
+            if (
+                image.merge is not None
+                and backend.form is Form.EROFS
+                and not self.mounts.has(image.merge.hex)
+            ):
+                self.store.merges.have(image)
             scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
             step = backend.root(self._stacked(image, backend), scratch, read_only=read_only)
         trace.point("provisioner.prepared")
@@ -214,8 +220,15 @@ class Provisioner(Library):
         return step
 
     def _stacked(self, image: ImageRecord, backend: Backend) -> tuple[StackedLayer, ...]:
-        """The image's layers, top first; on top of them the look of directories they do not describe."""
+        """The image's layers, top first; on top of them the look of directories they do not describe.
+
+        A merge has it all in one.
+        """
         form, layers = backend.form, self.store.layers
+        if image.merge is not None and form is Form.EROFS:
+            content = layers.content(image.merge, Form.MERGED)
+            files = self.store.merges.files(image)
+            return (StackedLayer(image.merge.hex, content, Form.MERGED, files),)
         stack = [StackedLayer(one.hex, layers.content(one, form), form) for one in reversed(image.diff_ids)]
         if image.looks:
             stack.insert(0, StackedLayer(image.chain_id.hex, self.store.looks(image), Form.TREE))

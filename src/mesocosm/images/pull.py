@@ -192,7 +192,7 @@ class Puller:
         with self._store.leases.pulling() as lease:
             documents = [document.descriptor.digest for document in found.documents]
             blobs = [layer.digest for layer in found.manifest.layers]
-            await in_thread(lease.need, [*documents, *blobs], image.diff_ids)
+            await in_thread(lease.need, [*documents, *blobs], image.stored)
             trace.point("pull.leased")
             for document in found.documents:
                 await in_thread(self._store.blobs.put, document.data, document.descriptor.digest)
@@ -203,6 +203,8 @@ class Puller:
                 await self._rights.prove(wanted.reference, found, wanted.form, hearsay.blobs, asked=asked)
             trace.point("pull.layers")
             image = await in_thread(self._store.settle_looks, image, wanted.form)
+            if wanted.form is Form.EROFS:
+                await in_thread(self._store.merges.have, image)
             await in_thread(self._store.catalogue.add, image)
             trace.point("pull.recorded")
         return image

@@ -20,7 +20,7 @@ from mesocosm.images.digest import Digest, new_hash
 from mesocosm.images.documents import Descriptor
 from mesocosm.images.erofs_file import HEAD, new_seal, seal_text
 from mesocosm.images.image import ImageRecord
-from mesocosm.images.layer_mounts import mount_file
+from mesocosm.images.layer_mounts import mount_image
 from mesocosm.images.layers import CONTENT, Form, LayerRecord
 from mesocosm.images.staging import discard
 
@@ -139,7 +139,7 @@ class ReadyWriter:
 def _try(path: Path, what: str) -> None:
     """Mount the file where nobody sees it, so that what cannot be mounted fails at the pull."""
     try:
-        os.close(mount_file(path))
+        os.close(mount_image((path,)))
     except OSError as error:
         raise Corrupt(
             f"{what} cannot be mounted as EROFS: {error.strerror}",

@@ -37,7 +37,10 @@ class Verification:
         self._store = store
 
     def image(self, image: ImageRecord, form: Form) -> Verdict:
-        """Check an image's documents, the blobs of it that are kept, and its layers in ``form``."""
+        """Check an image's documents, the blobs of it that are kept, and its layers in ``form``.
+
+        A merge that is not there is not amiss: it is made when it is needed.
+        """
         checked, damaged, absent = 0, [], []
         blobs = [Digest.parse(layer.digest) for layer in image.layers]
         for digest in (*image.documents, *blobs):
@@ -56,6 +59,10 @@ class Verification:
                 absent.append(str(diff_id))
             elif not self.layer_is_sound(diff_id, form):
                 damaged.append(str(diff_id))
+        if image.merge is not None and self._store.layers.has(image.merge, Form.MERGED):
+            checked += 1
+            if not self.layer_is_sound(image.merge, Form.MERGED):
+                damaged.append(str(image.merge))
         return Verdict(checked=checked, damaged=tuple(damaged), absent=tuple(absent))
 
     def layer_is_sound(
@@ -68,7 +75,7 @@ class Verification:
         record = self._store.layers.record(diff_id, form)
         if record is None:
             return False
-        if form is not Form.EROFS:
+        if form is Form.TREE:
             return True
         kind: SealKind = "sha256" if record.seal.partition(":")[0].endswith("sha256") else "crc32"
         fd = os.open(self._store.layers.content(diff_id, form), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
@@ -77,11 +84,19 @@ class Verification:
         finally:
             os.close(fd)
 
-    def discard(self, verdict: Verdict) -> None:
-        """Take what is damaged out of the store, so that the next pull brings it anew."""
-        for text in verdict.damaged:
+    def discard(self, verdict: Verdict) -> list[str]:
+        """Take what is damaged out of the store, so that the next pull brings it anew.
+
+        Returns the hex names of what may not stay mounted: it, and every merge that refers to it.
+        """
+        damaged = frozenset(verdict.damaged)
+        for text in damaged:
             digest = Digest.parse(text)
             self._store.blobs.delete(digest)
             for form in Form:
                 self._store.layers.condemn(digest, form)
         self._store.sweep(older_than=0)
+        merges = (
+            one for one in self._store.catalogue.images() if damaged.intersection(map(str, one.diff_ids))
+        )
+        return [Digest.parse(text).hex for text in damaged] + [one.merge.hex for one in merges if one.merge]

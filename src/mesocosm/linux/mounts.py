@@ -172,20 +172,29 @@ def cgroup1(controllers: Sequence[str], *, attributes: int = SAFE | MOUNT_ATTR_R
     return new_mount("cgroup", options, source="cgroup", attributes=attributes)
 
 
-def erofs(image: int | StrOrBytes, *, directio: bool = True, attributes: int = MOUNT_ATTR_RDONLY) -> int:
+def erofs(
+    image: int | StrOrBytes,
+    *,
+    devices: Iterable[StrOrBytes] = (),
+    directio: bool = True,
+    attributes: int = MOUNT_ATTR_RDONLY,
+) -> int:
     """A read-only EROFS image, a path or a descriptor, mounted from the file itself (Linux 6.12).
 
-    ``directio`` keeps the image's pages from being cached twice; it is left out where the kernel refuses it.
+    ``devices`` are the files that it refers to, in the order of its device table.  ``directio`` keeps the
+    images' pages from being cached twice; it is left out where the kernel refuses it.
     ENOTBLK: this kernel mounts block devices only.
     """
     source = f"/proc/self/fd/{image}" if isinstance(image, int) else image
+    options: list[Option] = [("device", device) for device in devices]
     if directio:
+        direct: list[Option] = [("directio", None), *options]
         try:
-            return new_mount("erofs", [("directio", None)], source=source, attributes=attributes)
+            return new_mount("erofs", direct, source=source, attributes=attributes)
         except OSError as error:
             if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
                 raise
-    return new_mount("erofs", source=source, attributes=attributes)
+    return new_mount("erofs", options, source=source, attributes=attributes)
 
 
 # --- the tree -----------------------------------------------------------------------------------------------

@@ -29,12 +29,14 @@ from mesocosm.plan import RootStep
 class StackedLayer(msgspec.Struct, frozen=True):
     """One layer of an image: its diff ID's hex, and the file or tree that holds it.
 
-    The uppermost may be a tree of directories in any backend's stack (looks.py).
+    The uppermost may be a tree of directories in any backend's stack (looks.py).  A merge of all layers comes
+    alone, under the chain ID's hex, with the layers' files, bottom first, as its ``devices`` (merging.py).
     """
 
     name: str
     content: Path
     form: Form
+    devices: tuple[Path, ...] = ()
 
 
 class BackendContext(msgspec.Struct, frozen=True, kw_only=True):

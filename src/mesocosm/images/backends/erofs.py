@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mesocosm.images.backends.base import Backend, StackedLayer
 from mesocosm.images.backends.overlay import make_changes, stack, try_overlay
-from mesocosm.images.layer_mounts import mount_file
+from mesocosm.images.layer_mounts import mount_image
 from mesocosm.images.layers import Form
 from mesocosm.plan import RootStep
 
@@ -33,7 +33,7 @@ class ErofsBackend(Backend):
             sink.abort()
             raise
         try:
-            layer = mount_file(image)
+            layer = mount_image((image,))
             try:
                 try_overlay(self.context.trial, [layer])
             finally:
@@ -45,7 +45,9 @@ class ErofsBackend(Backend):
     def root(self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool) -> RootStep:
         """As `Backend.root`: mounts what is not mounted yet."""
         make_changes(scratch)
-        images = {layer.name: layer.content for layer in layers if layer.form is Form.EROFS}
+        images = {
+            layer.name: (layer.content, *layer.devices) for layer in layers if layer.form is not Form.TREE
+        }
         self.context.mounts.hold(images)
         return self.preview(layers, scratch, read_only=read_only)
 
@@ -55,4 +57,4 @@ class ErofsBackend(Backend):
         return stack([str(self._where(layer)) for layer in layers], scratch)
 
     def _where(self, layer: StackedLayer) -> Path:
-        return self.context.mounts.where(layer.name) if layer.form is Form.EROFS else layer.content
+        return layer.content if layer.form is Form.TREE else self.context.mounts.where(layer.name)

@@ -59,7 +59,7 @@ def _rows(usage: Usage) -> list[Row]:
 
 
 def _row(image: Image, layers: dict[str, LayerUse]) -> Row:
-    mine = {one.diff_id: layers[one.diff_id] for one in image.layers if one.diff_id in layers}
+    mine = {stored: layers[stored] for stored in image.stored if stored in layers}
     shared = sum(layer.size for layer in mine.values() if len(layer.images) > 1)
     return {
         "Name": ", ".join(map(familiar, image.references)) or "<none>",

@@ -36,9 +36,7 @@ async def command(ctx: click.Context, form: str, images: tuple[str, ...]) -> Non
     chosen = [image for image in usage.images if not images or image.digest in wanted]
     if form == "json":
         uses = {layer.diff_id: layer for layer in usage.by_layer}
-        show_json(
-            [{"image": one, "layers": [uses.get(part.diff_id) for part in one.layers]} for one in chosen]
-        )
+        show_json([{"image": one, "layers": [uses.get(stored) for stored in one.stored]} for one in chosen])
         return
     text = render(chosen, usage, painter(sys.stdout))
     if text:
@@ -60,10 +58,10 @@ def _lines(image: Image, uses: dict[str, LayerUse], names: dict[str, str], paint
     held = held_by(image)
     facts = f"{short(image.digest)}  {image.platform}  {size(image.size)}"
     yield f"{paint(safe(_name(image)), 'title')}  {facts}{'' if held == '-' else f'  held by {held}'}"
-    for number, layer in enumerate(reversed(image.layers)):
-        mark = "└─" if number == len(image.layers) - 1 else "├─"
-        use = uses.get(layer.diff_id)
-        yield f"{mark} {short(layer.diff_id)}  {_facts(use, image, names) if use else 'not here'}"
+    for number, stored in enumerate(reversed(image.stored)):
+        mark = "└─" if number == len(image.stored) - 1 else "├─"
+        use = uses.get(stored)
+        yield f"{mark} {short(stored)}  {_facts(use, image, names) if use else 'not here'}"
 
 
 def _facts(use: LayerUse, image: Image, names: dict[str, str]) -> str:
