@@ -15,7 +15,7 @@ help:  ## list the targets
 
 setup: $(STAMP)  ## create .venv with mesocosm in it
 
-$(STAMP): pyproject.toml scripts/make-venv
+$(STAMP): pyproject.toml scripts/make-venv scripts/mesocosm
 	@PYTHON='$(PYTHON)' scripts/make-venv $(VENV)
 	@touch $@
 

@@ -116,7 +116,10 @@ def test_p02_environment_and_directory_do_not_steer_the_interpreter(
     code = f"open({str(mark)!r}, 'a').write(__name__)\nraise SystemExit(99)\n"
     for folder, names in (
         (here, ("json", "os", "sitecustomize", "usercustomize", "click", "mesocosm", "encodings")),
-        (path, ("json", "click", "asyncio")),
+        (
+            path,
+            ("json", "click", "asyncio", "re", "os", "site", "sitecustomize", "usercustomize", "encodings"),
+        ),
     ):
         folder.mkdir()
         for name in names:
@@ -125,6 +128,7 @@ def test_p02_environment_and_directory_do_not_steer_the_interpreter(
     assert mesocosm("run", "--rm", "-q", f"dir:{root}", "echo", "fine", cwd=here).accepted() == "fine\n"
     for name, value in {
         "PYTHONPATH": str(path),
+        "PYTHONHOME": str(here),
         "PYTHONSTARTUP": str(here / "json.py"),
         "PYTHONINSPECT": "1",
         "PYTHONUSERBASE": str(here),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from attacks.commandline import PROGRAM, CommandLine
+from mesocosm.version import VERSION
 
 
 def nothing_left(mesocosm: CommandLine) -> bool:
@@ -211,16 +212,15 @@ def test_a_limit_that_ends_it_is_told(mesocosm: CommandLine, busybox_root: Path)
     assert re.fullmatch(r"mesocosm: [^\n]*memory[^\n]*\n", done.err), done.err
 
 
-@pytest.mark.parametrize("variable", ["PYTHONPATH", "PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONHOME_"])
+@pytest.mark.parametrize("variable", ["PYTHONPATH", "PYTHONSTARTUP", "PYTHONINSPECT", "PYTHONHOME"])
 def test_the_callers_python_variables_have_no_effect(
     mesocosm: CommandLine, busybox_root: Path, tmp_path: Path, variable: str
 ) -> None:
     """P-02: modules of our names in the working directory and on PYTHONPATH are not imported."""
     trap = tmp_path / "trap"
     trap.mkdir()
-    for name in ("json", "click", "msgspec", "asyncio", "signal", "struct", "sitecustomize"):
-        if name != "sitecustomize" or variable != "PYTHONPATH":
-            (trap / f"{name}.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'a').write({name!r})\n")
+    for name in ("json", "click", "msgspec", "asyncio", "signal", "re", "encodings", "sitecustomize"):
+        (trap / f"{name}.py").write_text(f"open({str(tmp_path / 'sprung')!r}, 'a').write({name!r})\n")
     done = mesocosm(
         *("run", "--rm", f"dir:{busybox_root}", "echo", "x"),
         env={variable: str(trap) if variable != "PYTHONINSPECT" else "1"},
@@ -247,6 +247,15 @@ def test_our_umask_is_ours_and_the_payloads_its_own(mesocosm: CommandLine, busyb
     done = mesocosm.shell(busybox_root, "umask; stat -c %a /; touch /new; stat -c %a /new")
     assert done.accepted() == "0022\n755\n644\n"
     assert all(not path.stat().st_mode & 0o077 for path in (mesocosm.root, mesocosm.runtime))
+
+
+def test_the_program_works_through_a_link_and_by_its_bare_name(tmp_path: Path) -> None:
+    """Linked into a directory of the path, as people do, and handed to a shell as a file."""
+    link = tmp_path / "linked"
+    link.symlink_to(PROGRAM)
+    for words, folder in (((link,), tmp_path), (("sh", "mesocosm"), Path(PROGRAM).parent)):
+        done = subprocess.run([*map(str, words), "--version"], cwd=folder, capture_output=True, text=True)
+        assert (done.stdout, done.stderr) == (f"mesocosm {VERSION}\n", "")
 
 
 def test_the_program_is_the_one_that_was_installed() -> None:

@@ -34,7 +34,7 @@ CONTAINERIZER_PARTS = ("engine", "setup", "teardown", "guard", "session", "host_
 REPORTING_PARTS = ("explanation", "reports", "logs", "scripting", "doctor")
 
 TIERS = (
-    Tier(("errors", "trace")),
+    Tier(("errors", "trace", "version")),
     Tier(("model",)),
     Tier(("lifecycle", "paths", "plan"), strangers=True),
     Tier(("linux", "durable")),

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from mesocosm.frontends.cli.settings import Settings
+from mesocosm.version import VERSION
 
 COMPLETION = "_MESOCOSM_COMPLETE"
 
@@ -157,9 +158,7 @@ def _version(ctx: click.Context, param: click.Parameter, wanted: bool) -> None:
     del param
     if not wanted or ctx.resilient_parsing:
         return
-    from importlib.metadata import version  # noqa: PLC0415
-
-    click.echo(f"mesocosm {version('mesocosm')}")
+    click.echo(f"mesocosm {VERSION}")
     ctx.exit()
 
 

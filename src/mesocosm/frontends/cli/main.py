@@ -1,12 +1,15 @@
-"""The console script ``mesocosm``: make this process' surroundings safe, then read the command line.
+"""The command ``mesocosm``: make this process' surroundings safe, then read the command line.
 
-Until that is done nothing is imported but ``os`` and ``sys``, which every interpreter has before us.
+The installed command (scripts/mesocosm) comes here in an isolated interpreter, ``python -m`` does not.  Until
+that is seen to, nothing is imported but ``os`` and ``sys``, which every interpreter has before us.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+
+from mesocosm.version import VERSION
 
 HARMLESS = frozenset(
     (
@@ -25,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         _seclude()
         arguments = sys.argv[1:]
+    if arguments == ["--version"] and _said(f"mesocosm {VERSION}\n"):
+        return 0
     import signal  # noqa: PLC0415
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -50,6 +55,15 @@ def _seclude() -> None:
         os.execv(sys.executable, [sys.executable, "-I", "-m", __spec__.name, *sys.argv[1:]])  # noqa: S606
     if not sys.flags.safe_path:
         del sys.path[0]  # the script's or the caller's directory
+
+
+def _said(text: str) -> bool:
+    """Whether this could be written, with nothing imported for it; what is in the way is for the edge."""
+    words = text.encode()
+    try:
+        return os.write(1, words) == len(words)
+    except OSError:
+        return False
 
 
 def _occupy_standard_streams() -> None:
