@@ -7,6 +7,7 @@ nobody, and uses the keys and rules of that moment.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -16,6 +17,7 @@ from mesocosm.images import mediatypes, policy
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Index, parse_document
 from mesocosm.images.families import Families
+from mesocosm.images.foreign import shown
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.naming import canonical
@@ -26,13 +28,20 @@ from mesocosm.images.stores.base import Found
 from mesocosm.images.strict import DOCUMENT_LIMIT
 from mesocosm.images.transfer import in_thread
 
+if TYPE_CHECKING:
+    from mesocosm.images.signatures import Signature
+    from mesocosm.images.witnesses import Witness
+
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """Why an image was taken for signed: the statement, its signature, the document it speaks of."""
+    """Why an image was taken for signed: the statement, its signature, the document it speaks of, and by what
+    kind of witness.
+    """
 
     statement: bytes
     signature: bytes
     digest: str
+    kind: str = "cosign"
     version: int = 1
 
 
@@ -53,17 +62,30 @@ class Admission:
         _require_accepted(rule, reference)
         if rule.action != "signed":
             return
-        from mesocosm.images import signatures  # cryptography: only where signatures are asked for
+        from mesocosm.images.witnesses import (
+            witnesses_of,
+        )  # cryptography: only where signatures are asked for
 
-        keys = await in_thread(signatures.load_keys, rule.keys)
-        chain = [one.descriptor.digest for one in found.documents[:-1]]
-        for digest in chain:
-            offered = await self._families.store(reference).signatures(reference, digest)
-            proof = signatures.signed(offered, keys, reference, [digest])
-            if proof is not None:
-                await in_thread(self._keep, found, digest, proof.statement, proof.signature)
-                return
-        raise Denied(f"{reference} is not signed by a key that policy asks for", hint=f"see {self._path}")
+        witnesses = await in_thread(witnesses_of, rule)
+        refusals = [await self._prove(witness, reference, found) for witness in witnesses]
+        if None not in refusals:
+            why = shown("; ".join(one for reasons in refusals for one in reasons or ()), 400)
+            raise Denied(
+                f"{reference} is not signed by a key that policy asks for: {why or 'there is no signature'}",
+                hint=f"see {self._path}",
+            )
+
+    async def _prove(self, witness: Witness, reference: Reference, found: Found) -> list[str] | None:
+        """Keep a proof by the witness, and return None; without any, why each signature was refused."""
+        store, refusals = self._families.store(reference), []
+        for digest in [one.descriptor.digest for one in found.documents[:-1]]:
+            for signature in await witness.offered(store, reference, digest):
+                why = await in_thread(witness.refusal, signature, reference, digest)
+                if why is None:
+                    await in_thread(self._keep, found, digest, witness.kind, signature)
+                    return None
+                refusals.append(why)
+        return refusals
 
     def before_start(self, reference: Reference | None, image: ImageRecord) -> None:
         """Raise Denied when no container may start on the image; blocking.
@@ -96,17 +118,17 @@ class Admission:
         ]
 
     def _require_proof(self, rule: Rule, reference: Reference, image: ImageRecord) -> None:
-        from mesocosm.images import signatures
+        from mesocosm.images.signatures import Signature
+        from mesocosm.images.witnesses import witnesses_of
 
         proof = self._proof(image)
         if proof is not None:
             digest = Digest.parse(proof.digest)
-            offered = [signatures.Signature(proof.statement, proof.signature)]
+            signature = Signature(proof.statement, proof.signature)
             leads_here = proof.digest == image.digest or self._lists(digest, image)
-            if leads_here and signatures.signed(
-                offered, signatures.load_keys(rule.keys), reference, [digest]
-            ):
-                return
+            for witness in witnesses_of(rule) if leads_here else ():
+                if witness.kind == proof.kind and witness.refusal(signature, reference, digest) is None:
+                    return
         raise Denied(
             f"{reference} is not known to be signed by a key that policy asks for",
             hint=f"mesocosm pull {reference.familiar}",
@@ -130,10 +152,10 @@ class Admission:
         except (FileNotFoundError, Corrupt, msgspec.MsgspecError):
             return None
 
-    def _keep(self, found: Found, digest: Digest, statement: bytes, signature: bytes) -> None:
+    def _keep(self, found: Found, digest: Digest, kind: str, one: Signature) -> None:
         path = self._file(str(found.manifest.digest))
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        proof = Proof(statement=statement, signature=signature, digest=str(digest))
+        proof = Proof(statement=one.statement, signature=one.signature, digest=str(digest), kind=kind)
         replace(self._store.root / "ingest", path, msgspec.json.encode(proof))
 
 

@@ -9,6 +9,9 @@ starting.
     match = "registry.example.org/team/*"    # the most specific rule that matches decides
     action = "signed"                        # accept, reject, or signed
     keys = ["/etc/mesocosm/keys/team.pub"]   # any of these; absolute paths of PEM public keys (cosign)
+    gpg-keys = ["/etc/mesocosm/keys/t.asc"]  # or any of these: OpenPGP (docker's simple signing, Appc)
+    lookaside = "https://example.org/sigs"   # where OpenPGP signatures of a registry's images lie; or file:///
+    identity = "exact"                       # they must name the tag, too; or "repository"
     recheck = true                           # who uses it has to be given it by the registry (rights.py)
 
 A rule is matched with the image's canonical name (``docker.io/library/debian``) or, for images from files,
@@ -39,12 +42,15 @@ SIZE_LIMIT: Final = 1 << 20
 Action = Literal["accept", "reject", "signed"]
 
 
-class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """What holds for the images whose name ``match`` describes."""
 
     match: str
     action: Action
     keys: tuple[str, ...] = ()
+    gpg_keys: tuple[str, ...] = ()
+    lookaside: str = ""
+    identity: Literal["exact", "repository"] = "exact"
     recheck: bool = False
 
 
@@ -115,13 +121,21 @@ def load(path: Path) -> Policy:
     except (msgspec.ValidationError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidConfig(f"policy {path}: {shown(error, 160)}") from None
     for rule in policy.rule:
-        if rule.action == "signed" and not rule.keys:
-            raise InvalidConfig(
-                f"policy {path}: rule {shown(rule.match, 80)!r} asks for signatures, but has no keys"
-            )
-        if not all(key.startswith("/") for key in rule.keys):
-            raise InvalidConfig(f"policy {path}: keys of rule {shown(rule.match, 80)!r} need absolute paths")
+        _check_rule(rule, f"policy {path}: rule {shown(rule.match, 80)!r}")
     return policy
+
+
+def _check_rule(rule: Rule, what: str) -> None:
+    keys = (*rule.keys, *rule.gpg_keys)
+    if rule.action == "signed" and not keys:
+        raise InvalidConfig(f"{what} asks for signatures, but has no keys")
+    if not all(key.startswith("/") for key in keys):
+        raise InvalidConfig(f"{what} has keys that are no absolute paths")
+    if rule.lookaside and not rule.lookaside.startswith(("https://", "http://", "file:///")):
+        raise InvalidConfig(
+            f"{what} has the lookaside {shown(rule.lookaside, 80)!r}",
+            hint="https://HOST/PATH or file:///PATH",
+        )
 
 
 def _any(patterns: Iterable[str], name: str) -> bool:

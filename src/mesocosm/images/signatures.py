@@ -4,16 +4,14 @@ The statement is a small JSON document, signed as its exact bytes by ECDSA on P-
 or by RSA.  It is found in the registry under the tag ``sha256-<hex>.sig`` of the same repository: a manifest
 whose layers are statements, with the signature in an annotation (cosign's SIGNATURE_SPEC.md).
 
-What counts is that one of the given keys signed the digest of a document that was passed on the way to the
-image, and that the statement names the repository it was found under: a signature of another image, or of the
-same bytes under another name, says nothing (G-13).
+What the statement has to say is in signed_statement.py.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -23,16 +21,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-from mesocosm.errors import Corrupt, InvalidConfig
-from mesocosm.images.digest import Digest
+from mesocosm.errors import InvalidConfig
 from mesocosm.images.foreign import shown
-from mesocosm.images.reference import Reference, parse_docker_name
-from mesocosm.images.strict import Fields, load
 
 ANNOTATION: Final = "dev.cosignproject.cosign/signature"
 MEDIA_TYPE: Final = "application/vnd.dev.cosign.simplesigning.v1+json"
 TYPE: Final = "cosign container image signature"
-STATEMENT_LIMIT: Final = 64 << 10
 COUNT_LIMIT: Final = 64
 _KEY_LIMIT: Final = 64 << 10
 
@@ -40,7 +34,10 @@ PublicKey = ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublic
 
 
 class Signature(msgspec.Struct, frozen=True):
-    """A statement's exact bytes, and what is claimed to be their signature."""
+    """A statement's exact bytes, and what is claimed to be their signature.
+
+    An OpenPGP message has both in one: ``statement`` is empty then.
+    """
 
     statement: bytes
     signature: bytes
@@ -72,20 +69,9 @@ def decode(text: str, statement: bytes) -> Signature | None:
         return None
 
 
-def signed(
-    signatures: Iterable[Signature],
-    keys: Sequence[PublicKey],
-    reference: Reference,
-    digests: Iterable[Digest],
-) -> Signature | None:
-    """Return the first signature by one of ``keys`` that speaks of one of ``digests`` under this name."""
-    wanted = {str(digest) for digest in digests}
-    for signature in signatures:
-        if any(_verifies(key, signature) for key in keys) and _speaks_of(
-            signature.statement, reference, wanted
-        ):
-            return signature
-    return None
+def is_signed_by(keys: Sequence[PublicKey], signature: Signature) -> bool:
+    """Whether one of the keys made the signature."""
+    return any(_verifies(key, signature) for key in keys)
 
 
 def _verifies(key: PublicKey, signature: Signature) -> bool:
@@ -99,22 +85,3 @@ def _verifies(key: PublicKey, signature: Signature) -> bool:
     except InvalidSignature:
         return False
     return True
-
-
-def _speaks_of(statement: bytes, reference: Reference, wanted: set[str]) -> bool:
-    """Whether a verified statement is about one of the digests, and about this repository."""
-    what = "signed statement"
-    try:
-        critical = Fields(load(statement, what, limit=STATEMENT_LIMIT).get("critical"), what, ())
-        identity = Fields(critical.raw("identity"), what, ()).text("docker-reference") or ""
-        digest = Fields(critical.raw("image"), what, ()).text("docker-manifest-digest")
-    except Corrupt:
-        return False
-    return critical.text("type") == TYPE and digest in wanted and _names(identity, reference)
-
-
-def _names(identity: str, reference: Reference) -> bool:
-    try:
-        return parse_docker_name(identity).name == reference.name
-    except InvalidConfig:
-        return False

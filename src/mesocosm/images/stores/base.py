@@ -139,6 +139,13 @@ class Store:
         del reference, digest
         return ()
 
+    async def messages(self, reference: Reference, digest: Digest, lookaside: str) -> tuple[bytes, ...]:
+        """Return the OpenPGP-signed messages about a document that lie at ``lookaside``, a URL; none where
+        the family knows none.
+        """
+        del reference, digest, lookaside
+        return ()
+
     def root(self, reference: Reference, *, scratch: Path | None, read_only: bool) -> Root:
         """Say how the root of a family without layers is assembled.
 

@@ -19,9 +19,11 @@ from mesocosm.images.progress import Report
 from mesocosm.images.reference import Reference
 from mesocosm.images.registry.client import ManifestReply, RegistryClient
 from mesocosm.images.registry.credentials import Credentials, default_paths
+from mesocosm.images.signed_statement import LIMIT as STATEMENT_LIMIT
 from mesocosm.images.stores.base import Found, Store, StoreContext
 from mesocosm.images.stores.resolve import resolve, top_document
 from mesocosm.images.transfer import SinkFactory
+from mesocosm.images.web import Web
 
 if TYPE_CHECKING:
     from mesocosm.images.signatures import Signature
@@ -37,6 +39,7 @@ class RegistryStore(Store):
         super().__init__(context)
         self._clients: dict[tuple[str, str], asyncio.Task[RegistryClient]] = {}
         self._stack = contextlib.AsyncExitStack()
+        self._web: Web | None = None
 
     async def discover(
         self, reference: Reference, platform: Platform, *, etag: str | None = None
@@ -92,10 +95,19 @@ class RegistryStore(Store):
         found = []
         for layer in manifest.layers[: cosign.COUNT_LIMIT]:
             text = layer.annotations.get(cosign.ANNOTATION)
-            if layer.media_type == cosign.MEDIA_TYPE and text and layer.size <= cosign.STATEMENT_LIMIT:
+            if layer.media_type == cosign.MEDIA_TYPE and text and layer.size <= STATEMENT_LIMIT:
                 statement = await client.read_blob(reference.repository, layer)
                 found.append(cosign.decode(text, statement))
         return tuple(signature for signature in found if signature is not None)
+
+    async def messages(self, reference: Reference, digest: Digest, lookaside: str) -> tuple[bytes, ...]:
+        """As `Store.messages`: containers' "simple signing"."""
+        from mesocosm.images.lookaside import signatures_at
+
+        if not lookaside:
+            return ()
+        self._web = self._web or Web(self.context.hosts)
+        return await signatures_at(lookaside, reference, digest, self._web)
 
     async def client(self, reference: Reference) -> RegistryClient:
         """Return the client for a reference's registry and repository, opened on first use."""
@@ -121,6 +133,8 @@ class RegistryStore(Store):
 
     async def close(self) -> None:
         """As `Store.close`."""
+        if self._web is not None:
+            await self._web.close()
         await self._stack.aclose()
         self._clients.clear()
 

@@ -1,0 +1,88 @@
+"""Who may vouch for an image: the kinds of signatures that a policy's rule asks for, behind one contract.
+
+What counts is that a key of the rule signed the digest of a document that was passed on the way to the image,
+under the image's own name.  Every refusal says why.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from mesocosm.images import signatures, signed_statement
+from mesocosm.images.digest import Digest
+from mesocosm.images.policy import Rule
+from mesocosm.images.reference import Reference
+from mesocosm.images.signatures import Signature
+from mesocosm.images.stores.base import Store
+
+if TYPE_CHECKING:
+    from mesocosm.images.gpg import Keyring
+
+GPG_TYPE = "atomic container signature"
+
+
+class Witness(Protocol):
+    """One kind of signatures.  ``kind`` names it in what is kept of a proof."""
+
+    @property
+    def kind(self) -> str: ...
+
+    async def offered(self, store: Store, reference: Reference, digest: Digest) -> tuple[Signature, ...]:
+        """Return the signatures of a document that the image's source has."""
+
+    def refusal(self, signature: Signature, reference: Reference, digest: Digest) -> str | None:
+        """Return why a signature does not admit the document; None when it does.  Blocking."""
+
+
+def witnesses_of(rule: Rule) -> tuple[Witness, ...]:
+    """Return the witnesses a rule calls, their keys read; blocking.  Raises InvalidConfig, Unsupported."""
+    found: list[Witness] = []
+    if rule.keys:
+        found.append(CosignKeys(signatures.load_keys(rule.keys)))
+    if rule.gpg_keys:
+        from mesocosm.images.gpg import Keyring  # an extra: only who asks for it needs it
+
+        found.append(GpgKeys(Keyring.load(rule.gpg_keys), rule))
+    return tuple(found)
+
+
+class CosignKeys:
+    """``cosign sign --key``: in the registry, beside the image."""
+
+    kind = "cosign"
+
+    def __init__(self, keys: tuple[signatures.PublicKey, ...]) -> None:
+        self._keys = keys
+
+    async def offered(self, store: Store, reference: Reference, digest: Digest) -> tuple[Signature, ...]:
+        """As `Witness.offered`."""
+        return await store.signatures(reference, digest)
+
+    def refusal(self, signature: Signature, reference: Reference, digest: Digest) -> str | None:
+        """As `Witness.refusal`."""
+        if not signatures.is_signed_by(self._keys, signature):
+            return "a cosign signature is by none of the keys that policy names"
+        return signed_statement.refusal(signature.statement, signatures.TYPE, reference, digest, exact=False)
+
+
+class GpgKeys:
+    """Docker's "simple signing": OpenPGP messages on the rule's lookaside server."""
+
+    kind = "gpg"
+
+    def __init__(self, keyring: Keyring, rule: Rule) -> None:
+        self._keyring = keyring
+        self._rule = rule
+
+    async def offered(self, store: Store, reference: Reference, digest: Digest) -> tuple[Signature, ...]:
+        """As `Witness.offered`."""
+        messages = await store.messages(reference, digest, self._rule.lookaside)
+        return tuple(Signature(b"", message) for message in messages)
+
+    def refusal(self, signature: Signature, reference: Reference, digest: Digest) -> str | None:
+        """As `Witness.refusal`."""
+        opened = self._keyring.open_message(signature.signature)
+        if isinstance(opened, str):
+            return f"an OpenPGP signature does not count: {opened}"
+        exact = self._rule.identity == "exact"
+        return signed_statement.refusal(opened.content, GPG_TYPE, reference, digest, exact=exact)
