@@ -321,6 +321,9 @@ class MaliciousRegistry:
             if marker in path:
                 repository, _, name = path.partition(marker)
                 kind = marker.strip("/")
+        if kind == "manifests" and request.method == "PUT":
+            self.serve_manifest(repository, name, sent, request.headers.get("Content-Type", ""))
+            return Answer(201)
         if kind == "manifests":
             return self._manifest(request, repository, name)
         if kind == "blobs":

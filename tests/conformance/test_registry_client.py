@@ -220,9 +220,8 @@ async def test_referrers_are_found_by_the_tag_scheme(client: RegistryClient) -> 
         "size": len(data),
         "artifactType": "application/vnd.example.signature",
     }
-    index = {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": [entry]}
-    tag = f"sha256-{subject.digest.hex}"
-    await client.push_manifest("signed/a", tag, json.dumps(index).encode(), mediatypes.OCI_INDEX)
+    await client.push_manifest("signed/a", sha256(data), data, mediatypes.OCI_MANIFEST)
+    assert f"sha256-{subject.digest.hex}" in await client.tags("signed/a")
     kind = "application/vnd.example.signature"
     found = await client.referrers("signed/a", subject.digest, artifact_type=kind)
     assert found == (parse_descriptor(json.loads(json.dumps(entry)), "entry"),)

@@ -484,3 +484,25 @@ def test_short_forms_are_the_same_verbs(mesocosm: CommandLine, verb: str) -> Non
 def test_verbs_that_are_not_there(mesocosm: CommandLine) -> None:
     mesocosm("image", "psuh", "x").refused("did you mean push")
     assert "prune" in mesocosm("image").accepted()
+
+
+# --- what registries have -------------------------------------------------------------------------------
+
+
+def test_tags_and_removal_in_a_registry(two: CommandLine, registry: Registry) -> None:
+    """Removed there is not removed here; a manifest goes with all its tags, and only when that is said."""
+    name = f"{registry.host}/remote/app"
+    for tag in ("1", "2"):
+        two("push", "-q", "example.org/app:1", f"{name}:{tag}").accepted()
+    assert two("image", "tags", name).accepted().split() == ["1", "2"]
+    assert decoded(two("image", "tags", "--format", "json", name).accepted()) == ["1", "2"]
+    two("image", "rm", "--remote", name).refused("says no tag")
+    two("image", "rm", "--remote", f"{name}:1").refused("no single tags; .*@DIGEST")
+    assert two("image", "tags", name).accepted().split() == ["1", "2"]
+    pinned = f"{name}@{ONE.digest}"
+    assert two("image", "rm", "--remote", pinned).accepted().strip() == pinned
+    assert two("image", "tags", name).accepted() == ""
+    assert "example.org/app" in two("images").accepted()
+    two("image", "tags", f"{registry.host}/remote/none").refused("has no|unknown")
+    two("image", "tags", "oci:/somewhere").refused("not a name in a registry")
+    assert two("image", "referrers", f"{name}@{ONE.digest}").accepted().split()[0] == "DIGEST"

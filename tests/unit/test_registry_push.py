@@ -171,3 +171,23 @@ async def test_the_referrers_api_is_asked_and_filtered_here_too(registry: Malici
         assert str(one.digest) == sha256(b"1")
         registry.always("/referrers/", status(200))
     assert "artifactType=a/signature" in registry.paths("/referrers/")[-1].replace("%2F", "/")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+async def test_what_refers_is_listed_by_us_where_the_registry_does_not(
+    registry: MaliciousRegistry, kept: bool
+) -> None:
+    """A registry that keeps the list says so by a header; then no tag is made for it."""
+    subject = {"mediaType": mediatypes.OCI_MANIFEST, "digest": str(ONE.digest), "size": ONE.size}
+    empty = {"mediaType": mediatypes.OCI_EMPTY, "digest": sha256(b"{}"), "size": 2}
+    manifest = {"schemaVersion": 2, "mediaType": mediatypes.OCI_MANIFEST, "artifactType": "application/x"}
+    data = json.dumps({**manifest, "config": empty, "layers": [empty], "subject": subject}).encode()
+    if kept:
+        registry.on(sha256(data), status(201, {"OCI-Subject": str(ONE.digest)}))
+    async with await connect(registry) as client:
+        await client.push_manifest("a/b", sha256(data), data, mediatypes.OCI_MANIFEST)
+        asked = [one.path for one in registry.seen if f"sha256-{ONE.digest.hex}" in one.path]
+        assert bool(asked) is not kept
+        if not kept:
+            (found,) = await client.referrers("a/b", ONE.digest)
+            assert (str(found.digest), found.artifact_type) == (sha256(data), "application/x")

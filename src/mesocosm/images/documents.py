@@ -70,17 +70,12 @@ EMPTY = Descriptor(mediatypes.OCI_EMPTY, Digest.of(b"{}"), 2, data=b"{}")
 """The OCI empty descriptor: two bytes, ``{}``."""
 
 
-class Manifest(msgspec.Struct, frozen=True):
-    """One image's, or one artifact's, configuration and layers, lowest layer first.
-
-    ``digest`` is that of the exact bytes parsed: the image's identity.
-    """
+class _Document(msgspec.Struct, frozen=True, kw_only=True):
+    """What manifests and indexes have in common.  ``digest`` is that of the exact bytes parsed."""
 
     media_type: str
     digest: Digest
     size: int
-    config: Descriptor
-    layers: tuple[Descriptor, ...]
     annotations: dict[str, str] = {}
     subject: Descriptor | None = None
     artifact_type: str | None = None
@@ -89,6 +84,16 @@ class Manifest(msgspec.Struct, frozen=True):
     def descriptor(self) -> Descriptor:
         """The descriptor of this document itself."""
         return Descriptor(self.media_type, self.digest, self.size, artifact_type=self.artifact_type)
+
+
+class Manifest(_Document, frozen=True, kw_only=True):
+    """One image's, or one artifact's, configuration and layers, lowest layer first.
+
+    Its digest is the image's identity.
+    """
+
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
 
     def require_image(self, what: str) -> Manifest:
         """Return self when this is a container image that can be run; raises Unsupported saying why not.
@@ -106,21 +111,10 @@ class Manifest(msgspec.Struct, frozen=True):
         return self
 
 
-class Index(msgspec.Struct, frozen=True):
+class Index(_Document, frozen=True, kw_only=True):
     """A list of manifests, one for each platform (OCI index, docker manifest list)."""
 
-    media_type: str
-    digest: Digest
-    size: int
     manifests: tuple[Descriptor, ...]
-    annotations: dict[str, str] = {}
-    subject: Descriptor | None = None
-    artifact_type: str | None = None
-
-    @property
-    def descriptor(self) -> Descriptor:
-        """The descriptor of this document itself."""
-        return Descriptor(self.media_type, self.digest, self.size, artifact_type=self.artifact_type)
 
     def select(self, wanted: Platform, what: str) -> Descriptor:
         """Return the entry for ``wanted``: possibly another index.  Raises NotFound naming the platforms
@@ -193,6 +187,11 @@ def descriptor_json(descriptor: Descriptor) -> dict[str, Json]:
     return result
 
 
+def index_document(entries: list[Json]) -> bytes:
+    """Return the bytes of an OCI index that lists these descriptors, see `descriptor_json`."""
+    return msgspec.json.encode({"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": entries})
+
+
 def _platform_json(value: Platform) -> dict[str, Json]:
     result: dict[str, Json] = {"architecture": value.architecture, "os": value.os}
     if value.variant:
@@ -256,16 +255,13 @@ def _media_type_of(fields: Fields, content_type: str | None) -> str:
 
 
 def _manifest(fields: Fields, media_type: str, digest: Digest, size: int) -> Manifest:
-    items = fields.items("layers")
-    if len(items) > LAYER_LIMIT:
-        raise Exhausted(f"{fields.where} has {len(items)} layers, more than the {LAYER_LIMIT} allowed")
+    layers = _descriptors(fields, "layers", "layer", LAYER_LIMIT)
     if not fields.has("config"):
         raise fields.fail("config", "is missing")
     config = parse_descriptor(fields.raw("config"), f"{fields.where}, config")
     artifact_type = fields.text("artifactType")
     if artifact_type is None and config.media_type == mediatypes.OCI_EMPTY:
         raise fields.fail("artifactType", "is missing, which an empty configuration requires")
-    layers = tuple(parse_descriptor(item, f"{fields.where}, layer {n}") for n, item in enumerate(items))
     return Manifest(
         media_type=media_type,
         digest=digest,
@@ -279,18 +275,22 @@ def _manifest(fields: Fields, media_type: str, digest: Digest, size: int) -> Man
 
 
 def _index(fields: Fields, media_type: str, digest: Digest, size: int) -> Index:
-    items = fields.items("manifests")
-    if len(items) > INDEX_LIMIT:
-        raise Exhausted(f"{fields.where} lists {len(items)} manifests, more than the {INDEX_LIMIT} allowed")
     return Index(
         media_type=media_type,
         digest=digest,
         size=size,
-        manifests=tuple(parse_descriptor(item, f"{fields.where}, entry {n}") for n, item in enumerate(items)),
+        manifests=_descriptors(fields, "manifests", "manifest", INDEX_LIMIT),
         annotations=fields.table("annotations"),
         subject=_subject(fields),
         artifact_type=fields.text("artifactType"),
     )
+
+
+def _descriptors(fields: Fields, key: str, noun: str, most: int) -> tuple[Descriptor, ...]:
+    items = fields.items(key)
+    if len(items) > most:
+        raise Exhausted(f"{fields.where} has {len(items)} {noun}s, more than the {most} allowed")
+    return tuple(parse_descriptor(item, f"{fields.where}, {noun} {n}") for n, item in enumerate(items))
 
 
 def _subject(fields: Fields) -> Descriptor | None:

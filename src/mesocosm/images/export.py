@@ -11,10 +11,9 @@ from typing import Final
 import msgspec
 
 from mesocosm.errors import NotFound
-from mesocosm.images import mediatypes
 from mesocosm.images.blobs import BlobStore, write_all
 from mesocosm.images.digest import Digest
-from mesocosm.images.documents import REF_NAME
+from mesocosm.images.documents import REF_NAME, index_document
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.reference import Reference
 from mesocosm.images.strict import Json
@@ -39,7 +38,7 @@ def save(blobs: BlobStore, images: Sequence[Export], target: int) -> None:
     _member(target, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
     for blob in _blobs(images):
         _copy(blobs, blob, target)
-    _member(target, "index.json", msgspec.json.encode(_index(images)))
+    _member(target, "index.json", index_document(_entries(images)))
     _member(target, "manifest.json", msgspec.json.encode([_docker(export) for export in images]))
     write_all(target, bytes(2 * BLOCK))
 
@@ -54,7 +53,7 @@ def _path(digest: Digest) -> str:
     return f"blobs/{digest.algorithm}/{digest.hex}"
 
 
-def _index(images: Sequence[Export]) -> dict[str, Json]:
+def _entries(images: Sequence[Export]) -> list[Json]:
     entries: list[Json] = []
     for export in images:
         image = export.image
@@ -68,7 +67,7 @@ def _index(images: Sequence[Export]) -> dict[str, Json]:
             entries.append({**entry, "annotations": annotations})
         if not export.names:
             entries.append(entry)
-    return {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": entries}
+    return entries
 
 
 def _docker(export: Export) -> dict[str, Json]:

@@ -29,6 +29,7 @@ from mesocosm.images.platform import Platform, host_platform, parse_platform
 from mesocosm.images.progress import Report
 from mesocosm.images.pull import Puller, Wanted
 from mesocosm.images.reference import Reference
+from mesocosm.images.remote import Remote
 from mesocosm.images.removal import Removal, pin_owner, remove
 from mesocosm.images.rights import Rights
 from mesocosm.images.supply import have_blobs, have_documents, keep_blobs
@@ -71,6 +72,11 @@ class Library:
         self._puller = Puller(store, families, self._admission.before_fetch, self._rights, self._make_room)
         self._collector = Collector(store)
         self._inspection = Inspection(store, lambda: self._backends.likely(None).form, self.mounts.mounted)
+
+    @property
+    def remote(self) -> Remote:
+        """What registries have, whether it is on this host or not."""
+        return Remote(self._families)
 
     # --- images ---------------------------------------------------------------------------------------------
 

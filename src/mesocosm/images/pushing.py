@@ -19,7 +19,7 @@ from mesocosm.images.progress import Report
 from mesocosm.images.reference import Reference, parse_reference
 from mesocosm.images.registry.client import RegistryClient
 from mesocosm.images.registry.push import UploadSource
-from mesocosm.images.stores.docker import RegistryStore
+from mesocosm.images.remote import registry_client
 from mesocosm.images.transfer import in_thread
 
 PARALLEL: Final = 3
@@ -34,16 +34,15 @@ async def push(
     A blob that another repository of this registry has by what is known here is mounted from there.  Raises
     InvalidConfig for a target that is no registry name, NotFound when blobs are not kept here.
     """
-    registry = families.store(target)
-    if not isinstance(registry, RegistryStore) or target.tag is None:
-        raise InvalidConfig(f"{target} is not a name in a registry", hint="names are written HOST/NAME:TAG")
+    client = await registry_client(families, target)
+    if target.tag is None:
+        raise InvalidConfig(f"{target} is no name to push by", hint="names are written HOST/NAME:TAG")
     found = await in_thread(found_here, store, image)
     wanted = {one.digest: one for one in (*found.manifest.layers, found.manifest.config)}
     for descriptor in wanted.values():
         if not store.blobs.has(descriptor.digest, descriptor.size):
             raise NotFound(f"blob {descriptor.digest} is not kept on this host", hint="pull the image again")
     homes = await in_thread(_homes, store, target)
-    client = await registry.client(target)
     await _send(store, client, target, list(wanted.values()), homes, report)
     manifest = next(one for one in found.documents if one.descriptor.digest == found.manifest.digest)
     return await client.push_manifest(target.repository, target.tag, manifest.data, found.manifest.media_type)

@@ -29,7 +29,9 @@ def image_of(path: Path, platform: Platform, runtime: Mapping[str, Json], messag
     config = _config(platform, diff_id, runtime, message, now)
     top, documents = manifest_document(config, [layer])
     descriptor = Descriptor(mediatypes.OCI_CONFIG, Digest.of(config), len(config))
-    manifest = Manifest(top.media_type, top.digest, top.size, descriptor, (layer,))
+    manifest = Manifest(
+        media_type=top.media_type, digest=top.digest, size=top.size, config=descriptor, layers=(layer,)
+    )
 
     async def opened(descriptor: Descriptor, offset: int) -> AsyncIterator[bytes]:
         async for chunk in chunks(path, Span(0, descriptor.size), offset):

@@ -10,7 +10,8 @@ import click
 
 from mesocosm import durable
 from mesocosm.errors import MesocosmError
-from mesocosm.frontends.cli.context import paths_of
+from mesocosm.frontends.cli import completion
+from mesocosm.frontends.cli.context import asynchronous, paths_of
 from mesocosm.images.progress import Report, silent
 
 if TYPE_CHECKING:
@@ -45,3 +46,22 @@ async def each_image(names: Iterable[str], act: Callable[[str], Awaitable[str | 
             if line is not None:
                 click.echo(line)
     return status
+
+
+def verb_of_each(text: str, act: Callable[[Library, str], Awaitable[object]]) -> click.Command:
+    """A verb that does ``act`` to each of the IMAGES given, and prints its name; ``text`` is its help."""
+
+    @click.command(help=text)
+    @click.argument("images", nargs=-1, required=True, shell_complete=completion.images)
+    @click.pass_context
+    @asynchronous
+    async def command(ctx: click.Context, images: tuple[str, ...]) -> int:
+        async with library(ctx) as store:
+
+            async def done(image: str) -> str:
+                await act(store, image)
+                return image
+
+            return await each_image(images, done)
+
+    return command

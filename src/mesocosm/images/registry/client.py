@@ -24,12 +24,12 @@ from mesocosm.images.documents import Descriptor
 from mesocosm.images.foreign import parse_uint
 from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference
-from mesocosm.images.registry import blob, manifests, pages, push
+from mesocosm.images.registry import blob, manifests, pages, push, referring
 from mesocosm.images.registry.auth import Credential
 from mesocosm.images.registry.hosts import Endpoint, HostsConfig, endpoints_of
 from mesocosm.images.registry.limits import Limits
 from mesocosm.images.registry.manifests import ManifestReply, Resolved, check_names, pull_scope
-from mesocosm.images.registry.transport import Transport
+from mesocosm.images.registry.transport import Reply, Transport
 from mesocosm.images.transfer import Sink, SinkFactory
 
 Result = TypeVar("Result")
@@ -196,12 +196,7 @@ class RegistryClient:
             found = await pages.referrers(transport, repository, digest, artifact_type)
             if found is not None:
                 return found
-            tag = f"{digest.algorithm}-{digest.hex}"[:128]
-            try:
-                reply = await manifests.get(transport, repository, tag, "")
-            except NotFound:
-                return ()
-            return pages.from_index(reply.data, artifact_type) if reply else ()
+            return await referring.listed(transport, repository, digest, artifact_type)
 
         return await self._first("pull", ask)
 
@@ -230,22 +225,29 @@ class RegistryClient:
         return await upload.run(mount_from, chunk)
 
     async def push_manifest(self, repository: str, reference: str, data: bytes, media_type: str) -> Digest:
-        """Put a manifest under a tag or its own digest and return the digest."""
+        """Put a manifest under a tag or its own digest and return the digest.
+
+        One with a subject is listed among what refers to that, also where the registry does not do so itself
+        (distribution spec, "Pushing Manifests with Subject").
+        """
         check_names(repository, reference)
         digest = Digest.of(data)
         if ":" in reference:
             verify(data, digest := Digest.parse(reference), what="manifest")
-        transport = self._pusher
-        await transport.call(
-            "PUT",
-            transport.url(manifests.path_of(repository, reference)),
-            scope=push.scope(repository),
-            what=f"manifest {repository}:{reference}",
-            accept=(200, 201, 202),
-            headers={"Content-Type": media_type},
-            body=data,
-        )
+        reply = await referring.put(self._pusher, repository, reference, data, media_type)
+        if "OCI-Subject" not in reply.headers:
+            await referring.list_among_referrers(self._pusher, repository, data, media_type, digest)
         return digest
+
+    async def delete_tag(self, repository: str, tag: str) -> None:
+        """Remove a tag, not what it stands for; Unsupported where the registry removes no single tags."""
+        check_names(repository, tag)
+        reply = await self._delete(repository, f"manifests/{tag}", f"{repository}:{tag}", (400,))
+        if reply.status == 400:  # docker's registry before its version 3
+            raise Unsupported(
+                f"registry {self.registry} removes no single tags",
+                hint=f"remove the manifest with all its tags: {self.registry}/{repository}@DIGEST",
+            )
 
     async def delete(self, repository: str, what: Digest, *, is_blob: bool = False) -> None:
         """Remove a manifest, or with ``is_blob`` a blob, by digest; Unsupported where the registry forbids
@@ -253,13 +255,16 @@ class RegistryClient:
         """
         check_names(repository)
         kind = "blobs" if is_blob else "manifests"
+        await self._delete(repository, f"{kind}/{what}", f"{repository}@{what}")
+
+    async def _delete(self, repository: str, path: str, what: str, more: tuple[int, ...] = ()) -> Reply:
         transport = self._pusher
-        await transport.call(
+        return await transport.call(
             "DELETE",
-            transport.url(f"{repository}/{kind}/{what}"),
+            transport.url(f"{repository}/{path}"),
             scope=f"repository:{repository}:pull,push,delete",
-            what=f"{repository}@{what}",
-            accept=(200, 202, 204),
+            what=what,
+            accept=(200, 202, 204, *more),
         )
 
     @property

@@ -67,6 +67,11 @@ def from_index(data: bytes, artifact_type: str | None) -> tuple[Descriptor, ...]
     return tuple(one for one in index.manifests if artifact_type in (None, one.artifact_type))
 
 
+def tag_of_referrers(digest: Digest) -> str:
+    """Return the tag of the index that stands for the list where the API lacks ("Referrers Tag Schema")."""
+    return f"{digest.algorithm}-{digest.hex}"[:128]
+
+
 async def _pages(transport: Transport, url: URL, repository: str, what: str) -> AsyncIterator[Reply]:
     scope = f"repository:{repository}:pull"
     seen: set[str] = set()

@@ -26,6 +26,8 @@ VERBS = {
     "save": "Write images to an archive",
     "load": "Read images from an archive",
     "import": "Make an image of a tarball",
+    "tags": "List the tags of a repository in a registry",
+    "referrers": "List what a registry has for an image: signatures, SBOMs",
     "convert": "Compress an image's layers otherwise",
     "verify": "Read images again, find flipped bits, and fetch anew what is damaged",
     "scrub": "Read all that is stored again, at idle priority, a part at a time",

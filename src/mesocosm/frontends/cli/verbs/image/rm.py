@@ -7,23 +7,31 @@ import click
 from mesocosm.errors import InvalidConfig
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous, opened
-from mesocosm.frontends.cli.library import each_image
+from mesocosm.frontends.cli.library import each_image, library
 from mesocosm.isolators.words import size
 
 
 @click.command()
 @click.option("-f", "--force", is_flag=True, help="All its names at once.")
 @click.option("--unused", is_flag=True, help="Images that have no name and that no container holds.")
+@click.option("--remote", is_flag=True, help="From their registries, not from this host.")
 @click.argument("images", nargs=-1, shell_complete=completion.images)
 @click.pass_context
 @asynchronous
-async def command(ctx: click.Context, force: bool, unused: bool, images: tuple[str, ...]) -> int:
+async def command(
+    ctx: click.Context, force: bool, unused: bool, remote: bool, images: tuple[str, ...]
+) -> int:
     """Remove IMAGES by name or by digest; with the last name the image goes.
 
-    Layers that another image has, and images that a container has, stay.
+    Layers that another image has, and images that a container has, stay.  With --remote a tag, HOST/NAME:TAG,
+    or a manifest with all its tags, HOST/NAME@DIGEST, goes from its registry, and nothing from this host.
     """
     if not images and not unused:
         raise InvalidConfig("which image?", hint="name some, or give --unused")
+    if remote:
+        if unused or force:
+            raise InvalidConfig("--remote goes with neither --force nor --unused")
+        return await _remove_remotely(ctx, images)
     async with opened(ctx) as containerizer:
 
         async def remove(image: str) -> str:
@@ -37,3 +45,13 @@ async def command(ctx: click.Context, force: bool, unused: bool, images: tuple[s
                 click.echo(digest)
             click.echo(f"mesocosm: {size(plan.size)} freed", err=True)
     return status
+
+
+async def _remove_remotely(ctx: click.Context, images: tuple[str, ...]) -> int:
+    async with library(ctx) as store:
+
+        async def remove(image: str) -> str:
+            await store.remote.delete(image)
+            return image
+
+        return await each_image(images, remove)
