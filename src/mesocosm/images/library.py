@@ -9,26 +9,26 @@ import contextlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from mesocosm.errors import InvalidConfig, MesocosmError, Unavailable
+from mesocosm.errors import InvalidConfig, MesocosmError
 from mesocosm.images.admission import Admission
 from mesocosm.images.backends.base import Backend
 from mesocosm.images.backends.choice import BackendChoice
 from mesocosm.images.collect import Collector, Limits, Plan
 from mesocosm.images.digest import hex_of
 from mesocosm.images.families import Families
+from mesocosm.images.having import Having
 from mesocosm.images.image import Image, ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.inspection import Inspection, Step, Usage
 from mesocosm.images.layer_mounts import LayerMounts
-from mesocosm.images.naming import Named, Naming, canonical, is_local, missing, new_name
+from mesocosm.images.naming import Named, Naming, canonical, new_name
 from mesocosm.images.platform import Platform, host_platform, parse_platform
 from mesocosm.images.progress import Report
-from mesocosm.images.pull import Puller, Wanted
-from mesocosm.images.reference import Reference
+from mesocosm.images.pull import Puller
 from mesocosm.images.remote import Remote
 from mesocosm.images.removal import Removal, pin_owner, remove
 from mesocosm.images.rights import Rights
@@ -45,10 +45,6 @@ if TYPE_CHECKING:
     from mesocosm.images.spool import Source
 
 ArchiveForm = Literal["oci-archive", "docker-archive"]
-
-POLICIES: Final = ("always", "missing", "never", "newer")
-"""When to ask the source: every time; when the image is not here; not at all; every time, but go on with what
-is here when it does not answer."""
 
 
 class Library:
@@ -70,6 +66,7 @@ class Library:
         self._admission = Admission(policy, store, families)
         self._rights = Rights(policy, store, families)
         self._puller = Puller(store, families, self._admission.before_fetch, self._rights, self._make_room)
+        self._having = Having(store, self._rights, self._puller)
         self._collector = Collector(store)
         self._inspection = Inspection(store, lambda: self._backends.likely(None).form, self.mounts.mounted)
 
@@ -89,13 +86,13 @@ class Library:
         backend: str | None = None,
         progress: Report | None = None,
     ) -> Image:
-        """Have the image on this host, ready to be mounted, as fresh as ``policy`` asks for (`POLICIES`)."""
+        """Have the image on this host as fresh as ``policy`` asks for (`having.POLICIES`)."""
         wanted = platform_of(platform)
         named = await in_thread(self._naming.find, reference, wanted)
         if named.reference is not None and not self._families.store(named.reference).layered:
             raise InvalidConfig(f"{reference} has nothing to pull", hint="it is used as it is")
         chosen: Backend = await in_thread(self._backends.get, backend)
-        image, _ = await self._have(named, wanted, chosen, policy, progress)
+        image, _ = await self._having.image(named, wanted, chosen, policy, progress or self._report)
         found: Image = await in_thread(self._inspection.image, image)
         return found
 
@@ -192,7 +189,7 @@ class Library:
         gone = self.store.missing(image, chosen.form) | set(verdict.damaged)
         if any(layer.digest in gone for layer in image.layers):
             await have_blobs(self.store, self._families, image, self._report)
-        await self._restore(named.reference, image, wanted, chosen, "always")
+        await self._having.restore(named.reference, image, wanted, chosen, self._report)
 
     async def scrub(
         self, *, rate: int | None = None, seconds: float | None = None, repair: bool = True
@@ -329,58 +326,12 @@ class Library:
         image = await self._with_blobs(named, report)
         return str(await push(self.store, self._families, image, name, report))
 
-    async def _have(
-        self,
-        named: Named,
-        platform: Platform,
-        backend: Backend,
-        policy: str,
-        progress: Report | None = None,
-    ) -> tuple[ImageRecord, RefRecord | None]:
-        """Have the image on this host, as fresh as the policy asks for."""
-        if policy not in POLICIES:
-            raise InvalidConfig(f"pull policy {policy!r} is unknown", hint=f"use {', '.join(POLICIES)}")
-        image, reference = named.image, named.reference
-        complete = image is not None and await in_thread(self.store.complete, image, backend.form)
-        if (
-            reference is None
-            or policy == "never"
-            or (policy == "missing" and image and not is_local(reference))
-        ):
-            if image is None:
-                raise missing(reference, "")
-            await self._rights.require(reference, image)
-            if not complete:
-                await self._restore(reference, image, platform, backend, policy)
-            return image, named.ref
-        try:
-            wanted = Wanted(reference, platform, backend.form)
-            pulled = await self._puller.pull(wanted, progress or self._report)
-        except Unavailable:
-            if policy != "newer" or image is None or not complete:
-                raise
-            await self._rights.require(reference, image)
-            return image, named.ref
-        return pulled.image, pulled.ref
-
     async def _with_blobs(self, named: Named, report: Report) -> ImageRecord:
         """An image that may be used, with every blob that its manifest names."""
         image = named.require_image()
         await self._rights.require(named.reference, image)
         await have_blobs(self.store, self._families, image, report)
         return image
-
-    async def _restore(
-        self,
-        reference: Reference | None,
-        image: ImageRecord,
-        platform: Platform,
-        backend: Backend,
-        policy: str,
-    ) -> None:
-        offline = reference is None or policy == "never"
-        wanted = Wanted(reference or Reference("host"), platform, backend.form)
-        await self._puller.restore(wanted, image, self._report, offline=offline)
 
     def _trim(self) -> None:
         with contextlib.suppress(MesocosmError, OSError):  # whoever comes next tries again

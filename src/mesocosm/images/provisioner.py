@@ -117,7 +117,7 @@ class Provisioner(Library):
         named = await in_thread(self._naming.find, reference, wanted)
         chosen: Backend = await in_thread(self._backends.get, backend)
         for _ in range(ATTEMPTS):
-            image, ref = await self._have(named, wanted, chosen, pull)
+            image, ref = await self._having.image(named, wanted, chosen, pull, self._report)
             step = await in_thread(
                 self._assemble, container, named.reference, image, chosen, scratch, read_only
             )
