@@ -149,7 +149,7 @@ class Admission:
     def _proof(self, image: ImageRecord) -> Proof | None:
         try:
             return msgspec.json.decode(durable.read(self._file(image.digest)), type=Proof)
-        except (FileNotFoundError, Corrupt, msgspec.MsgspecError):
+        except (FileNotFoundError, Corrupt, msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
     def _keep(self, found: Found, digest: Digest, kind: str, one: Signature) -> None:

@@ -21,6 +21,7 @@ from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.layers import Form
 from mesocosm.images.leases import PIN, Needed
+from mesocosm.images.rebuild import rebuild
 from mesocosm.images.store_faults import store_faults
 
 PARTIAL_AGE: Final = 24 * 3600.0
@@ -69,6 +70,8 @@ class Collector:
 
     def collect(self, limits: Limits | None = None, *, dangling: bool = True) -> Plan:
         """Remove what the plan says at the moment of removing, and return it."""
+        with store_faults(self._store.root):
+            rebuild(self._store)
         with store_faults(self._store.root), self._store.leases.frozen() as needed:
             plan = self._plan(needed, limits, dangling)
             self._condemn(plan)

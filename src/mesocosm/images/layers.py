@@ -105,7 +105,7 @@ class LayerStore:
         try:
             data = durable.read(self._directory(diff_id, form) / "layer.json")
             return msgspec.json.decode(data, type=LayerRecord)
-        except (FileNotFoundError, Corrupt, msgspec.MsgspecError):
+        except (FileNotFoundError, Corrupt, msgspec.MsgspecError, UnicodeDecodeError):
             return None
 
     def list(self) -> Iterator[tuple[Digest, Form]]:

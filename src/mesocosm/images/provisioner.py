@@ -34,6 +34,7 @@ from mesocosm.images.library import Library, platform_of
 from mesocosm.images.naming import Named, canonical, is_local, is_whole_id, missing
 from mesocosm.images.platform import Platform, host_platform
 from mesocosm.images.progress import Report, silent
+from mesocosm.images.rebuild import rebuild
 from mesocosm.images.reference import Reference
 from mesocosm.images.store_faults import store_faults
 from mesocosm.images.stores.base import StoreContext
@@ -238,6 +239,8 @@ class Provisioner(Library):
         ask = known if callable(known) else lambda: known
         self.store.leases.drop_all_but(lambda: {str(container) for container in ask()})
         self.store.sweep()
+        with store_faults(self.store.root):
+            rebuild(self.store)
         self._trim()
 
 

@@ -118,7 +118,7 @@ class Scrub:
         """Return how far the pass has come; the beginning when that cannot be read."""
         try:
             return msgspec.json.decode(durable.read(self._file), type=Place)
-        except (FileNotFoundError, Corrupt, msgspec.MsgspecError):
+        except (FileNotFoundError, Corrupt, msgspec.MsgspecError, UnicodeDecodeError):
             return Place()
 
     def _save(self, place: Place) -> None:

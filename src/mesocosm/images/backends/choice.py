@@ -68,7 +68,7 @@ class BackendChoice:
         return found
 
     def _remembered(self) -> str | None:
-        with contextlib.suppress(FileNotFoundError, Corrupt, msgspec.MsgspecError):
+        with contextlib.suppress(FileNotFoundError, Corrupt, msgspec.MsgspecError, UnicodeDecodeError):
             note = msgspec.json.decode(durable.read(self._file), type=_Remembered)
             if note.device == self._device() and note.name in OURS:
                 return note.name

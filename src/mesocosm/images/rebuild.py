@@ -1,0 +1,55 @@
+"""Image records that could not be read, made anew from what they were made of.
+
+A record's file is named by the manifest's digest, and manifest, configuration and layers are still there, so
+all but where it came from and when can be told again.  Names cannot: they only stood in their own files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mesocosm.errors import MesocosmError
+from mesocosm.images.config import match_layers, parse_config
+from mesocosm.images.digest import HEX_LENGTH, Digest
+from mesocosm.images.documents import Manifest, parse_document
+from mesocosm.images.image import ImageRecord, record_of
+from mesocosm.images.image_store import ImageStore
+from mesocosm.images.layers import Form
+from mesocosm.images.strict import DOCUMENT_LIMIT
+
+_ALGORITHM = {length: name for name, length in HEX_LENGTH.items()}
+
+
+def rebuild(store: ImageStore) -> list[str]:
+    """Make the damaged records of a store anew, and return their digests; blocking.
+
+    One of an image that is not whole stays set aside: the next pull brings both.
+    """
+    made = []
+    for path in (store.root / "images").glob("*.damaged"):
+        try:
+            image = _remade(store, path)
+        except (MesocosmError, OSError, KeyError):
+            continue
+        if image is not None:
+            if store.catalogue.image(image.digest) is None:
+                store.catalogue.add(image)
+                made.append(image.digest)
+            path.unlink(missing_ok=True)
+    return made
+
+
+def _remade(store: ImageStore, path: Path) -> ImageRecord | None:
+    digest = Digest(_ALGORITHM[len(path.stem)], path.stem)
+    data = store.blobs.read(digest, limit=DOCUMENT_LIMIT)
+    manifest = parse_document(data, algorithm=digest.algorithm)
+    if not isinstance(manifest, Manifest):
+        return None
+    data = store.blobs.read(manifest.config.digest, limit=DOCUMENT_LIMIT)
+    config = parse_config(data, algorithm=manifest.config.digest.algorithm)
+    match_layers(manifest, config, str(digest))
+    image = record_of(manifest, config, "", path.lstat().st_mtime)
+    for form in Form:
+        if all(store.layers.has(diff_id, form) for diff_id in image.diff_ids):
+            return store.settle_looks(image, form)
+    return None
