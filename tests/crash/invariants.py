@@ -19,7 +19,19 @@ from mesocosm.images.layers import LayerRecord
 from mesocosm.images.leases import Lease
 
 _KNOWN = {
-    *("version", "lock", "blobs", "layers", "trees", "looks", "images", "refs", "leases", "signatures"),
+    *(
+        "version",
+        "lock",
+        "blobs",
+        "layers",
+        "trees",
+        "merged",
+        "looks",
+        "images",
+        "refs",
+        "leases",
+        "signatures",
+    ),
     *("ingest", "trash", "scrub.json"),
 }
 
@@ -40,7 +52,18 @@ def broken(store: Path) -> list[str]:
 
 def left_over(store: Path, runtime: Path) -> list[str]:
     """What is there although every image was removed and everything collected."""
-    parts = ("layers", "trees", "looks", "images", "refs", "leases", "signatures", "ingest", "trash")
+    parts = (
+        "layers",
+        "trees",
+        "merged",
+        "looks",
+        "images",
+        "refs",
+        "leases",
+        "signatures",
+        "ingest",
+        "trash",
+    )
     blobs = ("blobs/sha256", "blobs/sha512")
     found = [str(path.relative_to(store)) for part in (*parts, *blobs) for path in (store / part).iterdir()]
     found += [path.name for path in store.iterdir() if path.name not in _KNOWN]
@@ -69,8 +92,8 @@ def _blobs(store: Path) -> Iterator[str]:
 
 
 def _layers(store: Path) -> Iterator[str]:
-    for path in (*(store / "layers").glob("*"), *(store / "trees").glob("*")):
-        content = "layer.erofs" if path.parent.name == "layers" else "root"
+    for path in (path for part in ("layers", "trees", "merged") for path in (store / part).glob("*")):
+        content = "root" if path.parent.name == "trees" else "layer.erofs"
         if sorted(os.listdir(path)) != sorted([content, "layer.json"]):
             yield f"layer {path.name} consists of {sorted(os.listdir(path))}"
             continue

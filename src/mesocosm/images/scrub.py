@@ -59,15 +59,15 @@ class Scrubbed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Thing(NamedTuple):
-    """One blob, or one layer."""
+    """One blob, or one layer or merge with its form."""
 
     digest: Digest
-    layer: bool
+    form: Form | None = None
 
     @property
     def key(self) -> str:
         """Its place in the order."""
-        return f"{'layers' if self.layer else 'blobs'}/{self.digest}"
+        return f"{self.form or 'blob'}/{self.digest}"
 
 
 class _Ended(Exception):
@@ -101,8 +101,7 @@ class Scrub:
         checked, damaged, complete = 0, [], False
         with contextlib.suppress(_Ended):
             for thing in self._things(place.after):
-                check = self._layer if thing.layer else self._blob
-                if not check(thing.digest):
+                if not self._is_sound(thing):
                     damaged.append(str(thing.digest))
                 checked += 1
                 place = msgspec.structs.replace(place, after=thing.key)
@@ -126,8 +125,8 @@ class Scrub:
 
     def _things(self, after: str) -> list[_Thing]:
         """What is left to check, in order."""
-        blobs = [_Thing(stored.digest, False) for stored in self._store.blobs.list()]
-        layers = [_Thing(diff_id, True) for diff_id, form in self._store.layers.list() if form is Form.EROFS]
+        blobs = [_Thing(stored.digest) for stored in self._store.blobs.list()]
+        layers = [_Thing(*layer) for layer in self._store.layers.list() if layer[1] is not Form.TREE]
         left = [thing for thing in (*blobs, *layers) if thing.key > after]
         return sorted(left, key=lambda thing: thing.key)
 
@@ -143,13 +142,15 @@ class Scrub:
             return False
         return True
 
-    def _layer(self, diff_id: Digest) -> bool:
-        _drop_cache(self._store.layers.content(diff_id, Form.EROFS))
+    def _is_sound(self, thing: _Thing) -> bool:
+        if thing.form is None:
+            return self._blob(thing.digest)
+        _drop_cache(self._store.layers.content(thing.digest, thing.form))
         try:
-            sound = Verification(self._store).layer_is_sound(diff_id, Form.EROFS, self._passed)
+            sound = Verification(self._store).layer_is_sound(thing.digest, thing.form, self._passed)
         except OSError:
             sound = False
-        return sound or not self._store.layers.has(diff_id, Form.EROFS)
+        return sound or not self._store.layers.has(thing.digest, thing.form)
 
     def _passed(self, count: int) -> None:
         """Take note of bytes read, and wait as long as the rate says."""
