@@ -6,6 +6,7 @@ import gzip
 import json
 import lzma
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from fixtures.registry import Registry
 from mesocosm.errors import Corrupt, InvalidConfig, NotFound
 from mesocosm.images.provisioner import Provisioner
 from provisions import docker_archive, image_of, new_id, opened, shown
-from registry_fixtures import sha256, write_layout
+from registry_fixtures import SmallImage, sha256, write_layout
 from tarballs import archive, directory, file
 
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 ONE = image_of([[file(b"base", b"b" * 70_000)], [directory(b"d"), file(b"d/one", b"1")]])
 TWO = image_of([[file(b"base", b"b" * 70_000)], [file(b"two", b"2")]])
 
@@ -127,3 +129,61 @@ async def test_a_real_tree_by_gnu_tar(busybox_root: Path, tmp_path: Path) -> Non
         provision = await provisioner.provision(new_id(), f"tarball:{path}", scratch=tmp_path / "s")
         with shown(provision.root, tmp_path / "root") as root:
             assert (root / "bin/busybox").stat().st_size == (busybox_root / "bin/busybox").stat().st_size
+
+
+def several(folder: Path) -> tuple[str, dict[str, SmallImage]]:
+    """A layout whose only entry is an index of two platforms; its digest, and the images by architecture."""
+    images = {one: image_of([[file(b"who", one.encode())]], architecture=one) for one in ("amd64", "arm64")}
+    for number, image in enumerate(images.values()):
+        write_layout(image, folder / f"part-{number}")
+    blobs = folder / "layout/blobs/sha256"
+    shutil.copytree(folder / "part-0", folder / "layout")
+    shutil.copytree(folder / "part-1/blobs", folder / "layout/blobs", dirs_exist_ok=True)
+    entries = [
+        {
+            "mediaType": image.media_type,
+            "digest": image.digest,
+            "size": len(image.manifest),
+            "platform": {"os": "linux", "architecture": architecture},
+        }
+        for architecture, image in images.items()
+    ]
+    index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
+    (blobs / sha256(index).removeprefix("sha256:")).write_bytes(index)
+    top = {"mediaType": OCI_INDEX, "digest": sha256(index), "size": len(index)}
+    (folder / "layout/index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
+    return sha256(index), images
+
+
+async def test_every_platform_travels_with_its_index(registry: Registry, tmp_path: Path) -> None:
+    """Pulled, pushed, seen by skopeo, saved, loaded elsewhere: one digest all the way."""
+    index, images = several(tmp_path)
+    digests = {image.digest for image in images.values()}
+    name, elsewhere = f"{registry.host}/travel/several:1", f"{registry.host}/travel/part:1"
+    run(
+        *("skopeo", "--insecure-policy", "copy", "--all", "--dest-tls-verify=false"),
+        *(f"oci:{tmp_path / 'layout'}", f"docker://{name}"),
+    )
+    (first := tmp_path / "first").mkdir()
+    (second := tmp_path / "second").mkdir()
+    async with opened(first) as provisioner:
+        await provisioner.pull(name, platform="linux/arm64")
+        assert await provisioner.push(name, elsewhere, platform="all") == images["arm64"].digest
+        with pytest.raises(NotFound, match="host for linux/arm64, not for linux/amd64"):
+            await provisioner.push(name, elsewhere)
+        assert {one.digest for one in await provisioner.pull_all(name)} == digests
+        assert await provisioner.push(name, elsewhere, platform="all") == index
+        saved = tmp_path / "saved.tar"
+        with open(saved, "wb") as target:
+            await provisioner.save([name], target.fileno(), platform="all")
+        with open(tmp_path / "docker.tar", "wb") as target, pytest.raises(InvalidConfig, match="platforms"):
+            await provisioner.save([name], target.fileno(), platform="all", form="docker-archive")
+        assert set((await provisioner.remove(name, platform="all")).deleted) == digests
+    raw = run("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{elsewhere}")
+    assert sha256(raw.encode()) == index
+    assert sha256(run("skopeo", "inspect", "--raw", f"oci-archive:{saved}").encode()) == index
+    async with opened(second) as provisioner:
+        assert {one.digest for one in await provisioner.load(saved, platform="all")} == digests
+        for architecture, image in images.items():
+            found = await provisioner.inspect(name, platform=f"linux/{architecture}")
+            assert found.digest == image.digest

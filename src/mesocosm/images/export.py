@@ -5,16 +5,18 @@ The same images give the same bytes: names in order, no times, no owners.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
 
-from mesocosm.errors import NotFound
+from mesocosm.errors import InvalidConfig, NotFound
 from mesocosm.images.blobs import BlobStore, write_all
 from mesocosm.images.digest import Digest
-from mesocosm.images.documents import REF_NAME, index_document
+from mesocosm.images.documents import REF_NAME, descriptor_json, index_document
 from mesocosm.images.image import ImageRecord
+from mesocosm.images.platform import host_platform
+from mesocosm.images.platforms import Listed
 from mesocosm.images.reference import Reference
 from mesocosm.images.strict import Json
 from mesocosm.images.tar import BLOCK
@@ -24,28 +26,42 @@ _NAME: Final = "io.containerd.image.name"
 
 
 class Export(msgspec.Struct, frozen=True):
-    """An image to be written, and the registry names it is to have."""
+    """An image to be written, or the same for several platforms, and the registry names it is to have."""
 
-    image: ImageRecord
+    listed: Listed
     names: tuple[Reference, ...]
 
+    @property
+    def image(self) -> ImageRecord:
+        """The one image; InvalidConfig when there are several."""
+        if len(self.listed.images) > 1:
+            raise InvalidConfig(
+                "a docker-archive knows no platforms", hint="use oci-archive, or one --platform"
+            )
+        return self.listed.images[0]
 
-def save(blobs: BlobStore, images: Sequence[Export], target: int) -> None:
+
+def save(blobs: BlobStore, exports: Sequence[Export], target: int) -> None:
     """Write the images to the descriptor ``target``; blocking.  NotFound when a blob is not kept here."""
-    for blob in _blobs(images):
+    for blob in _blobs(exports):
         if not blobs.has(blob):
             raise NotFound(f"blob {blob} is not kept on this host", hint="pull the image again")
     _member(target, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-    for blob in _blobs(images):
+    for blob in _blobs(exports):
         _copy(blobs, blob, target)
-    _member(target, "index.json", index_document(_entries(images)))
-    _member(target, "manifest.json", msgspec.json.encode([_docker(export) for export in images]))
+    indexes = {one.listed.index.descriptor.digest: one.listed.index for one in exports if one.listed.index}
+    for digest, index in sorted(indexes.items()):
+        _member(target, _path(digest), index.data)
+    _member(target, "index.json", index_document(_entries(exports)))
+    docker: list[Json] = [entry for export in exports for entry in _docker(export)]
+    _member(target, "manifest.json", msgspec.json.encode(docker))
     write_all(target, bytes(2 * BLOCK))
 
 
-def _blobs(images: Sequence[Export]) -> list[Digest]:
-    digests = {digest for export in images for digest in export.image.documents}
-    digests |= {Digest.parse(layer.digest) for export in images for layer in export.image.layers}
+def _blobs(exports: Sequence[Export]) -> list[Digest]:
+    images = [image for export in exports for image in export.listed.images]
+    digests = {digest for image in images for digest in image.documents}
+    digests |= {Digest.parse(layer.digest) for image in images for layer in image.layers}
     return sorted(digests)
 
 
@@ -53,15 +69,10 @@ def _path(digest: Digest) -> str:
     return f"blobs/{digest.algorithm}/{digest.hex}"
 
 
-def _entries(images: Sequence[Export]) -> list[Json]:
+def _entries(exports: Sequence[Export]) -> list[Json]:
     entries: list[Json] = []
-    for export in images:
-        image = export.image
-        entry: dict[str, Json] = {
-            "mediaType": image.media_type,
-            "digest": image.digest,
-            "size": image.manifest_size,
-        }
+    for export in exports:
+        entry = descriptor_json(export.listed.top)
         for name in export.names:
             annotations: dict[str, Json] = {REF_NAME: name.tag or "latest", _NAME: f"{name.name}:{name.tag}"}
             entries.append({**entry, "annotations": annotations})
@@ -70,10 +81,14 @@ def _entries(images: Sequence[Export]) -> list[Json]:
     return entries
 
 
-def _docker(export: Export) -> dict[str, Json]:
-    layers: list[Json] = [_path(Digest.parse(layer.digest)) for layer in export.image.layers]
-    names: list[Json] = [name.familiar for name in export.names]
-    return {"Config": _path(Digest.parse(export.image.image_id)), "RepoTags": names, "Layers": layers}
+def _docker(export: Export) -> Iterator[dict[str, Json]]:
+    """Docker's form knows no platforms: names are for the host's image, or the first where there is none."""
+    host = str(host_platform())
+    images = sorted(export.listed.images, key=lambda image: image.platform != host)
+    for number, image in enumerate(images):
+        layers: list[Json] = [_path(Digest.parse(layer.digest)) for layer in image.layers]
+        names: list[Json] = [name.familiar for name in export.names] if number == 0 else []
+        yield {"Config": _path(Digest.parse(image.image_id)), "RepoTags": names, "Layers": layers}
 
 
 def _copy(blobs: BlobStore, digest: Digest, target: int) -> None:

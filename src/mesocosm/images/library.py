@@ -27,10 +27,12 @@ from mesocosm.images.inspection import Inspection, Step, Usage
 from mesocosm.images.layer_mounts import LayerMounts
 from mesocosm.images.naming import Named, Naming, canonical, new_name
 from mesocosm.images.platform import Platform, host_platform, parse_platform
+from mesocosm.images.platforms import ALL, Listed, together
 from mesocosm.images.progress import Report
 from mesocosm.images.pull import Puller
+from mesocosm.images.reference import Reference
 from mesocosm.images.remote import Remote
-from mesocosm.images.removal import Removal, pin_owner, remove
+from mesocosm.images.removal import Removal, pin_owner, remove_each
 from mesocosm.images.rights import Rights
 from mesocosm.images.supply import have_blobs, have_documents, keep_blobs
 from mesocosm.images.transfer import in_thread
@@ -96,6 +98,26 @@ class Library:
         found: Image = await in_thread(self._inspection.image, image)
         return found
 
+    async def pull_all(
+        self,
+        reference: str,
+        *,
+        policy: str = "always",
+        backend: str | None = None,
+        progress: Report | None = None,
+    ) -> list[Image]:
+        """Have the image for every platform of Linux that its source has, or is here by policy ``never``."""
+        if policy == "never":
+            here = await in_thread(self._naming.each, reference, host_platform())
+            offered = [one.require_image().platform for one in here]
+        else:
+            named = canonical(reference)
+            offered = [str(one) for one in await self._families.store(named).platforms(named)]
+        return [
+            await self.pull(reference, policy=policy, platform=one, backend=backend, progress=progress)
+            for one in offered or [str(host_platform())]
+        ]
+
     async def images(self, filters: Sequence[str] = ()) -> list[Image]:
         """Return the images on this host, the latest pulled first; all, or those that selection.py admits.
 
@@ -145,8 +167,8 @@ class Library:
 
     async def remove(self, text: str, *, force: bool = False, platform: str | None = None) -> Removal:
         """Remove a name, and with the last one the image; Busy while a container holds it."""
-        named = await in_thread(self._naming.require, text, platform_of(platform))
-        return await in_thread(lambda: remove(self.store, named, named.require_image(), force=force))
+        chosen = await self._meant(text, platform)
+        return await in_thread(lambda: remove_each(self.store, chosen, force=force))
 
     async def prune(self, limits: Limits | None = None, *, dry_run: bool = False) -> Plan:
         """Remove images without a name, and with ``limits`` those unused for longest; what is held stays.
@@ -231,10 +253,8 @@ class Library:
 
         exports = []
         for text in texts:
-            named: Named = await in_thread(self._naming.require, text, platform_of(platform))
-            names = names_for([named.reference] if named.reference else [])
-            image = await self._with_blobs(named, progress or self._report)
-            exports.append(Export(image, names))
+            reference, listed = await self._going_out(text, platform, progress or self._report)
+            exports.append(Export(listed, names_for([reference] if reference else [])))
         if form == "docker-archive":
             from mesocosm.images.export_docker import save_docker
 
@@ -255,9 +275,10 @@ class Library:
         report = progress or self._report
         chosen: Backend = await in_thread(self._backends.get, None)
         origin = str(source) if isinstance(source, Path) else "a pipe"
+        wanted = None if platform == ALL else platform_of(platform)
         loaded = []
         async with arrived(self.store, source, plain=True) as path:
-            async for found in images_in(path, self._families, platform_of(platform)):
+            async for found in images_in(path, self._families, wanted):
                 found = msgspec.structs.replace(found, source=origin)
                 image = await self._puller.keep(found, chosen.form, report)
                 await keep_blobs(self.store, found, report)
@@ -314,17 +335,41 @@ class Library:
             await in_thread(self.store.catalogue.name, ref)
         return await in_thread(self._inspection.image, made)
 
-    async def push(self, text: str, target: str | None = None, *, progress: Report | None = None) -> str:
-        """Have an image in a registry, under its own name or ``target``; returns its digest."""
+    async def push(
+        self,
+        text: str,
+        target: str | None = None,
+        *,
+        platform: str | None = None,
+        progress: Report | None = None,
+    ) -> str:
+        """Have an image in a registry, under its own name or ``target``; returns its digest there.
+
+        ``platform`` "all" sends every platform that is here, and an index of them.
+        """
         from mesocosm.images.pushing import push  # the HTTP library takes long to import
 
         report = progress or self._report
-        named: Named = await in_thread(self._naming.require, text, host_platform())
-        name = canonical(target) if target else named.reference
+        reference, listed = await self._going_out(text, platform, report)
+        name = canonical(target) if target else reference
         if name is None:
             raise InvalidConfig(f"{text} has no name to push it by", hint="give one: HOST/NAME:TAG")
-        image = await self._with_blobs(named, report)
-        return str(await push(self.store, self._families, image, name, report))
+        return str(await push(self.store, self._families, listed, name, report))
+
+    async def _going_out(
+        self, text: str, platform: str | None, report: Report
+    ) -> tuple[Reference | None, Listed]:
+        """What is meant, with every blob; "all": on every platform that is here."""
+        chosen = await self._meant(text, platform)
+        images = [await self._with_blobs(named, report) for named in chosen]
+        return chosen[0].reference, await in_thread(together, self.store, images)
+
+    async def _meant(self, text: str, platform: str | None) -> list[Named]:
+        """What is here under a name for one platform, or for every one."""
+        if platform == ALL:
+            chosen: list[Named] = await in_thread(self._naming.each, text, host_platform())
+            return chosen
+        return [await in_thread(self._naming.require, text, platform_of(platform))]
 
     async def _with_blobs(self, named: Named, report: Report) -> ImageRecord:
         """An image that may be used, with every blob that its manifest names."""

@@ -15,7 +15,7 @@ from mesocosm.images.digest import Digest
 from mesocosm.images.documents import REF_NAME, Index, parse_document
 from mesocosm.images.families import Families
 from mesocosm.images.naming import canonical
-from mesocosm.images.platform import Platform
+from mesocosm.images.platform import Platform, host_platform
 from mesocosm.images.reference import Reference, parse_docker_name
 from mesocosm.images.stores.base import Found
 from mesocosm.images.strict import DOCUMENT_LIMIT
@@ -24,8 +24,11 @@ from mesocosm.images.transfer import in_thread
 _NAME: Final = "io.containerd.image.name"
 
 
-async def images_in(path: Path, families: Families, platform: Platform) -> AsyncIterator[Found]:
-    """Yield every image of an archive, with its ``names``.  Raises what the archive's store raises."""
+async def images_in(path: Path, families: Families, platform: Platform | None) -> AsyncIterator[Found]:
+    """Yield every image of an archive, with its ``names``; ``platform`` None: of each platform.
+
+    Raises what the archive's store raises.
+    """
     archive: Archive = await in_thread(Archive.open, path)
     if "oci-layout" in archive:
         async for found in _of_layout(archive, families, platform):
@@ -35,12 +38,12 @@ async def images_in(path: Path, families: Families, platform: Platform) -> Async
 
     for number in range(len(await in_thread(entries, archive))):
         reference = canonical(f"docker-archive:{path}:@{number}")
-        image = await families.store(reference).discover(reference, platform)
+        image = await families.store(reference).discover(reference, platform or host_platform())
         if image is not None:
             yield image
 
 
-async def _of_layout(archive: Archive, families: Families, platform: Platform) -> AsyncIterator[Found]:
+async def _of_layout(archive: Archive, families: Families, platform: Platform | None) -> AsyncIterator[Found]:
     data: bytes = await in_thread(archive.read, "index.json", DOCUMENT_LIMIT)
     what = f"{archive.path}, index.json"
     index = parse_document(data, content_type=mediatypes.OCI_INDEX, what=what)
@@ -52,9 +55,12 @@ async def _of_layout(archive: Archive, families: Families, platform: Platform) -
             held.append(name)
     for digest, given in names.items():
         reference = canonical(f"oci-archive:{archive.path}@{digest}")
-        found = await families.store(reference).discover(reference, platform)
-        if found is not None:
-            yield msgspec.structs.replace(found, names=tuple(given))
+        store = families.store(reference)
+        offered = [platform] if platform else await store.platforms(reference) or [host_platform()]
+        for one in offered:
+            found = await store.discover(reference, one)
+            if found is not None:
+                yield msgspec.structs.replace(found, names=tuple(given))
 
 
 def _name(annotations: dict[str, str]) -> Reference | None:

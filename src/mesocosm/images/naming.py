@@ -86,11 +86,30 @@ class Naming:
         return Named(reference, None)
 
     def require(self, text: str, platform: Platform) -> Named:
-        """As `find`, but raises NotFound when no such image is here."""
+        """As `find`, but raises NotFound when no such image is here; it tells other platforms that are."""
         named = self.find(text, platform)
         if named.image is None:
+            here = ", ".join(one.image.platform for one in self._everywhere(text) if one.image)
+            if here:
+                raise NotFound(
+                    f"image {shown(text, 120)} is on this host for {here}, not for {platform}",
+                    hint="choose with --platform, or pull it",
+                )
             raise missing(named.reference, text)
         return named
+
+    def each(self, text: str, platform: Platform) -> list[Named]:
+        """Return what a name means on every platform that is here, each image once; NotFound for none."""
+        return self._everywhere(text) or [self.require(text, platform)]
+
+    def _everywhere(self, text: str) -> list[Named]:
+        if is_whole_id(text):
+            return []
+        reference = canonical(text)
+        refs = [ref for ref in self._catalogue.refs() if ref.reference == str(reference)]
+        images = {ref.digest: (self._catalogue.image(ref.digest), ref) for ref in refs}
+        found = [Named(reference, image, ref) for image, ref in images.values() if image is not None]
+        return sorted(found, key=lambda one: one.require_image().platform)
 
 
 def missing(reference: Reference | None, text: str) -> NotFound:

@@ -104,7 +104,7 @@ def select(manifests: Sequence[Descriptor], wanted: Platform, what: str) -> Desc
     An entry that names no platform is taken only when it is alone: then the image's configuration decides.
     Attestations (``vnd.docker.reference.type``) are never images.  Raises NotFound naming what there is.
     """
-    images = [one for one in manifests if _ATTESTATION not in one.annotations]
+    images = _images(manifests)
     if len(images) == 1 and images[0].platform is None:
         return images[0]
     best: tuple[int, Descriptor] | None = None
@@ -117,6 +117,16 @@ def select(manifests: Sequence[Descriptor], wanted: Platform, what: str) -> Desc
             f"{what} has no image for {wanted}", hint=f"it has {_offers(images)}; choose with --platform"
         )
     return best[1]
+
+
+def offers(manifests: Sequence[Descriptor]) -> tuple[Platform, ...]:
+    """Return the platforms that an index's images name, normalised, each once, in its order."""
+    named = (one.platform for one in _images(manifests) if one.platform is not None)
+    return tuple(dict.fromkeys(normalised(Platform(one.os, one.architecture, one.variant)) for one in named))
+
+
+def _images(manifests: Sequence[Descriptor]) -> list[Descriptor]:
+    return [one for one in manifests if _ATTESTATION not in one.annotations]
 
 
 def _offers(images: Iterable[Descriptor]) -> str:

@@ -15,11 +15,13 @@ from mesocosm.images.families import Families
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.known import found_here
+from mesocosm.images.platforms import Listed
 from mesocosm.images.progress import Report
 from mesocosm.images.reference import Reference, parse_reference
 from mesocosm.images.registry.client import RegistryClient
 from mesocosm.images.registry.push import UploadSource
 from mesocosm.images.remote import registry_client
+from mesocosm.images.stores.base import Document
 from mesocosm.images.transfer import in_thread
 
 PARALLEL: Final = 3
@@ -27,25 +29,44 @@ PARALLEL: Final = 3
 
 
 async def push(
-    store: ImageStore, families: Families, image: ImageRecord, target: Reference, report: Report
+    store: ImageStore, families: Families, listed: Listed, target: Reference, report: Report
 ) -> Digest:
-    """Have the image in the registry under ``target``, and return its digest there.
+    """Have the images in the registry under ``target``, and return the digest that it stands for there.
 
-    A blob that another repository of this registry has by what is known here is mounted from there.  Raises
+    Several images go by their digests, and then the index that lists them under the name.  A blob that
+    another repository of this registry has by what is known here is mounted from there.  Raises
     InvalidConfig for a target that is no registry name, NotFound when blobs are not kept here.
     """
     client = await registry_client(families, target)
     if target.tag is None:
         raise InvalidConfig(f"{target} is no name to push by", hint="names are written HOST/NAME:TAG")
+    homes = await in_thread(_homes, store, target)
+    for image in listed.images:
+        manifest = await _send_image(store, client, target, image, homes, report)
+        name = str(manifest.descriptor.digest) if listed.index else target.tag
+        await client.push_manifest(target.repository, name, manifest.data, manifest.descriptor.media_type)
+    if listed.index is not None:
+        kind = listed.index.descriptor.media_type
+        await client.push_manifest(target.repository, target.tag, listed.index.data, kind)
+    return listed.top.digest
+
+
+async def _send_image(
+    store: ImageStore,
+    client: RegistryClient,
+    target: Reference,
+    image: ImageRecord,
+    homes: dict[str, str],
+    report: Report,
+) -> Document:
+    """Have an image's blobs there, and return its manifest."""
     found = await in_thread(found_here, store, image)
     wanted = {one.digest: one for one in (*found.manifest.layers, found.manifest.config)}
     for descriptor in wanted.values():
         if not store.blobs.has(descriptor.digest, descriptor.size):
             raise NotFound(f"blob {descriptor.digest} is not kept on this host", hint="pull the image again")
-    homes = await in_thread(_homes, store, target)
     await _send(store, client, target, list(wanted.values()), homes, report)
-    manifest = next(one for one in found.documents if one.descriptor.digest == found.manifest.digest)
-    return await client.push_manifest(target.repository, target.tag, manifest.data, found.manifest.media_type)
+    return next(one for one in found.documents if one.descriptor.digest == found.manifest.digest)
 
 
 async def _send(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from mesocosm.errors import Busy, WrongState
@@ -43,6 +45,16 @@ def remove(store: ImageStore, named: Named, image: ImageRecord, *, force: bool) 
         return Removal(untagged=untagged, deleted=(), freed=0)
     plan = Collector(store).remove([image.digest])
     return Removal(untagged=untagged, deleted=plan.images, freed=plan.size)
+
+
+def remove_each(store: ImageStore, chosen: Sequence[Named], *, force: bool) -> Removal:
+    """Remove a name on several platforms, see `remove`; blocking.  The first that is refused ends it."""
+    done = [remove(store, named, named.require_image(), force=force) for named in chosen]
+    return Removal(
+        untagged=tuple(dict.fromkeys(name for one in done for name in one.untagged)),
+        deleted=tuple(digest for one in done for digest in one.deleted),
+        freed=sum(one.freed for one in done),
+    )
 
 
 def _require_free(store: ImageStore, image: ImageRecord) -> None:

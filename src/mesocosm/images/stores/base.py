@@ -134,6 +134,11 @@ class Store:
         """Say what the reference stands for now; None when ``etag`` still holds."""
         raise Unsupported(f"{reference}: the {self.name} store has no layers to give")
 
+    async def platforms(self, reference: Reference) -> tuple[Platform, ...]:
+        """Return the platforms that an index offers for Linux; none where the reference is one image."""
+        del reference
+        return ()
+
     async def signatures(self, reference: Reference, digest: Digest) -> tuple[Signature, ...]:
         """Return the signatures that the source has for a document; none where the family knows none."""
         del reference, digest

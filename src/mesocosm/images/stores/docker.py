@@ -21,7 +21,7 @@ from mesocosm.images.registry.client import ManifestReply, RegistryClient
 from mesocosm.images.registry.credentials import Credentials, default_paths
 from mesocosm.images.signed_statement import LIMIT as STATEMENT_LIMIT
 from mesocosm.images.stores.base import Found, Store, StoreContext
-from mesocosm.images.stores.resolve import resolve, top_document
+from mesocosm.images.stores.resolve import platforms_of, resolve, top_document
 from mesocosm.images.transfer import SinkFactory
 from mesocosm.images.web import Web
 
@@ -46,13 +46,18 @@ class RegistryStore(Store):
     ) -> Found | None:
         """As `Store.discover`: one conditional request where an ETag is known."""
         client = await self.client(reference)
-        name = str(reference.digest) if reference.digest else reference.tag
-        if name is None:
-            raise NotFound(f"{reference} names neither tag nor digest")
-        reply = await client.manifest(reference.repository, name, etag=etag or "")
+        reply = await client.manifest(reference.repository, _name(reference), etag=etag or "")
         if reply is None:
             return None
         return await self._resolve(client, reference, platform, reply)
+
+    async def platforms(self, reference: Reference) -> tuple[Platform, ...]:
+        """As `Store.platforms`."""
+        client = await self.client(reference)
+        reply = await client.manifest(reference.repository, _name(reference))
+        if reply is None:
+            return ()
+        return platforms_of(top_document(reply.data, reply.media_type, reference), str(reference))
 
     async def _resolve(
         self, client: RegistryClient, reference: Reference, platform: Platform, reply: ManifestReply
@@ -137,6 +142,14 @@ class RegistryStore(Store):
             await self._web.close()
         await self._stack.aclose()
         self._clients.clear()
+
+
+def _name(reference: Reference) -> str:
+    """What a manifest is asked for by."""
+    name = str(reference.digest) if reference.digest else reference.tag
+    if name is None:
+        raise NotFound(f"{reference} names neither tag nor digest")
+    return name
 
 
 def credential_files(environ: Mapping[str, str]) -> tuple[Path, ...]:

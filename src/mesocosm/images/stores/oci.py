@@ -15,7 +15,7 @@ from mesocosm.images.foreign import shown
 from mesocosm.images.platform import Platform
 from mesocosm.images.reference import Reference
 from mesocosm.images.stores.base import Document, Found, Store, fetching
-from mesocosm.images.stores.resolve import resolve
+from mesocosm.images.stores.resolve import platforms_of, resolve
 from mesocosm.images.strict import DOCUMENT_LIMIT, Fields, load
 from mesocosm.images.transfer import in_thread
 
@@ -78,6 +78,17 @@ class OciStore(Store):
         top = Document(chosen, await read(chosen))
         source = str(layout.path)
         return await resolve(top, read, reference, platform, fetch=fetching(layout.chunks), source=source)
+
+    async def platforms(self, reference: Reference) -> tuple[Platform, ...]:
+        """As `Store.platforms`."""
+
+        def look() -> tuple[Platform, ...]:
+            layout = open_layout(reference)
+            chosen = _choose(layout, reference)
+            return platforms_of(Document(chosen, layout.read(layout.blob(chosen.digest))), str(reference))
+
+        found: tuple[Platform, ...] = await in_thread(look)
+        return found
 
 
 def open_layout(reference: Reference) -> Layout:

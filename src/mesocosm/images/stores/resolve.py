@@ -14,7 +14,7 @@ from mesocosm.errors import Corrupt, Exhausted, NotFound
 from mesocosm.images.config import ImageConfig, match_layers, parse_config
 from mesocosm.images.digest import Digest, verify
 from mesocosm.images.documents import Descriptor, Index, Manifest, parse_document
-from mesocosm.images.platform import Platform, rank
+from mesocosm.images.platform import Platform, offers, rank
 from mesocosm.images.reference import Reference
 from mesocosm.images.stores.base import Document, Fetch, Found
 from mesocosm.images.strict import DOCUMENT_LIMIT
@@ -57,6 +57,13 @@ async def resolve(
     return Found(
         manifest=manifest, config=config, documents=tuple(chain), source=source, fetch=fetch, etag=etag
     )
+
+
+def platforms_of(top: Document, what: str) -> tuple[Platform, ...]:
+    """Return the platforms that ``top`` offers for Linux, each once; none unless it is an index."""
+    found = _parse(top, what)
+    offered = offers(found.manifests) if isinstance(found, Index) else ()
+    return tuple(platform for platform in offered if platform.os == "linux")
 
 
 def top_document(data: bytes, media_type: str, reference: Reference) -> Document:

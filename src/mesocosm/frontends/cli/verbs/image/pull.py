@@ -13,7 +13,7 @@ from mesocosm.frontends.cli.progress import progress
 
 @click.command()
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-@click.option("--platform", metavar="OS/ARCH", help="Which of an image's platforms.")
+@click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
 @click.option("--backend", metavar="NAME", help="What layers are made ready for: erofs, overlay, copy.")
 @click.option(
     "--policy",
@@ -37,7 +37,7 @@ async def command(
     """Ask where IMAGES come from for what they are now, fetch what is missing, and print their digests.
 
     An image is docker.io's name, HOST/NAME:TAG, oci:PATH, oci-archive:PATH, docker-archive:PATH or
-    tarball:PATH.
+    tarball:PATH.  With --platform all every Linux platform comes that the source has, under one name.
     """
     status = 0
     with progress(quiet=quiet or form == "json") as shown:
@@ -45,15 +45,20 @@ async def command(
         async with library(ctx, told) as store:
             for image in images:
                 try:
-                    found = await store.pull(image, policy=policy, platform=platform, backend=backend)
+                    if platform == "all":
+                        found = await store.pull_all(image, policy=policy, backend=backend)
+                    else:
+                        one = await store.pull(image, policy=policy, platform=platform, backend=backend)
+                        found = [one]
                 except MesocosmError as error:
                     status = 1
                     if form == "json":
                         tell_failure(image, error)
                     click.echo(f"mesocosm: {error}", err=True)
                 else:
-                    if form == "json":
-                        tell("pulled", image, digest=found.digest)
-                    else:
-                        click.echo(found.digest)
+                    for one in found:
+                        if form == "json":
+                            tell("pulled", image, digest=one.digest, platform=one.platform)
+                        else:
+                            click.echo(one.digest)
     return status

@@ -14,21 +14,25 @@ from mesocosm.frontends.cli.progress import progress
 
 @click.command()
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
+@click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="json: events.")
 @click.argument("image", shell_complete=completion.images)
 @click.argument("target", required=False)
 @click.pass_context
 @asynchronous
-async def command(ctx: click.Context, quiet: bool, form: str, image: str, target: str | None) -> int:
+async def command(
+    ctx: click.Context, quiet: bool, platform: str | None, form: str, image: str, target: str | None
+) -> int:
     """Send IMAGE to a registry under its own name, or as TARGET (HOST/NAME:TAG), and print its digest.
 
-    What the registry has is not sent again; what another of its repositories has is mounted from there.
+    What the registry has is not sent again; what another of its repositories has is mounted from there.  With
+    --platform all every platform that is here is sent, and an index that lists them.
     """
     with progress(quiet=quiet or form == "json") as shown:
         told = Events() if form == "json" and not quiet else shown
         async with library(ctx, told) as store:
             try:
-                digest = await store.push(image, target)
+                digest = await store.push(image, target, platform=platform)
             except MesocosmError as error:
                 if form == "json":
                     tell_failure(image, error)

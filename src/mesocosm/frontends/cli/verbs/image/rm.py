@@ -14,12 +14,13 @@ from mesocosm.isolators.words import size
 @click.command()
 @click.option("-f", "--force", is_flag=True, help="All its names at once.")
 @click.option("--unused", is_flag=True, help="Images that have no name and that no container holds.")
+@click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
 @click.option("--remote", is_flag=True, help="From their registries, not from this host.")
 @click.argument("images", nargs=-1, shell_complete=completion.images)
 @click.pass_context
 @asynchronous
 async def command(
-    ctx: click.Context, force: bool, unused: bool, remote: bool, images: tuple[str, ...]
+    ctx: click.Context, force: bool, unused: bool, platform: str | None, remote: bool, images: tuple[str, ...]
 ) -> int:
     """Remove IMAGES by name or by digest; with the last name the image goes.
 
@@ -29,13 +30,13 @@ async def command(
     if not images and not unused:
         raise InvalidConfig("which image?", hint="name some, or give --unused")
     if remote:
-        if unused or force:
-            raise InvalidConfig("--remote goes with neither --force nor --unused")
+        if unused or force or platform:
+            raise InvalidConfig("--remote goes with none of --force, --unused, --platform")
         return await _remove_remotely(ctx, images)
     async with opened(ctx) as containerizer:
 
         async def remove(image: str) -> str:
-            await containerizer.images.remove(image, force=force)
+            await containerizer.images.remove(image, force=force, platform=platform)
             return image
 
         status = await each_image(images, remove)

@@ -28,7 +28,7 @@ from mesocosm.frontends.cli.progress import progress
     default="oci-archive",
     help="docker-archive: for readers that know no OCI.",
 )
-@click.option("--platform", metavar="OS/ARCH", help="Which of an image's platforms.")
+@click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
 @click.argument("images", nargs=-1, required=True, shell_complete=completion.images)
 @click.pass_context
 @asynchronous
