@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import ours, profile, results
+from bench import ours, results, timeline
 from bench.bundle import make_root
 from bench.cases import launch, memory, startup, throughput
 from bench.conditions import conditions, load
@@ -34,12 +34,12 @@ def arguments() -> argparse.Namespace:
 
 async def measure(
     options: argparse.Namespace, disk: Path, fast: Path
-) -> tuple[list[Measured], list[profile.Stretch]]:
+) -> tuple[list[Measured], list[timeline.Stretch]]:
     """Ask every question.  ``disk`` takes what must survive a reboot, ``fast`` (tmpfs) what need not."""
     root = make_root(disk)
     rounds = QUICK if options.quick else ROUNDS
     found: list[Measured] = []
-    steps: list[profile.Stretch] = []
+    steps: list[timeline.Stretch] = []
     async with contextlib.AsyncExitStack() as stack:
         peers = await stack.enter_async_context(Peers.open(fast, root))
         await peers.prove()
@@ -54,7 +54,7 @@ async def measure(
             found += await CASES[name].run(mine, peers, rounds=rounds[name])
         if mine and not options.only:
             print("measuring where the time goes", file=sys.stderr, flush=True)
-            steps = await profile.run(mine, rounds=rounds["launch"])
+            steps = await timeline.run(mine, rounds=rounds["launch"])
     return found, steps
 
 
@@ -96,7 +96,7 @@ def main() -> int:
         comparisons = [one for measured in found for one in measured.comparisons()]
         where |= {"load after": load()}
         results.write(Path(__file__).parent, comparisons, where)
-        profile.write(Path(__file__).parent, steps, where)
+        timeline.write(Path(__file__).parent, steps, where)
     return 0
 
 

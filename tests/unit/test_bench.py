@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from bench import bundle, measure, profile, results
+from bench import bundle, measure, results, timeline
 from bench.measure import Comparison, Measured, Series, in_turns
 
 
@@ -50,16 +50,16 @@ def test_both_files_are_written(tmp_path: Path) -> None:
 
 def test_a_profile_joins_steps_of_a_kind_and_hides_none_of_the_time() -> None:
     marks = [("b", 3_000_000), ("a", 1_000_000), ("b", 2_000_000), ("c", 3_010_000), ("a", 9_000_000)]
-    found = list(profile.stretches(0, marks))
+    found = list(timeline.stretches(0, marks))
     assert [(one.name, one.times, one.spent) for one in found] == [
         ("a", 1, 1.0),
         ("b", 2, 2.0),
         ("c", 1, 0.01),
         ("a", 1, 5.99),
     ]
-    merged = profile.medians([found, found, [one._replace(spent=one.spent * 3) for one in found]])
+    merged = timeline.medians([found, found, [one._replace(spent=one.spent * 3) for one in found]])
     assert merged == found
-    lines = "\n".join(profile.page(merged, {"kernel": "9.9"}))
+    lines = "\n".join(timeline.page(merged, {"kernel": "9.9"}))
     assert "| b × 2 | 2.00 | 3.00 |" in lines
     assert "| a | 6.00 | 9.00 |" in lines
     assert "| c |" not in lines
