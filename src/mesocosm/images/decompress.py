@@ -29,10 +29,10 @@ else:
 
 Compression = Literal["none", "gzip", "zstd", "xz", "bzip2"]
 
-PIECE = 1 << 20
+PIECE = 1 << 18
 """Largest piece of output, in bytes."""
 
-INPUT = 256 << 10
+INPUT = 128 << 10
 """Largest piece of input handed to a decompressor at once; gains nothing above, costs calls below."""
 
 _MAGIC: tuple[tuple[bytes, Compression], ...] = (

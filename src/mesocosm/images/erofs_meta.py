@@ -22,6 +22,9 @@ IMPLIED_XATTR = (b"trusted.overlay.mesocosm.implied", b"y")
 containers.
 """
 
+_TOGETHER = 512
+"""Inodes written at once: fewer, larger pieces."""
+
 _FIRST_SLOT = 2
 """Slot of the root directory.  Number 0 would do for the kernel, but readdir(3) skips entries with inode
 number 0.
@@ -113,8 +116,8 @@ class Metadata:
         bulky = [placed for placed in self._placed if placed.content_size]
         self._place_content(bulky)
         self._placed.sort(key=_OFFSET)
-        for placed in self._placed:
-            self._write_inode(placed)
+        for at in range(0, len(self._placed), _TOGETHER):
+            self._write_inodes(self._placed[at : at + _TOGETHER])
         for placed in bulky:
             self._write_content(placed)
         self._file.pad(self._block)
@@ -186,11 +189,19 @@ class Metadata:
         if missing:
             self._file.append(bytes(missing))
 
-    def _write_inode(self, placed: Placed) -> None:
+    def _write_inodes(self, some: list[Placed]) -> None:
+        at = self._file.position
+        pieces = []
+        for placed in some:
+            if placed.offset != at:
+                pieces.append(bytes(placed.offset - at))
+            inode = self._inode(placed)
+            pieces.append(inode)
+            at = placed.offset + len(inode)
+        self._file.append(b"".join(pieces))
+
+    def _inode(self, placed: Placed) -> bytes:
         node = placed.node
-        missing = placed.offset - self._file.position
-        if missing:
-            self._file.append(bytes(missing))
         seconds, nanos = divmod(node.mtime, 1_000_000_000)
         links = node.names
         if node.children is not None:
@@ -214,7 +225,7 @@ class Metadata:
             tail = struct.pack(f"<{len(node.chunks)}I", *(each & 0xFFFFFFFF for each in node.chunks))
         elif placed.layout == fmt.FLAT_INLINE:
             tail = self._content(placed)[self._outside(placed) :] if node.children is not None else node.tail
-        self._file.append(body + placed.xattrs + tail)
+        return body + placed.xattrs + tail
 
     def _write_content(self, placed: Placed) -> None:
         length = self._outside(placed)

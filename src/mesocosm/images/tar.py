@@ -99,6 +99,9 @@ class TarReader:
                 else:
                     self._take_meta(view[at : at + step])
                 at += step
+                if not self._data and self._padding <= end - at:  # nearly always: no turn of its own
+                    at += self._padding
+                    self._padding = 0
             elif self._padding:
                 step = min(self._padding, end - at)
                 self._padding -= step
