@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
+from mesocosm.errors import InvalidConfig
 from mesocosm.frontends.cli import grammar
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.encoding import show_json
 from mesocosm.frontends.cli.layout import count
+from mesocosm.images.foreign import shown
 from mesocosm.isolators.words import size
 
 if TYPE_CHECKING:
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
 @click.option("-a", "--all", "every", is_flag=True, help="Named images too, unless a container has them.")
 @click.option("--older", metavar="TIME", help="Named images that nobody used for so long: 720h.")
 @click.option("--budget", metavar="SIZE", help="Named images too, until no more than this is taken.")
+@click.option("--above", metavar="PERCENT", help="Named images too, when more of the disk is in use: 85%.")
+@click.option("--down-to", metavar="PERCENT", help="With --above: until no more is in use; 80% unless told.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How to print.")
@@ -32,6 +37,8 @@ async def command(
     every: bool,
     older: str | None,
     budget: str | None,
+    above: str | None,
+    down_to: str | None,
     dry_run: bool,
     force: bool,
     form: str,
@@ -40,7 +47,7 @@ async def command(
 
     What a container has, and what is pinned, stays.  On a terminal the plan is shown first.
     """
-    limits = _limits(every, older, budget)
+    limits = _limits(every, older, budget, _marks(above, down_to))
     async with opened(ctx) as containerizer:
         images = containerizer.images
         if not dry_run and not force and sys.stdin.isatty() and sys.stderr.isatty():
@@ -58,13 +65,38 @@ async def command(
     return 0
 
 
-def _limits(every: bool, older: str | None, budget: str | None) -> Limits | None:
+def _limits(
+    every: bool, older: str | None, budget: str | None, marks: tuple[float, float] | None
+) -> Limits | None:
     from mesocosm.images.collect import Limits  # noqa: PLC0415
 
     age = grammar.seconds(older, "--older") if older else 0.0 if every else None
-    if age is None and budget is None:
+    if age is None and budget is None and marks is None:
         return None
-    return Limits(age=age, budget=grammar.size(budget, "--budget") if budget else None)
+    most = grammar.size(budget, "--budget") if budget else None
+    if marks is None:
+        return Limits(age=age, budget=most)
+    return Limits(age=age, budget=most, high=marks[0], low=marks[1])
+
+
+def _marks(above: str | None, down_to: str | None) -> tuple[float, float] | None:
+    """The shares at which collection begins and ends."""
+    if above is None:
+        if down_to is not None:
+            raise InvalidConfig("--down-to says where --above ends", hint="give --above, too")
+        return None
+    high = _share(above, "--above")
+    low = min(0.8, high) if down_to is None else _share(down_to, "--down-to")
+    if low > high:
+        raise InvalidConfig(f"--down-to {down_to} is more than --above {above}")
+    return high, low
+
+
+def _share(text: str, option: str) -> float:
+    match = re.fullmatch(r"([0-9]{1,3})%?", text, re.ASCII)
+    if match is None or int(match[1]) > 100:
+        raise InvalidConfig(f"{option} {shown(text, 40)!r} is no percentage", hint="85%, for example")
+    return int(match[1]) / 100
 
 
 async def _agreed() -> bool:

@@ -1,0 +1,61 @@
+"""Collection between two water marks of the file system: it begins at one and ends at the other."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from attacks.commandline import CommandLine
+from kernel.test_full_disk import MIB, layout, small_disk
+from mesocosm.images.collect import Limits
+from provisions import image_of, new_id, opened
+from registry_fixtures import write_layout
+from tarballs import file
+
+
+def used(disk: Path) -> float:
+    """The share of a file system that is in use."""
+    found = os.statvfs(disk)
+    return 1 - found.f_bavail / found.f_blocks
+
+
+async def test_it_begins_at_the_high_mark_and_ends_at_the_low_one(tmp_path: Path) -> None:
+    names = [layout(tmp_path / f"layout-{number}", 2 * MIB) for number in range(5)]
+    with small_disk(tmp_path / "disk", 32 * MIB) as disk:
+        async with opened(disk) as provisioner:
+            digests = [(await provisioner.pull(name)).digest for name in names]
+            for age, digest in enumerate(digests):
+                provisioner.store.catalogue.used(digest, 1_000_000.0 + age)
+            await provisioner.provision(new_id(), names[0], scratch=disk / "s")
+            provisioner.store.catalogue.used(digests[0], 1.0)
+            full = used(disk)
+            assert full > 0.6
+            assert (await provisioner.prune(Limits(high=0.99, low=0.1))).empty
+            plan = await provisioner.prune(Limits(high=0.6, low=0.4), dry_run=True)
+            assert used(disk) == pytest.approx(full, abs=0.01)  # a plan is only shown
+            gone = await provisioner.prune(Limits(high=0.6, low=0.4))
+            assert gone == plan
+            assert 0.2 < used(disk) <= 0.4
+            assert digests[0] not in gone.images  # unused for longest, but a container holds it
+            assert set(gone.images) == set(digests[1 : 1 + len(gone.images)])
+            assert (await provisioner.prune(Limits(high=0.6, low=0.4))).empty
+
+
+def test_by_the_command_line(tmp_path: Path) -> None:
+    line = CommandLine(tmp_path)
+    name = f"oci:{write_layout(image_of([[file(b'a', b'1')]]), tmp_path / 'layout')}"
+    digest = line("pull", "-q", name).accepted().strip()
+    assert line("image", "prune", "-f", "--above", "100%").accepted() == ""
+    plan = line("image", "prune", "-n", "--above", "0%", "--down-to", "0%", "--format", "json").accepted()
+    assert json.loads(plan)["images"] == [digest]
+    assert line("image", "prune", "-f", "--above", "0%", "--down-to", "0").accepted().strip() == digest
+    for words in (
+        ("--above", "101%"),
+        ("--above", "x"),
+        ("--down-to", "10%"),
+        ("--above", "5", "--down-to", "9"),
+    ):
+        line("image", "prune", "-f", *words).refused("above|down-to")
