@@ -504,5 +504,6 @@ def test_tags_and_removal_in_a_registry(two: CommandLine, registry: Registry) ->
     assert two("image", "tags", name).accepted() == ""
     assert "example.org/app" in two("images").accepted()
     two("image", "tags", f"{registry.host}/remote/none").refused("has no|unknown")
+    two("image", "tags", f"{name}:1").refused("is one image")
     two("image", "tags", "oci:/somewhere").refused("not a name in a registry")
     assert two("image", "referrers", f"{name}@{ONE.digest}").accepted().split()[0] == "DIGEST"

@@ -464,3 +464,16 @@ def test_signals(text: str, number: int) -> None:
 @pytest.mark.parametrize("text", ["", "0", "65", "SIG", "SIG_DFL", "RTMIN-1", "\u0661", "1_0", "+9", "15 "])
 def test_no_signals(text: str) -> None:
     assert parse_signal(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("arm64", "linux/arm64"),
+        ("arm/v6", "linux/arm/v6"),
+        ("x86_64", "linux/amd64"),
+        ("windows/amd64", "windows/amd64"),
+    ],
+)
+def test_an_architecture_alone_means_linux(text: str, meant: str) -> None:
+    assert str(parse_platform(text)) == meant

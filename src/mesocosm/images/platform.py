@@ -34,6 +34,9 @@ _ARCHITECTURES = {
     "i586": "386",
     "i686": "386",
 }
+_KNOWN = frozenset({*_ARCHITECTURES, *_ARCHITECTURES.values(), "riscv64", "ppc64le", "s390x", "loong64"})
+"""Architectures that are understood without an operating system before them."""
+
 _DEFAULT_VARIANT = {"amd64": "v1", "arm64": "v8", "arm": "v7"}
 _VARIANT_OF_MACHINE = {"armhf": "v7", "armel": "v6", "armv6l": "v6", "armv7l": "v7", "armv8l": "v8"}
 _ORDERED = {"amd64": ("v1", "v2", "v3", "v4"), "arm": ("v5", "v6", "v7", "v8"), "arm64": ("v8", "v9")}
@@ -55,8 +58,13 @@ class Platform(msgspec.Struct, frozen=True):
 
 
 def parse_platform(text: str) -> Platform:
-    """Return the platform written as ``os/arch[/variant]``; raises InvalidConfig."""
+    """Return the platform written as ``os/arch[/variant]``; as in docker, ``arch[/variant]`` means Linux.
+
+    Raises InvalidConfig.
+    """
     parts = text.split("/")
+    if parts[0].lower() in _KNOWN:
+        parts.insert(0, "linux")
     if len(parts) not in (2, 3) or not all(_PART.fullmatch(part) for part in parts):
         raise InvalidConfig(
             f"platform {shown(text, 80)!r} is malformed", hint="expected OS/ARCH or OS/ARCH/VARIANT"

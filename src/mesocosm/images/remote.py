@@ -43,6 +43,8 @@ class Remote:
     async def tags(self, name: str) -> list[str]:
         """Return the tags of a repository, ``HOST/NAME``, in order."""
         reference = _name_in_registry(name)
+        if reference.digest is not None or _says_tag(name, reference):
+            raise InvalidConfig(f"{name} is one image", hint=f"tags are those of {reference.name}")
         client = await registry_client(self._families, reference)
         return sorted(await client.tags(reference.repository))
 
@@ -75,7 +77,7 @@ class Remote:
         client = await registry_client(self._families, reference)
         if reference.digest is not None:
             await client.delete(reference.repository, reference.digest)
-        elif reference.tag is not None and name.endswith(f":{reference.tag}"):
+        elif reference.tag is not None and _says_tag(name, reference):
             await client.delete_tag(reference.repository, reference.tag)
         else:
             raise InvalidConfig(f"{name} says no tag", hint=f"write {name}:TAG or {name}@DIGEST")
@@ -98,6 +100,11 @@ def _name_in_registry(name: str) -> Reference:
     if reference.transport != "docker":
         raise InvalidConfig(f"{name} is not a name in a registry", hint="names are written HOST/NAME:TAG")
     return reference
+
+
+def _says_tag(name: str, reference: Reference) -> bool:
+    """Whether a tag was written, and not only meant."""
+    return name.endswith(f":{reference.tag}")
 
 
 async def _digest(client: RegistryClient, reference: Reference) -> Digest:

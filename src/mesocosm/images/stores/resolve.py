@@ -102,6 +102,6 @@ def _config(document: Document, manifest: Manifest, platform: Platform, what: st
     if config.platform.architecture and rank(config.platform, platform) is None:
         raise NotFound(
             f"{what} is an image for {config.platform}, not for {platform}",
-            hint=f"run it all the same with --platform {config.platform}",
+            hint=f"take it all the same with --platform {config.platform}",
         )
     return config
