@@ -46,6 +46,7 @@ from mesocosm.plan import RootStep
 if TYPE_CHECKING:
     from mesocosm.images.registry.client import CredentialSource
     from mesocosm.images.registry.hosts import HostsConfig
+    from mesocosm.images.registry.throttle import Throttle
 
 ATTEMPTS: Final = 3
 """Times that an image is brought back when a collector took it between finding and leasing it."""
@@ -72,13 +73,17 @@ class Provisioner(Library):
         policy: Path = policy.PATH,
         hosts: HostsConfig | None = None,
         credentials: CredentialSource | None = None,
+        throttle: Throttle | None = None,
     ) -> AsyncIterator[Provisioner]:
-        """Open the image store below ``paths``.  ``progress`` takes the reports of all pulls.
+        """Open the image store below ``paths``.  ``progress`` takes the reports of all pulls,
+        ``throttle`` bounds the bytes a second that registries give and take.
 
         ``policy`` is the file of policy.py.  On leaving, layers that no container needs are unmounted.
         """
         store = await in_thread(ImageStore.open, paths.images)
-        context = StoreContext(paths=paths, blobs=store.blobs, hosts=hosts, credentials=credentials)
+        context = StoreContext(
+            paths=paths, blobs=store.blobs, hosts=hosts, credentials=credentials, throttle=throttle
+        )
         families = Families(context)
         provisioner = cls(paths, store, families, progress or silent, policy)
         try:

@@ -13,20 +13,28 @@ from mesocosm.errors import MesocosmError
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous, paths_of
 from mesocosm.images.progress import Report, silent
+from mesocosm.model.size import parse_size
 
 if TYPE_CHECKING:
     from mesocosm.images.library import Library
 
 
 @contextlib.asynccontextmanager
-async def library(ctx: click.Context, progress: Report = silent) -> AsyncIterator[Library]:
-    """The images on the roots that the command line names."""
+async def library(
+    ctx: click.Context, progress: Report = silent, limit_rate: str | None = None
+) -> AsyncIterator[Library]:
+    """The images on the roots that the command line names; ``limit_rate`` bytes a second, as written."""
     from mesocosm.images.provisioner import Provisioner  # noqa: PLC0415
 
     paths = paths_of(ctx)
     for directory in (paths.root, paths.runtime):
         durable.private_directory(directory)
-    async with Provisioner.open(paths, progress=progress) as images:
+    throttle = None
+    if limit_rate is not None:
+        from mesocosm.images.registry.throttle import Throttle  # noqa: PLC0415
+
+        throttle = Throttle(parse_size(limit_rate, "--limit-rate"))
+    async with Provisioner.open(paths, progress=progress, throttle=throttle) as images:
         yield images
 
 

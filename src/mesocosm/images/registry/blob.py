@@ -39,6 +39,7 @@ async def stream(
             async with contextlib.aclosing(reading.attempt()) as chunks:
                 async for chunk in chunks:
                     retry.progressed(len(chunk))
+                    await transport.take(len(chunk))
                     yield chunk
             if reading.position < descriptor.size:
                 raise Transient(f"{reading.what} ended after {reading.position} of {descriptor.size} bytes")

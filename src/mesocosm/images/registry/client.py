@@ -29,6 +29,7 @@ from mesocosm.images.registry.auth import Credential
 from mesocosm.images.registry.hosts import Endpoint, HostsConfig, endpoints_of
 from mesocosm.images.registry.limits import Limits
 from mesocosm.images.registry.manifests import ManifestReply, Resolved, check_names, pull_scope
+from mesocosm.images.registry.throttle import Throttle
 from mesocosm.images.registry.transport import Reply, Transport
 from mesocosm.images.transfer import Sink, SinkFactory
 
@@ -67,6 +68,7 @@ class RegistryClient:
         hosts: HostsConfig | None = None,
         credentials: CredentialSource | None = None,
         limits: Limits | None = None,
+        throttle: Throttle | None = None,
     ) -> RegistryClient:
         """Return a client for ``registry`` (``host[:port]``), to be entered as a context.
 
@@ -83,7 +85,14 @@ class RegistryClient:
                 # Another server stands behind it: its silence is not worth a minute.
                 bounds = msgspec.structs.replace(bounds, attempts=min(2, bounds.attempts))
             transports.append(
-                Transport(name, endpoint, credential, limits=bounds, deny_private=config.deny_private)
+                Transport(
+                    name,
+                    endpoint,
+                    credential,
+                    limits=bounds,
+                    deny_private=config.deny_private,
+                    throttle=throttle,
+                )
             )
         return cls(registry, tuple(transports))
 

@@ -154,6 +154,7 @@ class Upload:
     async def _body(self, offset: int, count: int) -> AsyncIterator[bytes]:
         self._sent = offset
         async for chunk in self._source(offset, count):
+            await self._transport.take(len(chunk))
             yield chunk
             self._sent += len(chunk)
             self._tell()

@@ -26,6 +26,7 @@ from mesocosm.images.registry.hosts import Endpoint
 from mesocosm.images.registry.limits import Limits
 from mesocosm.images.registry.origin import Guard, Origin, next_url
 from mesocosm.images.registry.retry import Retry
+from mesocosm.images.registry.throttle import Throttle
 
 Result = TypeVar("Result")
 Body = bytes | AsyncIterable[bytes] | None
@@ -60,8 +61,10 @@ class Transport:
         *,
         limits: Limits,
         deny_private: bool = False,
+        throttle: Throttle | None = None,
     ) -> None:
         self.registry = registry
+        self.throttle = throttle
         self.endpoint = endpoint
         self.limits = limits
         self._origin = Origin.of(endpoint.api)
@@ -91,6 +94,11 @@ class Transport:
     def is_own(self, url: URL) -> bool:
         """Whether ``url`` lies on this endpoint's origin, where its credentials are sent."""
         return Origin.of(url) == self._origin
+
+    async def take(self, count: int) -> None:
+        """Wait until that many bytes of a blob are within the rate that is allowed."""
+        if self.throttle is not None:
+            await self.throttle.take(count)
 
     async def call(
         self,

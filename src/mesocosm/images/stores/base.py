@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from mesocosm.images.digest import Digest
     from mesocosm.images.registry.client import CredentialSource
     from mesocosm.images.registry.hosts import HostsConfig
+    from mesocosm.images.registry.throttle import Throttle
     from mesocosm.images.signatures import Signature
 
 Open = Callable[[Descriptor, int], AsyncIterator[bytes]]
@@ -106,13 +107,14 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
 class StoreContext(msgspec.Struct, frozen=True, kw_only=True):
     """What a store may use: the paths of this installation, and the blob store, to look into or to keep what
     has to be read whole before it can be named.  ``hosts`` and ``credentials`` are for registries; None: what
-    is configured on this host.
+    is configured on this host.  ``throttle`` bounds the bytes a second that registries give and take.
     """
 
     paths: Paths
     blobs: BlobStore
     hosts: HostsConfig | None = None
     credentials: CredentialSource | None = None
+    throttle: Throttle | None = None
 
 
 class Store:

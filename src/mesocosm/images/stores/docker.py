@@ -132,7 +132,11 @@ class RegistryStore(Store):
             credential_files(os.environ), environ=os.environ
         )
         client = await RegistryClient.open(
-            registry, repository=repository, hosts=self.context.hosts, credentials=credentials
+            registry,
+            repository=repository,
+            hosts=self.context.hosts,
+            credentials=credentials,
+            throttle=self.context.throttle,
         )
         return await self._stack.enter_async_context(client)
 

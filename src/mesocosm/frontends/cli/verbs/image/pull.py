@@ -21,6 +21,7 @@ from mesocosm.frontends.cli.progress import progress
     default="always",
     help="When to ask where an image comes from.",
 )
+@click.option("--limit-rate", metavar="SIZE", help="Bytes a second at the most, as in 2m.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="json: events.")
 @click.argument("images", nargs=-1, required=True)
 @click.pass_context
@@ -31,6 +32,7 @@ async def command(
     platform: str | None,
     backend: str | None,
     policy: str,
+    limit_rate: str | None,
     form: str,
     images: tuple[str, ...],
 ) -> int:
@@ -42,7 +44,7 @@ async def command(
     status = 0
     with progress(quiet=quiet or form == "json") as shown:
         told = Events() if form == "json" and not quiet else shown
-        async with library(ctx, told) as store:
+        async with library(ctx, told, limit_rate) as store:
             for image in images:
                 try:
                     if platform == "all":

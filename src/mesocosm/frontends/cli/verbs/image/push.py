@@ -15,13 +15,20 @@ from mesocosm.frontends.cli.progress import progress
 @click.command()
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
+@click.option("--limit-rate", metavar="SIZE", help="Bytes a second at the most, as in 2m.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="json: events.")
 @click.argument("image", shell_complete=completion.images)
 @click.argument("target", required=False)
 @click.pass_context
 @asynchronous
 async def command(
-    ctx: click.Context, quiet: bool, platform: str | None, form: str, image: str, target: str | None
+    ctx: click.Context,
+    quiet: bool,
+    platform: str | None,
+    limit_rate: str | None,
+    form: str,
+    image: str,
+    target: str | None,
 ) -> int:
     """Send IMAGE to a registry under its own name, or as TARGET (HOST/NAME:TAG), and print its digest.
 
@@ -30,7 +37,7 @@ async def command(
     """
     with progress(quiet=quiet or form == "json") as shown:
         told = Events() if form == "json" and not quiet else shown
-        async with library(ctx, told) as store:
+        async with library(ctx, told, limit_rate) as store:
             try:
                 digest = await store.push(image, target, platform=platform)
             except MesocosmError as error:
