@@ -24,6 +24,8 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
+import msgspec
+
 from mesocosm import durable, logs, reports, trace
 from mesocosm.engine import Engine
 from mesocosm.errors import Corrupt, InvalidConfig, LaunchError, MesocosmError, NotFound, WrongState
@@ -32,6 +34,7 @@ from mesocosm.guard import watch_over
 from mesocosm.images.progress import Report as ProgressReport
 from mesocosm.images.progress import silent
 from mesocosm.images.provisioner import Provisioner
+from mesocosm.isolators import registry
 from mesocosm.isolators.base import Isolator
 from mesocosm.isolators.host import Host
 from mesocosm.launch import failures
@@ -230,11 +233,17 @@ class Containerizer:
         return await self.destroy(container, message=f"killed, it had not stopped within {grace:g} s")
 
     async def update(self, container: ContainerID, resources: Resources) -> None:
-        """Put new limits in force; when one isolator fails, the others go back (API-4, GAP-4)."""
+        """Put new limits in force; when one isolator fails, the others go back (API-4, GAP-4).
+
+        Raises InvalidConfig for a limit that none of the container's isolators would hold it to.
+        """
         async with self._engine.locked(container):
             record = self._engine.records.load(container)
             if record.state not in (State.CREATED, State.RUNNING):
                 raise WrongState(f"container {container} is {record.state}, its limits cannot be changed")
+            registry.check_requests(
+                record.status.isolation, msgspec.structs.replace(record.config, resources=resources)
+            )
             before = record.status.resources or record.config.resources
             changed: list[Isolator] = []
             try:

@@ -17,7 +17,7 @@ from fixtures import leaks
 from fixtures.images import Layout
 from fixtures.view import View
 from mesocosm import ContainerConfig, Containerizer
-from mesocosm.errors import Busy
+from mesocosm.errors import Busy, InvalidConfig
 from mesocosm.linux import processes, syscalls
 from mesocosm.linux.cgroups import Cgroup
 from mesocosm.model import ContainerID, Resources, Termination
@@ -155,11 +155,13 @@ async def test_a_processor_limit_throttles(yard: Yard) -> None:
 
 
 async def test_r24_a_disk_may_be_named_and_not_opened(yard: Yard) -> None:
-    """R-24: nodes of the host's block devices, of memory and of kernel messages open nothing; null and zero
-    do.
+    """R-24: nodes of the host's block devices, of memory, of kernel messages and of the host's console open
+    nothing; null and zero do.
     """
     numbers = sorted({_number(path) for path in Path("/sys/class/block").iterdir()} | {"1:0", "8:0"})
-    attempts = [("b", number) for number in numbers[:6]] + [("c", "1:1"), ("c", "1:4"), ("c", "1:11")]
+    attempts = [("b", number) for number in numbers[:6]] + [
+        ("c", number) for number in ("1:1", "1:4", "1:11", "5:1")
+    ]
     script = ["cd /tmp", "head -c 1 /dev/zero >/dev/null && echo zero works"]
     for index, (kind, number) in enumerate(attempts):
         major, minor = number.split(":")
@@ -192,6 +194,15 @@ async def test_limits_change_up_and_down_while_it_runs(yard: Yard) -> None:
         assert await now() == (memory * MEBIBYTE, cpus, pids)
     await yard.containers.update(container, Resources())
     assert await now() == (None, None, None)
+
+
+async def test_a_limit_that_no_isolator_holds_is_refused_from_python_too(yard: Yard) -> None:
+    """GAP-4: a limit that is taken and not enforced would be worse than a refusal."""
+    container = await yard.begin(*FOR_EVER, isolation=("cgroups/mem",))
+    with pytest.raises(InvalidConfig, match="cgroups/pids"):
+        await yard.containers.update(container, Resources(memory=64 * MEBIBYTE, pids=16))
+    await yard.containers.update(container, Resources(memory=64 * MEBIBYTE))
+    assert (await yard.containers.usage(container)).memory_limit == 64 * MEBIBYTE
 
 
 async def test_a_limit_below_what_is_in_use_is_refused_and_kills_nobody(yard: Yard) -> None:

@@ -124,7 +124,7 @@ def choose(config: ContainerConfig) -> tuple[str, ...]:
     _check_filesystem(chosen, config)
     ordered = (*(name for name in ORDER if name in chosen), *_ordered_foreign(chosen - set(ORDER)))
     _check_requirements(ordered)
-    _check_requests(ordered, config)
+    check_requests(ordered, config)
     return ordered
 
 
@@ -188,7 +188,8 @@ def _check_requirements(ordered: tuple[str, ...]) -> None:
                 )
 
 
-def _check_requests(ordered: tuple[str, ...], config: ContainerConfig) -> None:
+def check_requests(ordered: tuple[str, ...], config: ContainerConfig) -> None:
+    """Raises InvalidConfig for a request that none of these isolators would honour."""
     for name, (what, asks) in _ASKING.items():
         if name not in ordered and asks(config):
             raise InvalidConfig(

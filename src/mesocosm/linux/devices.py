@@ -77,13 +77,13 @@ DEFAULT = tuple(
             "c 1:8 rwm",  # random
             "c 1:9 rwm",  # urandom
             "c 5:0 rwm",  # tty
-            "c 5:1 rwm",  # console
             "c 5:2 rwm",  # ptmx
             "c 136:* rwm",  # pts
         ),
     )
 )
-"""Docker's defaults: nodes of every device may be made, those of a container's own ``/dev`` used."""
+"""Docker's defaults without the host's console (5:1): nodes of every device may be made, those of a
+container's own ``/dev`` used."""
 
 
 def allow_only(group: Cgroup, rules: Sequence[DeviceRule]) -> None:

@@ -1,7 +1,8 @@
 """Which devices may be opened, whatever nodes a container makes (attack R-24, parity §3.3 devices).
 
-Docker's list, which is Mesos' without consoles 4:0 and 4:1 and without /dev/net/tun (10:200): the memory
-devices, the container's own terminals.  Nodes of any number may be made, as docker has it; they open nothing.
+Docker's list without the host's system console (5:1); Mesos' has that, consoles 4:0 and 4:1 and /dev/net/tun
+(10:200) besides.  What is left are the memory devices and the container's own terminals.  Nodes of any number
+may be made, as docker has it; they open nothing.
 """
 
 from __future__ import annotations

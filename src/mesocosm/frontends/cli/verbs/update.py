@@ -5,14 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import click
-import msgspec
 
 from mesocosm.errors import InvalidConfig
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.each import each
 from mesocosm.frontends.cli.request import limits, resources_of
-from mesocosm.isolators import registry
 from mesocosm.model import ContainerID
 
 
@@ -33,10 +31,6 @@ async def command(ctx: click.Context, /, containers: tuple[str, ...], **given: A
 
         async def update(container: ContainerID) -> None:
             report = await containerizer.status(container)
-            resources = resources_of(given, report.resources)
-            registry.choose(
-                msgspec.structs.replace(report.config, resources=resources, isolation=report.isolation)
-            )
-            await containerizer.update(container, resources)
+            await containerizer.update(container, resources_of(given, report.resources))
 
         return await each(containerizer, containers, update)
