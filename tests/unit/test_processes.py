@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 
 import pytest
 from hypothesis import given
@@ -80,6 +81,24 @@ def test_a_process_that_has_ended_is_not_alive_reaped_or_not() -> None:
     os.close(held)
     with pytest.raises(ProcessLookupError):
         start_time(pid)
+
+
+def test_a_process_whose_socket_has_just_closed_is_not_alive() -> None:
+    """The end of a connection comes before the end of its process: whoever asks then gets the truth."""
+    for _ in range(200):
+        ours, theirs = socket.socketpair()
+        pid = os.fork()
+        if pid == 0:
+            ours.close()
+            theirs.recv(1)
+            os._exit(0)
+        theirs.close()
+        it = identify(pid)
+        ours.send(b"x")
+        assert ours.recv(1) == b""
+        assert not is_alive(*it)
+        os.waitpid(pid, 0)
+        ours.close()
 
 
 def test_status_fields_and_boot_id() -> None:

@@ -95,14 +95,25 @@ def hold(pid: int, started: int) -> int | None:
 
 
 def is_alive(pid: int, started: int) -> bool:
-    """Whether exactly this process runs.  One that has ended but is not reaped does not."""
+    """Whether exactly this process runs.  One that is ending, or has ended but is not reaped, does not."""
     fd = hold(pid, started)
     if fd is None:
         return False
     try:
-        return not has_ended(fd)
+        return not has_ended(fd) and not _is_ending(pid)
     finally:
         os.close(fd)
+
+
+def _is_ending(pid: int) -> bool:
+    """Whether it runs no instruction any more: its sockets are closed before its pidfd tells of the end.
+
+    The kernel's exit_files takes the table of descriptors away first, and procfs shows a size of 0.
+    """
+    try:
+        return read_status(pid).get("FDSize") == "0"
+    except ProcessLookupError:
+        return True
 
 
 def has_ended(pidfd: int, timeout: float = 0) -> bool:
