@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
+
 from mesocosm.images import signatures, signed_statement
 from mesocosm.images.digest import Digest
 from mesocosm.images.policy import Rule
 from mesocosm.images.reference import Reference
 from mesocosm.images.signatures import Signature
 from mesocosm.images.stores.base import Store
+from mesocosm.images.transfer import in_thread
 
 if TYPE_CHECKING:
     from mesocosm.images.gpg import Keyring
+    from mesocosm.images.signed_part import Part
 
 GPG_TYPE = "atomic container signature"
 
@@ -42,7 +46,8 @@ def witnesses_of(rule: Rule) -> tuple[Witness, ...]:
     if rule.gpg_keys:
         from mesocosm.images.gpg import Keyring  # an extra: only who asks for it needs it
 
-        found.append(GpgKeys(Keyring.load(rule.gpg_keys), rule))
+        keyring = Keyring.load(rule.gpg_keys)
+        found += [GpgKeys(keyring, rule), GpgFiles(keyring)]
     return tuple(found)
 
 
@@ -86,3 +91,47 @@ class GpgKeys:
             return f"an OpenPGP signature does not count: {opened}"
         exact = self._rule.identity == "exact"
         return signed_statement.refusal(opened.content, GPG_TYPE, reference, digest, exact=exact)
+
+
+class SignedFile(msgspec.Struct, frozen=True):
+    """What was found of one file: who signed it, or why its signature counts for nothing."""
+
+    name: str
+    signers: tuple[str, ...] = ()
+    refusal: str = ""
+
+
+class GpgFiles:
+    """Appc's detached signatures: every file that the image is made of has to have one.
+
+    What is kept of them is whose they were; the keys are judged anew each time.
+    """
+
+    kind = "gpg-files"
+
+    def __init__(self, keyring: Keyring) -> None:
+        self._keyring = keyring
+
+    async def offered(self, store: Store, reference: Reference, digest: Digest) -> tuple[Signature, ...]:
+        """As `Witness.offered`."""
+        found = [await in_thread(self._check, part) for part in await store.parts(reference, digest)]
+        return (Signature(msgspec.json.encode(found), b""),) if found else ()
+
+    def refusal(self, signature: Signature, reference: Reference, digest: Digest) -> str | None:
+        """As `Witness.refusal`."""
+        del reference, digest
+        for one in msgspec.json.decode(signature.statement, type=tuple[SignedFile, ...]):
+            refusals = [self._keyring.refusal(signer) for signer in one.signers]
+            if None not in refusals:
+                return f"{one.name}: {one.refusal or refusals[0]}"
+        return None
+
+    def _check(self, part: Part) -> SignedFile:
+        """Blocking: reads the whole file."""
+        if part.signature is None:
+            return SignedFile(part.name, refusal="it has no signature")
+        opened = self._keyring.check_file(part.path, part.signature)
+        if not isinstance(opened, str):
+            return SignedFile(part.name, opened.signers)
+        offers = f"; its site offers {', '.join(part.keys_at[:3])}" if part.keys_at else ""
+        return SignedFile(part.name, refusal=f"its signature does not count: {opened}{offers}")

@@ -20,6 +20,7 @@ OURS: dict[str, str] = {
     "host": "host:HostStore",
     "tarball": "tarball:TarballStore",
     "aci": "appc:AppcStore",
+    "appc": "appc:AppcStore",
     "erofs": "erofs:ErofsStore",
 }
 """Reference transport to the class that serves it."""

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from mesocosm.images.registry.hosts import HostsConfig
     from mesocosm.images.registry.throttle import Throttle
     from mesocosm.images.signatures import Signature
+    from mesocosm.images.signed_part import Part
 
 Open = Callable[[Descriptor, int], AsyncIterator[bytes]]
 """Opens a blob's bytes from an offset on; retries by itself, ends when the blob does."""
@@ -151,6 +152,13 @@ class Store:
         the family knows none.
         """
         del reference, digest, lookaside
+        return ()
+
+    async def parts(self, reference: Reference, digest: Digest) -> tuple[Part, ...]:
+        """Return the files that an image discovered by this store is made of, where its family signs files;
+        none for all others.  ``digest`` is the manifest's.
+        """
+        del reference, digest
         return ()
 
     def root(self, reference: Reference, *, scratch: Path | None, read_only: bool) -> Root:
