@@ -51,7 +51,8 @@ def new_id() -> ContainerID:
 def shown(step: RootStep, where: Path) -> Iterator[Path]:
     """The root that a step describes, mounted at ``where``, as the child would assemble it."""
     if isinstance(step, OverlayRoot):
-        fd = mounts.overlay(step.layers, upper=step.upper, work=step.work, options=[("volatile", None)])
+        options = [("volatile", None)] if step.volatile else []
+        fd = mounts.overlay(step.layers, upper=step.upper, work=step.work, options=options)
     elif isinstance(step, BindRoot):
         fd = mounts.clone_tree(step.source)
         if step.read_only:

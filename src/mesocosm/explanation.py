@@ -60,5 +60,6 @@ async def _preview(engine: Engine, container: ContainerID, config: ContainerConf
         platform=config.platform,
         backend=config.backend,
         read_only=config.read_only,
+        changes=config.root_changes,
         scratch=engine.where(container).scratch,
     )

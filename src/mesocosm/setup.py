@@ -105,6 +105,7 @@ async def _provision(engine: Engine, intent: Intent) -> Provision | None:
         platform=config.platform,
         backend=config.backend,
         read_only=config.read_only,
+        changes=config.root_changes,
         scratch=engine.where(intent.id).scratch,
     )
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mesocosm import trace
-from mesocosm.errors import Corrupt
-from mesocosm.images import policy
+from mesocosm.errors import Corrupt, InvalidConfig, Unsupported
+from mesocosm.images import policy, root_changes
 from mesocosm.images.backends import backend_class
 from mesocosm.images.backends.base import Backend, StackedLayer
 from mesocosm.images.families import Families
@@ -39,9 +39,10 @@ from mesocosm.images.reference import Reference
 from mesocosm.images.store_faults import store_faults
 from mesocosm.images.stores.base import StoreContext
 from mesocosm.images.transfer import in_thread
-from mesocosm.model import ContainerID, ImageIdentity, ImageRuntime
+from mesocosm.model import ContainerID, ImageIdentity, ImageRuntime, RootChanges
 from mesocosm.paths import Paths
 from mesocosm.plan import RootStep
+from mesocosm.plan.operations import OverlayRoot
 
 if TYPE_CHECKING:
     from mesocosm.images.registry.client import CredentialSource
@@ -58,6 +59,19 @@ class Provision(msgspec.Struct, frozen=True, kw_only=True):
     identity: ImageIdentity
     runtime: ImageRuntime
     root: RootStep
+
+
+class _Wish(msgspec.Struct, frozen=True):
+    """What a root is to be: where its changes go, whether there are any, and where they are kept."""
+
+    scratch: Path
+    read_only: bool
+    changes: RootChanges | None
+
+    @property
+    def place(self) -> Path:
+        """Where a backend prepares the root."""
+        return self.scratch if self.changes is None else Path(self.changes.path)
 
 
 class Provisioner(Library):
@@ -103,20 +117,23 @@ class Provisioner(Library):
         platform: str | None = None,
         backend: str | None = None,
         read_only: bool = False,
+        changes: RootChanges | None = None,
         scratch: Path,
     ) -> Provision:
         """Have the image, lease it for the container, and prepare its root; changes go below ``scratch``.
 
+        With ``changes`` they are kept (root_changes.py), and ``scratch`` only stands for the container.
         May be called again for the same container: leases add up.  ``read_only`` roots have an upper layer
         too, in which mount points are made before the root becomes read-only.
         """
-        direct = self._direct(reference, backend, scratch, read_only)
+        wish = _Wish(scratch, read_only, changes)
+        direct = self._direct(reference, backend, wish)
         if direct is not None:
             return direct
         wanted = platform_of(platform)
         if pull == "missing":
             known: Provision | None = await in_thread(
-                self._at_once, container, reference, wanted, backend, scratch, read_only
+                self._at_once, container, reference, wanted, backend, wish
             )
             if known is not None:
                 return known
@@ -124,9 +141,7 @@ class Provisioner(Library):
         chosen: Backend = await in_thread(self._backends.get, backend)
         for _ in range(ATTEMPTS):
             image, ref = await self._having.image(named, wanted, chosen, pull, self._report)
-            step = await in_thread(
-                self._assemble, container, named.reference, image, chosen, scratch, read_only
-            )
+            step = await in_thread(self._assemble, container, named.reference, image, chosen, wish)
             if step is not None:
                 return _provision(named, image, ref, step)
         raise Corrupt(f"layers of image {reference} keep disappearing", hint="is something removing them?")
@@ -138,18 +153,23 @@ class Provisioner(Library):
         platform: str | None = None,
         backend: str | None = None,
         read_only: bool = False,
+        changes: RootChanges | None = None,
         scratch: Path,
     ) -> Provision:
         """Say what `provision` would, without changing anything.  NotFound for images that are not here."""
         named = await in_thread(self._naming.find, reference, platform_of(platform))
         if named.reference is not None and not self._families.store(named.reference).layered:
-            return _direct(named.reference, self._families, scratch, read_only)
+            return _direct(named.reference, self._families, _Wish(scratch, read_only, changes))
         image = named.image
         if image is None:
             raise missing(named.reference, reference)
         chosen: Backend = await in_thread(self._backends.likely, backend)
-        step = chosen.preview(self._stacked(image, chosen), scratch, read_only=read_only)
-        return _provision(named, image, named.ref, step)
+        wish = _Wish(scratch, read_only, changes)
+        if changes is not None:
+            _require_keeping(chosen)
+            await in_thread(root_changes.check, changes, image)
+        step = chosen.preview(self._stacked(image, chosen), wish.place, read_only=read_only)
+        return _provision(named, image, named.ref, _kept(step, wish))
 
     async def release(self, container: ContainerID) -> None:
         """Let go of what the container held; idempotent.  ``scratch`` stays its caller's."""
@@ -165,7 +185,7 @@ class Provisioner(Library):
 
     # --- how ------------------------------------------------------------------------------------------------
 
-    def _direct(self, text: str, backend: str | None, scratch: Path, read_only: bool) -> Provision | None:
+    def _direct(self, text: str, backend: str | None, wish: _Wish) -> Provision | None:
         """The provision of a family without layers, for which a thread would take longer; else None."""
         if backend is not None:
             backend_class(backend)  # a root that needs none is no reason to let a wrong name pass
@@ -173,8 +193,9 @@ class Provisioner(Library):
         if reference is None or self._families.store(reference).layered:
             return None
         self._admission.direct(reference)
-        _make_changes(scratch)
-        return _direct(reference, self._families, scratch, read_only)
+        found = _direct(reference, self._families, wish)
+        _make_changes(wish.scratch)
+        return found
 
     def _at_once(
         self,
@@ -182,8 +203,7 @@ class Provisioner(Library):
         text: str,
         platform: Platform,
         backend: str | None,
-        scratch: Path,
-        read_only: bool,
+        wish: _Wish,
     ) -> Provision | None:
         """The provision of an image that is here, whole, and need not be asked about; None for all others."""
         named = self._naming.find(text, platform)
@@ -191,9 +211,7 @@ class Provisioner(Library):
             return None
         if self._rights.wanted(named.reference, named.image):
             return None
-        step = self._assemble(
-            container, named.reference, named.image, self._backends.get(backend), scratch, read_only
-        )
+        step = self._assemble(container, named.reference, named.image, self._backends.get(backend), wish)
         return None if step is None else _provision(named, named.image, named.ref, step)
 
     def _assemble(
@@ -202,8 +220,7 @@ class Provisioner(Library):
         reference: Reference | None,
         image: ImageRecord,
         backend: Backend,
-        scratch: Path,
-        read_only: bool,
+        wish: _Wish,
     ) -> RootStep | None:
         """Lease the image and prepare the root; None when layers have gone meanwhile."""
         self._admission.before_start(reference, image)
@@ -219,11 +236,16 @@ class Provisioner(Library):
                 and not self.mounts.has(image.merge.hex)
             ):
                 self.store.merges.have(image)
-            scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-            step = backend.root(self._stacked(image, backend), scratch, read_only=read_only)
+            wish.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if wish.changes is not None:
+            _require_keeping(backend)
+            name = str(reference) if reference else image.digest
+            root_changes.claim(wish.changes, image, name, str(container), wish.scratch)
+        with store_faults(self.store.root):
+            step = backend.root(self._stacked(image, backend), wish.place, read_only=wish.read_only)
         trace.point("provisioner.prepared")
         self.store.catalogue.used(image.digest, time.time())
-        return step
+        return _kept(step, wish)
 
     def _stacked(self, image: ImageRecord, backend: Backend) -> tuple[StackedLayer, ...]:
         """The image's layers, top first; on top of them the look of directories they do not describe.
@@ -261,7 +283,27 @@ def _make_changes(scratch: Path) -> None:
         directory.chmod(mode)
 
 
-def _direct(reference: Reference, families: Families, scratch: Path, read_only: bool) -> Provision:
-    root = families.store(reference).root(reference, scratch=scratch, read_only=read_only)
+def _require_keeping(backend: Backend) -> None:
+    if not backend.keeps:
+        raise Unsupported(
+            f"the {backend.name} backend cannot keep changes to the root",
+            hint="use --backend erofs or overlay",
+        )
+
+
+def _kept(step: RootStep, wish: _Wish) -> RootStep:
+    """What is kept has to reach the disk: overlayfs never mounts a volatile upper layer twice."""
+    if wish.changes is None or not isinstance(step, OverlayRoot):
+        return step
+    return msgspec.structs.replace(step, volatile=False)
+
+
+def _direct(reference: Reference, families: Families, wish: _Wish) -> Provision:
+    if wish.changes is not None:
+        raise InvalidConfig(
+            f"{reference} is no image of layers: changes to its root cannot be kept",
+            hint="import it as an image first",
+        )
+    root = families.store(reference).root(reference, scratch=wish.scratch, read_only=wish.read_only)
     identity = ImageIdentity(reference=root.reference, platform=str(host_platform()), checked_at=time.time())
     return Provision(identity=identity, runtime=ImageRuntime(), root=root.step)

@@ -7,6 +7,7 @@ from mesocosm.model.config import (
     Mount,
     NamespaceModes,
     Rlimit,
+    RootChanges,
     TmpfsMount,
 )
 from mesocosm.model.ids import ContainerID, check_name
@@ -29,6 +30,7 @@ __all__ = [
     "Reason",
     "Resources",
     "Rlimit",
+    "RootChanges",
     "Termination",
     "TmpfsMount",
     "Usage",

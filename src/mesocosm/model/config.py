@@ -43,6 +43,16 @@ class TmpfsMount(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", ta
 Mount = HostPathMount | TmpfsMount
 
 
+class RootChanges(msgspec.Struct, frozen=True):
+    """Keep the changes to the root in the directory ``path``, beyond the container.
+
+    They fit the image that they were made to; ``rebase`` lays them over another one.
+    """
+
+    path: str
+    rebase: bool = False
+
+
 class Rlimit(msgspec.Struct, frozen=True):
     """One resource limit: name as in ``nofile``; None stands for unlimited (parity RL-1)."""
 
@@ -77,6 +87,7 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``entrypoint``   replaces the image's; an empty tuple removes it
     ``env``          ``KEY=VALUE`` strings; they win over the image's
     ``user``         ``name|uid[:group|gid]``; None takes the image's
+    ``root_changes`` where changes to the root stay; None lets them go with the container
     ``seccomp``      ``default``, ``unconfined`` or a profile's JSON text (Docker's format)
     ``isolation``    isolator names or aliases; empty takes the default set
     ``stop_timeout`` seconds between the stop signal and the kill
@@ -94,6 +105,7 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     isolation: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
     read_only: bool = False
+    root_changes: RootChanges | None = None
     capabilities: CapabilityRequest = CapabilityRequest()
     seccomp: str = "default"
     no_new_privileges: bool = True
@@ -124,7 +136,19 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
                 raise InvalidConfig(f"mount target {mount.target!r} is not an absolute path")
         if self.workdir and not self.workdir.startswith("/"):
             raise InvalidConfig(f"working directory {self.workdir!r} is not an absolute path")
+        self._check_root_changes()
         if self.stop_timeout < 0:
             raise InvalidConfig(f"stop timeout {self.stop_timeout} is negative")
         if not 0 <= self.shm_size < 1 << 62:
             raise InvalidConfig(f"shm size {self.shm_size} is out of range")
+
+    def _check_root_changes(self) -> None:
+        changes = self.root_changes
+        if changes is None:
+            return
+        if not changes.path.startswith("/") or "\0" in changes.path:
+            raise InvalidConfig(f"the directory for root changes {changes.path!r} is not an absolute path")
+        if self.read_only:
+            raise InvalidConfig("a read-only root has no changes to keep")
+        if self.image is None:
+            raise InvalidConfig("without an image the root is the host's own: there are no changes to keep")

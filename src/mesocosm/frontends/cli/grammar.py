@@ -14,7 +14,7 @@ from pathlib import Path
 from mesocosm.errors import InvalidConfig, NotFound
 from mesocosm.isolators.words import nearest
 from mesocosm.linux.rlimits import NUMBERS, canonical
-from mesocosm.model import HostPathMount, Mount, Rlimit, TmpfsMount
+from mesocosm.model import HostPathMount, Mount, Rlimit, RootChanges, TmpfsMount
 from mesocosm.model.size import parse_size
 
 _MOUNT_FLAGS = ("nosuid", "nodev", "noexec", "suid", "dev", "exec")
@@ -121,6 +121,14 @@ def tmpfs(text: str) -> TmpfsMount:
         read_only="ro" in flags,
         options=tuple(flag for flag in flags if flag in _MOUNT_FLAGS),
     )
+
+
+def root_changes(text: str) -> RootChanges:
+    """``PATH[,rebase]``."""
+    path, comma, word = text.partition(",")
+    if not path or (comma and word != "rebase"):
+        raise InvalidConfig(f"--root-changes: {text!r} is not PATH or PATH,rebase")
+    return RootChanges(os.path.normpath(Path(path).absolute()), rebase=bool(comma))
 
 
 def ulimit(text: str) -> Rlimit:

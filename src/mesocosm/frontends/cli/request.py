@@ -60,6 +60,11 @@ _OPTIONS = [
     click.option("-h", "--hostname", metavar="NAME", help="Host name inside."),
     click.option("--entrypoint", metavar="PROGRAM", help="Replace the image's entrypoint; empty removes it."),
     click.option("--read-only", is_flag=True, help="Make the root file system read-only."),
+    click.option(
+        "--root-changes",
+        metavar="PATH[,rebase]",
+        help="Keep changes to the root in a directory; rebase lays them over another image.",
+    ),
     click.option("--cap-add", multiple=True, metavar="NAME", help="Add a capability, or ALL."),
     click.option("--cap-drop", multiple=True, metavar="NAME", help="Drop a capability, or ALL."),
     click.option(
@@ -122,6 +127,7 @@ def config_of(given: dict[str, Any], *, auto_remove: bool = False, stdin: bool =
         isolation=_isolation(given["isolation"]),
         mounts=tuple(mounts),
         read_only=given["read_only"],
+        root_changes=grammar.root_changes(given["root_changes"]) if given["root_changes"] else None,
         capabilities=CapabilityRequest(add=given["cap_add"], drop=given["cap_drop"]),
         seccomp=seccomp,
         no_new_privileges=no_new_privileges,

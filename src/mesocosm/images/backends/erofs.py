@@ -19,6 +19,7 @@ class ErofsBackend(Backend):
     """Layers are EROFS files; their mounts are shared, and outlive every container."""
 
     name = "erofs"
+    keeps = True
     form = Form.EROFS
 
     def probe(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ class OverlayBackend(Backend):
     """Layers are trees with overlayfs' own whiteouts; changes go to ``scratch/upper``."""
 
     name = "overlay"
+    keeps = True
     form = Form.TREE
 
     def probe(self) -> None:
@@ -58,10 +60,14 @@ def stack(directories: Sequence[str], scratch: Path) -> RootStep:
 
 
 def make_changes(scratch: Path) -> None:
-    """Make the directories for changes.  ``upper`` decides how the container's ``/`` looks: 0755, root's."""
+    """Make the directories for changes, where they are not there yet.
+
+    ``upper`` decides how the container's ``/`` looks: 0755, root's.
+    """
     for name, mode in (("upper", 0o755), ("work", 0o700)):
-        (scratch / name).mkdir(exist_ok=True)
-        (scratch / name).chmod(mode)
+        with contextlib.suppress(FileExistsError):
+            (scratch / name).mkdir()
+            (scratch / name).chmod(mode)
 
 
 def try_overlay(trial: Path, lowers: Sequence[Path | int]) -> None:

@@ -201,6 +201,8 @@ def _notes(container: Container) -> tuple[str, ...]:
     elif isinstance(root, OverlayRoot) and writable and root.upper is not None:
         kind = f"{len(root.layers)} layer{'' if len(root.layers) == 1 else 's'}, writable"
     notes = [f"root: {kind}"]
+    if container.config.root_changes is not None:
+        notes.append(f"root changes: kept in {container.config.root_changes.path}")
     if container.config.namespaces.ipc != "host":
         notes.append(f"/dev/shm: {size(container.config.shm_size)}")
     return tuple(notes)
