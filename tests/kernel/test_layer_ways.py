@@ -1,0 +1,144 @@
+"""The ways in which a layer reaches a root on other hosts: through loop devices, and by sharing file data."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from fixtures.command import run
+from mesocosm.errors import Unsupported
+from mesocosm.images.backends.copy import copy_layer
+from mesocosm.images.layer_mounts import LayerMounts, mount_by_loop
+from mesocosm.linux import loop, mounts
+from provisions import image_of, new_id, opened, shown
+from registry_fixtures import write_layout
+from tarballs import file
+
+FS_IOC_FIEMAP = 0xC020660B
+FIEMAP_EXTENT_SHARED = 0x2000
+LAYERS = [[file(b"base", b"b" * 9_000)], [file(b"one", b"1" * 5_000)], [file(b"two", b"2")]]
+EXPECTED = {"base": b"b" * 9_000, "one": b"1" * 5_000, "two": b"2"}
+
+
+def loops_of(folder: Path) -> set[str]:
+    """The loop devices that have a file below a folder."""
+    found = set()
+    for entry in Path("/sys/block").glob("loop*/loop/backing_file"):
+        try:
+            if entry.read_text().startswith(str(folder)):
+                found.add(entry.parts[3])
+        except FileNotFoundError:
+            continue  # it went back meanwhile
+    return found
+
+
+@pytest.fixture
+def by_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that mounts block devices only (before Linux 6.12)."""
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOTBLK, "Block device required")
+
+    monkeypatch.setattr("mesocosm.images.layer_mounts.mount_files", refuse)
+
+
+@pytest.mark.parametrize("deep", [32, 2])
+async def test_layers_through_loop_devices(
+    deep: int, by_loop: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each by itself, and as devices of a merge; no device is left when the mounts are gone."""
+    del by_loop
+    monkeypatch.setattr("mesocosm.images.image.DEEP", deep)
+    path = f"oci:{write_layout(image_of(LAYERS), tmp_path / 'layout')}"
+    async with opened(tmp_path) as provisioner:
+        provision = await provisioner.provision(new_id(), path, backend="erofs", scratch=tmp_path / "s")
+        assert len(loops_of(tmp_path)) == len(LAYERS) + (deep == 2)
+        with shown(provision.root, tmp_path / "root") as root:
+            assert {one.name: one.read_bytes() for one in root.iterdir()} == EXPECTED
+    assert loops_of(tmp_path) == set()
+
+
+def test_what_cannot_be_mounted_leaves_no_loop_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "layer.erofs"
+    damaged.write_bytes(bytes(1 << 16))
+    with pytest.raises(OSError):
+        mount_by_loop((damaged, damaged))
+    assert loops_of(tmp_path) == set()
+
+    def refuse(file: int) -> tuple[int, str]:
+        del file
+        raise OSError(errno.ENOENT, "No such file or directory", "/dev/loop-control")
+
+    monkeypatch.setattr(loop, "attach", refuse)
+    with pytest.raises(Unsupported, match="no loop device"):
+        mount_by_loop((damaged,))
+
+
+def test_a_layer_has_one_superblock_on_a_host(tmp_path: Path) -> None:
+    """Two superblocks would keep two copies of its pages."""
+    made: list[Sequence[Path]] = []
+
+    def mount(files: Sequence[Path]) -> int:
+        made.append(files)
+        return mounts.tmpfs(source="layer")
+
+    layers = [LayerMounts(tmp_path / "layers", mount) for _ in range(2)]
+    places = [one.hold({"a": (tmp_path / "a.erofs",)}) for one in layers]
+    try:
+        assert places[0] == places[1] and len(made) == 1
+    finally:
+        layers[0].drop(["a"])
+
+
+@pytest.fixture
+def btrfs(tmp_path: Path) -> Iterator[Path]:
+    """A btrfs of the test's own."""
+    image, where = tmp_path / "btrfs.img", tmp_path / "btrfs"
+    with image.open("wb") as sparse:
+        sparse.truncate(128 << 20)
+    run("mkfs.btrfs", "-q", image)
+    where.mkdir()
+    if subprocess.run(["mount", "-o", "loop", image, where], capture_output=True, check=False).returncode:
+        pytest.skip("this kernel has no btrfs")
+    yield where
+    run("umount", where)
+
+
+def is_shared(path: Path) -> bool:
+    """Whether another file has the same extents (fiemap.rst)."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+        asked = bytearray(struct.pack("=QQLLLL", 0, 1 << 62, 1, 0, 1, 0) + bytes(56))
+        fcntl.ioctl(fd, FS_IOC_FIEMAP, asked)
+    finally:
+        os.close(fd)
+    return bool(struct.unpack_from("=L", asked, 32 + 40)[0] & FIEMAP_EXTENT_SHARED)
+
+
+def test_copies_share_data_where_the_file_system_can(btrfs: Path) -> None:
+    """BK-4 with FICLONE; what one copy changes the layer does not have."""
+    layer, copy = btrfs / "layer", btrfs / "copy"
+    for folder in (layer, copy):
+        folder.mkdir()
+    (layer / "data").write_bytes(os.urandom(1 << 20))
+    (layer / "data").chmod(0o4755)
+    os.utime(layer / "data", ns=(1, 1_234_567_890_123_456_789))
+    copy_layer(layer, copy)
+    assert is_shared(copy / "data") and is_shared(layer / "data")
+    found = (copy / "data").stat()
+    assert (found.st_mode & 0o7777, found.st_mtime_ns) == (0o4755, 1_234_567_890_123_456_789)
+    before = (layer / "data").read_bytes()
+    assert (copy / "data").read_bytes() == before
+    with (copy / "data").open("r+b") as file:
+        file.write(b"changed")
+    assert (layer / "data").read_bytes() == before
