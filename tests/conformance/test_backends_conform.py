@@ -226,3 +226,15 @@ async def test_the_choice_is_made_by_trying_and_remembered(tmp_path: Path) -> No
         assert provision.root.layers[-1].startswith(str(tmp_path / "run/layers"))
     assert json.loads((tmp_path / "run/backend.json").read_text())["name"] == "erofs"
     assert not list((tmp_path / "state/images/ingest").iterdir())
+
+
+async def test_a_layer_that_hides_everything_below_it(tmp_path: Path) -> None:
+    """OCI image spec, layer.md "Opaque Whiteout", of the root itself."""
+    layers = [
+        [file(b"a"), directory(b"d"), file(b"d/x")],
+        [file(b".wh..wh..opq", b""), file(b"b")],
+        [file(b"c")],
+    ]
+    path = f"oci:{write_layout(image_of(layers), tmp_path / 'layout')}"
+    trees = [await tree_of(tmp_path, path, backend) for backend in STACKING]
+    assert [set(tree) for tree in trees] == [{b"b", b"c"}] * 4

@@ -131,7 +131,7 @@ def _record(
         layers=tuple(layers),
     )
     record = record_of(manifest, found.config, f"converted from {image.digest}", time.time())
-    record = msgspec.structs.replace(record, looks=image.looks)
+    record = msgspec.structs.replace(record, looks=image.looks, hidden=image.hidden)
     known = store.catalogue.image(record.digest)
     if known is None:
         store.catalogue.add(record)

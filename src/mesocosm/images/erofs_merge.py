@@ -61,7 +61,7 @@ def write_merged(
                 )
             upper = image.tree()
             _shift(upper, base, bits)
-            root = _strip(upper) if root is None else _merge(root, upper)
+            root = _strip(upper) if root is None or upper.opaque else _merge(root, upper)
             devices.append(fmt.DEVICE_SLOT.pack(image.uuid.hex().encode(), image.blocks, base))
             base += image.blocks
     if base >= fmt.MAX_BLOCKS or root is None:

@@ -38,7 +38,8 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     ``runtime`` is what the image says of its process, ``layers`` bottom first, ``source`` where it came from,
     ``pulled_at`` seconds since the epoch, ``created`` the author's own date (RFC 3339, hostile), ``looks``
-    whether its directories need a layer that says how they look (looks.py).
+    whether its directories need a layer that says how they look (looks.py), ``hidden`` how many of its lowest
+    layers nobody sees, because the next one hides all that is below it.
     """
 
     digest: str
@@ -53,6 +54,7 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
     source: str
     pulled_at: float
     looks: bool = False
+    hidden: int = 0
     version: int = VERSION
 
     @property

@@ -32,7 +32,7 @@ from mesocosm.images.image import ImageRecord
 from mesocosm.images.layer_mounts import mount_image
 from mesocosm.images.layers import Form, LayerStore
 from mesocosm.images.leases import Leases
-from mesocosm.images.looks import Look, closing, find_looks, write_looks
+from mesocosm.images.looks import Look, closing, find_looks, hides_all, write_looks
 from mesocosm.images.merging import Merges
 from mesocosm.images.staging import replace, staged
 from mesocosm.images.store_faults import store_faults
@@ -83,8 +83,10 @@ class ImageStore:
     def settle_looks(self, image: ImageRecord, form: Form) -> ImageRecord:
         """Make that tree where the image needs one, and return its record, which says so; blocking.
 
+        The record also says which layers are hidden: overlayfs asks no root directory whether it is opaque.
         All layers have to be there.
         """
+        image = msgspec.structs.replace(image, hidden=self._hidden(image, form))
         records = [self.layers.record(diff_id, form) for diff_id in image.diff_ids[1:]]
         if not any(record is None or record.implied for record in records):
             return image
@@ -92,6 +94,14 @@ class ImageStore:
         if looks and not self.looks(image).exists():
             self._publish_looks(image, looks)
         return msgspec.structs.replace(image, looks=bool(looks))
+
+    def _hidden(self, image: ImageRecord, form: Form) -> int:
+        """How many layers lie below the highest that hides everything (OCI image spec, "Opaque Whiteout")."""
+        for number in range(len(image.diff_ids) - 1, 0, -1):
+            with closing([open_layer(self.layers.content(image.diff_ids[number], form), form)]) as held:
+                if hides_all(held[0]):
+                    return number
+        return 0
 
     def condemn_looks(self, needed: frozenset[str]) -> None:
         """Move the trees of images that are gone to the trash; ``needed`` are hex chain IDs."""
@@ -101,7 +111,7 @@ class ImageStore:
 
     def _find_looks(self, image: ImageRecord, form: Form) -> dict[bytes, Look]:
         with closing([]) as layers:
-            for diff_id in dict.fromkeys(reversed(image.diff_ids)):
+            for diff_id in dict.fromkeys(reversed(image.diff_ids[image.hidden :])):
                 layers.append(open_layer(self.layers.content(diff_id, form), form))
             return find_looks(layers)
 

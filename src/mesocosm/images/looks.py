@@ -190,6 +190,15 @@ def _has(fd: int, name: str) -> bool:
         raise
 
 
+def hides_all(layer: int) -> bool:
+    """Whether a layer, by the descriptor of its root, hides all that lies below it."""
+    fd = os.open(".", _DIRECTORY, dir_fd=layer)
+    try:
+        return _has(fd, OPAQUE)
+    finally:
+        os.close(fd)
+
+
 @contextlib.contextmanager
 def closing(descriptors: list[int]) -> Iterator[list[int]]:
     """Close what was appended to the list."""

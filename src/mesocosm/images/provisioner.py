@@ -257,7 +257,8 @@ class Provisioner(Library):
             content = layers.content(image.merge, Form.MERGED)
             files = self.store.merges.files(image)
             return (StackedLayer(image.merge.hex, content, Form.MERGED, files),)
-        stack = [StackedLayer(one.hex, layers.content(one, form), form) for one in reversed(image.diff_ids)]
+        seen = reversed(image.diff_ids[image.hidden :])
+        stack = [StackedLayer(one.hex, layers.content(one, form), form) for one in seen]
         if image.looks:
             stack.insert(0, StackedLayer(image.chain_id.hex, self.store.looks(image), Form.TREE))
         return tuple(stack)
