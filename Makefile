@@ -7,7 +7,7 @@ STAMP := $(VENV)/.set-up
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-unit test-tools check format bench clean
+.PHONY: help setup run test test-unit test-tools check format bench bench-images clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
@@ -44,6 +44,10 @@ format: setup  ## format, and fix what can be fixed
 
 bench: setup test-tools  ## measure against crun, runc and bubblewrap; rewrites bench/RESULTS.md, PROFILE.md and results.json
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-images: setup test-tools  ## measure images against containerd, podman and tar; rewrites bench/IMAGES.md and images.json
+	@scripts/install-bench-tools
+	@$(BIN)/python -m bench.images $(ARGS)
 
 clean:  ## remove .venv and every cache of the tools
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -6,12 +6,16 @@ import datetime
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 PACKAGES = ("crun", "runc", "bubblewrap", "conmon", "busybox-static")
 
 
-def conditions() -> dict[str, str]:
+IMAGE_PACKAGES = ("containerd", "podman", "libarchive-tools", "tar", "docker-registry")
+
+
+def conditions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """What a reader needs to know to repeat or doubt a figure."""
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -20,7 +24,7 @@ def conditions() -> dict[str, str]:
         "kernel": platform.release(),
         "cgroups": _cgroups(),
         "python": platform.python_version(),
-        "peers": ", ".join(f"{name} {version}" for name, version in _versions().items()),
+        "peers": ", ".join(f"{name} {version}" for name, version in _versions(packages).items()),
         "load before": load(),
     }
 
@@ -45,9 +49,9 @@ def _cgroups() -> str:
     return "hybrid" if "cgroup2" in kinds else "version 1"
 
 
-def _versions() -> dict[str, str]:
+def _versions(packages: Sequence[str]) -> dict[str, str]:
     done = subprocess.run(
-        ["dpkg-query", "-W", "-f", "${Package} ${Version}\n", *PACKAGES],
+        ["dpkg-query", "-W", "-f", "${Package} ${Version}\n", *packages],
         capture_output=True,
         text=True,
         check=False,

@@ -6,11 +6,13 @@ import asyncio
 import random
 import statistics
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 Sample = Callable[[], Awaitable[float]]
-Unit = Literal["ms", "per s", "KiB"]
+Result = TypeVar("Result")
+Unit = Literal["ms", "s", "per s", "KiB", "MiB", "calls"]
 OURS = "mesocosm"
+LIMIT = "the limit"
 PAUSE = 0.05
 """Seconds between two samples."""
 
@@ -85,3 +87,22 @@ async def in_turns(
             if number >= warm_up:
                 values[who].append(value)
     return Measured(name, unit, tuple(Series(who, tuple(found)) for who, found in values.items()))
+
+
+def by_turns(contenders: Mapping[str, Callable[[], Result]], *, rounds: int) -> dict[str, list[Result]]:
+    """Have each contender do its work once a round, each round beginning with another one.
+
+    For work of seconds on file systems made anew: nothing is warmed up.
+    """
+    order = list(contenders)
+    found: dict[str, list[Result]] = {who: [] for who in order}
+    for number in range(rounds):
+        start = number % len(order)
+        for who in (*order[start:], *order[:start]):
+            found[who].append(contenders[who]())
+    return found
+
+
+def limit(value: float) -> Series:
+    """What is not to be exceeded, in the place of a peer."""
+    return Series(LIMIT, (value,))

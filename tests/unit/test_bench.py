@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 from bench import bundle, measure, results, timeline
-from bench.measure import Comparison, Measured, Series, in_turns
+from bench.images import goals
+from bench.measure import Comparison, Measured, Series, by_turns, in_turns, limit
 
 
 def _measured(unit: str = "ms") -> Measured:
@@ -104,3 +105,35 @@ def test_comparison_knows_which_direction_is_good() -> None:
     series = Series("x", (1.0,))
     assert Comparison("x", "KiB", series, series).better == "lower"
     assert Comparison("x", "per s", series, series).better == "higher"
+
+
+def test_image_goals_are_ratios_not_to_be_exceeded() -> None:
+    """What has a goal is told as met or not; what has none is told without."""
+    fast = Comparison("pull gzip, wall", "s", Series("mesocosm", (2.0,)), Series("containerd", (8.0,)))
+    slow = Comparison("pull gzip, wall", "s", Series("mesocosm", (2.0,)), Series("podman", (8.0,)))
+    free = Comparison("pull gzip, cpu", "s", Series("mesocosm", (2.0,)), Series("podman", (8.0,)))
+    assert goals.missed([fast, slow, free]) == [slow]
+    lines = list(results.table([fast, slow, free], goals.goal))[2:]
+    assert [line.rpartition("**")[2] for line in lines] == [
+        " | ≤ 0.29: met |",
+        " | ≤ 0.20: not met |",
+        " | |",
+    ]
+
+
+def test_image_files_are_written(tmp_path: Path) -> None:
+    one = Comparison("6 layers mounted", "ms", Series("mesocosm", (0.5,)), limit(1.0))
+    results.write_images(tmp_path, [one], {"kernel": "9.9"}, goals.goal)
+    [entry] = json.loads((tmp_path / "images.json").read_text())
+    assert (entry["name"], entry["peer_name"], entry["ratio"]) == ("6 layers mounted", "the limit", 0.5)
+    page = (tmp_path / "IMAGES.md").read_text()
+    assert "≤ 1.00: met" in page
+    assert "- kernel: 9.9" in page
+    assert "## Method" in page
+
+
+def test_image_contenders_take_turns_without_a_warm_up() -> None:
+    order: list[str] = []
+    found = by_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2)
+    assert order == ["a", "b", "b", "a"]
+    assert {who: len(made) for who, made in found.items()} == {"a": 2, "b": 2}
