@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from attacks.commandline import PROGRAM, CommandLine
+from counts import counts
 from fixtures.canary import Canary
 from mesocosm import ContainerConfig, ContainerID, Containerizer
 from mesocosm.errors import InvalidConfig
@@ -70,7 +71,7 @@ def _digests() -> dict[Path, str]:
     return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in PROGRAMS}
 
 
-def _watched(mesocosm: CommandLine, root: Path, *options: str, execs: int = 12) -> dict[str, list[str]]:
+def _watched(mesocosm: CommandLine, root: Path, *options: str, execs: int) -> dict[str, list[str]]:
     """What a watching container saw while processes entered it."""
     container = mesocosm.start(root, "python3", "-I", "-c", textwrap.dedent(WATCH), options=options)
 
@@ -105,27 +106,29 @@ def _of_the_host(links: list[str], mesocosm: CommandLine) -> list[str]:
     ]
 
 
+@counts("execs", 12, 200)
 def test_r01_r02_a_container_that_watches_those_who_enter_it_sees_nothing(
-    mesocosm: CommandLine, debian_root: Path, canary: Canary
+    execs: int, mesocosm: CommandLine, debian_root: Path, canary: Canary
 ) -> None:
     """R-01 (CVE-2019-5736), R-02 (CVE-2016-9962): ``/proc/PID/exe``, ``map_files``, ``fd``, ``root`` and
     ``cwd`` of each entering process are read and opened for writing.
     """
     before = _digests()
-    found = _watched(mesocosm, debian_root)
+    found = _watched(mesocosm, debian_root, execs=execs)
     assert _of_the_host(found["seen"], mesocosm) == []
     assert not [path for path in found["written"] if not (debian_root / path.lstrip("/")).exists()]
     assert _digests() == before
 
 
+@counts("execs", 12, 200)
 def test_r01_a_container_that_may_trace_cannot_write_to_the_interpreter(
-    mesocosm: CommandLine, debian_root: Path, canary: Canary
+    execs: int, mesocosm: CommandLine, debian_root: Path, canary: Canary
 ) -> None:
     """R-01 with CAP_SYS_PTRACE, which shows everything: what it shows of ours cannot be opened for writing,
     and no descriptor is a file or folder of the host.
     """
     before = _digests()
-    found = _watched(mesocosm, debian_root, "--cap-add", "SYS_PTRACE")
+    found = _watched(mesocosm, debian_root, "--cap-add", "SYS_PTRACE", execs=execs)
     assert not [path for path in found["written"] if not (debian_root / path.lstrip("/")).exists()]
     assert [path for path in _of_the_host(found["seen"], mesocosm) if "containers" in path] == []
     assert _digests() == before
@@ -175,14 +178,17 @@ SEIZE = """
 """
 
 
-def test_r02_a_tracer_catches_no_descriptor_of_the_host(mesocosm: CommandLine, debian_root: Path) -> None:
+@counts("execs", 4, 200)
+def test_r02_a_tracer_catches_no_descriptor_of_the_host(
+    execs: int, mesocosm: CommandLine, debian_root: Path
+) -> None:
     """R-02 with CAP_SYS_PTRACE (CVE-2016-9962, CVE-2016-8649): an entering process is traced from its birth
     on; none of its descriptors is a file or folder of the host.
     """
     container = mesocosm.start(
         debian_root, "python3", "-I", "-c", textwrap.dedent(SEIZE), options=("--cap-add", "SYS_PTRACE")
     )
-    for _ in range(4):
+    for _ in range(execs):
         mesocosm.exec(container, "true")
     mesocosm.exec(container, "touch", "/enough").accepted()
     mesocosm("wait", container).accepted()

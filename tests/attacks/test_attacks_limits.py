@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import subprocess
 import textwrap
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from attacks.commandline import CommandLine, exchanging
+from counts import counts
 from fixtures.canary import Canary
 from fixtures.leaks import cgroup_directories
 from mesocosm import ContainerConfig, Containerizer
@@ -190,15 +192,19 @@ def test_p07_removal_follows_no_link_and_crosses_no_mount(
 
 # --- P-10: many ends ---
 
-EXITS = tuple(range(0, 256, 11))
-SIGNALS = (1, 2, 6, 9, 15, 31)
+ENDS = {f"exit {status}": status for status in range(0, 256, 11)} | {
+    # The first process of a PID namespace ignores its own signals, so a child of it ends so.
+    f"sh -c 'kill -{number} $$'; exit $?": 128 + number
+    for number in (1, 2, 6, 9, 15, 31)
+}
 
 
-def test_p10_every_exit_status_of_many_short_containers_is_right(mesocosm: CommandLine, image: Image) -> None:
-    """P-10: exit statuses of short containers, eight at a time, are each its own; the corpus asks for 5,000,
-    reduced to what fits: 24 statuses and 6 signals.
-    """
-    root = image()
+@counts("number", len(ENDS), 5000)
+def test_p10_every_exit_status_of_many_short_containers_is_right(
+    number: int, mesocosm: CommandLine, image: Image
+) -> None:
+    """P-10: exit statuses of short containers, eight at a time, are each its own; ends by signals too."""
+    root, commands = image(), tuple(itertools.islice(itertools.cycle(ENDS), number))
 
     async def one(containers: Containerizer, gate: asyncio.Semaphore, command: str) -> int:
         async with gate:
@@ -213,11 +219,8 @@ def test_p10_every_exit_status_of_many_short_containers_is_right(mesocosm: Comma
     async def all_of_them() -> list[int]:
         async with Containerizer.open(root=mesocosm.root, runtime=mesocosm.runtime) as containers:
             gate = asyncio.Semaphore(8)
-            commands = [f"exit {status}" for status in EXITS]
-            # The first process of a PID namespace ignores its own signals, so a child of it ends so.
-            commands += [f"sh -c 'kill -{number} $$'; exit $?" for number in SIGNALS]
             return await asyncio.gather(*(one(containers, gate, command) for command in commands))
 
     ends = asyncio.run(all_of_them())
-    assert ends == [*EXITS, *(128 + number for number in SIGNALS)]
+    assert ends == [ENDS[command] for command in commands]
     assert not [path for path in cgroup_directories() if str(mesocosm.runtime) in path]

@@ -7,12 +7,16 @@ runc and crun lose R-11 and R-12.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from attacks.commandline import CommandLine, exchanging, spoil
+from counts import counts
 from fixtures.canary import Canary
 from mesocosm import ContainerConfig, Containerizer, HostPathMount, TmpfsMount
 from mesocosm.errors import LaunchError, MesocosmError
@@ -138,15 +142,57 @@ def test_r05_mount_targets_that_lead_nowhere_are_refused(
     mesocosm.shell(root, "true", "-v", f"{given}:/root/x").refused("show host path")
 
 
+@pytest.fixture
+def shared(canary: Canary, tmp_path: Path) -> Path:
+    """A volume to swap on: ``path`` is a folder, ``evil`` a link out of it."""
+    (tmp_path / "shared/path").mkdir(parents=True)
+    (tmp_path / "shared/evil").symlink_to(canary.host)
+    return tmp_path / "shared"
+
+
+def _by_path(place: Path, leaf: str) -> None:
+    os.makedirs(place / leaf / "deep")
+
+
+def _looked_at_first(place: Path, leaf: str) -> None:
+    if not place.is_symlink():
+        os.mkdir(place / leaf)
+
+
+def _file_by_path(place: Path, leaf: str) -> None:
+    os.close(os.open(place / leaf, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW))
+
+
+@pytest.mark.parametrize("make", [_by_path, _looked_at_first, _file_by_path])
+def test_r06_the_swapping_catches_whoever_goes_by_path(
+    make: Callable[[Path, str], None], shared: Path, canary: Canary
+) -> None:
+    """R-06, control: who resolves by path, looking first or not, is led out, and the canary shows it."""
+    with exchanging(shared, "path", "evil"):
+        for number in range(50_000):
+            with contextlib.suppress(OSError):  # led out halfway: the rest of the path is not there
+                make(shared / "path", f"made-{number}")
+            if (canary.host / f"made-{number}").exists():
+                break
+    with pytest.raises(AssertionError):
+        canary.assert_untouched()
+    canary.look_again()
+
+
+@counts("starts, seconds", (10, 0), (100, 12))
 def test_r06_components_swapped_on_a_shared_volume_while_mounting(
-    mesocosm: CommandLine, image: Image, canary: Canary, tmp_path: Path
+    starts: int,
+    seconds: int,
+    mesocosm: CommandLine,
+    image: Image,
+    shared: Path,
+    canary: Canary,
+    tmp_path: Path,
 ) -> None:
     """R-06 (CVE-2021-30465, CVE-2024-45310): another container swaps a component of a destination during the
-    set-up; folders, files and tmpfs.  Bounded to 10 starts of three mounts; runc loses it within 1 to 102.
+    set-up; folders, files and tmpfs: three mounts in each start.  runc loses it within 1 to 102.
     """
-    shared, given = tmp_path / "shared", tmp_path / "given"
-    (shared / "path").mkdir(parents=True)
-    (shared / "evil").symlink_to(canary.host)
+    given = tmp_path / "given"
     given.mkdir()
     (given / "file").write_text("given\n")
     config = ContainerConfig(
@@ -160,10 +206,11 @@ def test_r06_components_swapped_on_a_shared_volume_while_mounting(
         ),
     )
 
-    async def starts() -> list[int | str]:
+    async def every_end() -> list[int | str]:
         async with Containerizer.open(root=mesocosm.root, runtime=mesocosm.runtime) as containers:
             ends: list[int | str] = []
-            for _ in range(10):
+            until = time.monotonic() + seconds
+            while len(ends) < starts or time.monotonic() < until:
                 try:
                     ends.append(await attempt(containers, config))
                 except LaunchError as error:
@@ -171,7 +218,7 @@ def test_r06_components_swapped_on_a_shared_volume_while_mounting(
             return ends
 
     with exchanging(shared, "path", "evil"):
-        ends = asyncio.run(starts())
+        ends = asyncio.run(every_end())
     assert 0 in ends, ends
     canary.assert_unread()
 
