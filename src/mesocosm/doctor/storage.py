@@ -53,7 +53,7 @@ def _runtime(path: Path) -> Finding:
         return ok("runtime directory", f"{path} on tmpfs")
     return warning(
         "runtime directory",
-        f"{path} on {kind}: each change of a container waits for a disk, and files survive a reboot",
+        f"{path} on {kind}: each change of a container goes to a disk, and files survive a reboot",
         "mount a tmpfs there, or give --runtime a directory on one",
     )
 
