@@ -252,6 +252,7 @@ def root(busybox_root: Path) -> Path:
         (("--cap-add", "FLY"), ("true",), 125, ("FLY",)),
         (("--ulimit", "nofile=x"), ("true",), 125, ("--ulimit", "nofile=x")),
         (("--security-opt", "seccomp=/none.json"), ("true",), 125, ("/none.json", "No such file")),
+        (("--cidfile", "/none/id"), ("true",), 125, ("--cidfile", "/none/id", "No such file")),
         (("-v", "relative:/x"), ("true",), 125, ("--volume", "relative")),
         (("--no-such-option",), ("true",), 125, ("--no-such-option",)),
     ],

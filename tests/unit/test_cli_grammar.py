@@ -83,6 +83,7 @@ def test_volumes() -> None:
     )
     relative = grammar.volume("./x:/y")
     assert relative.source == str(Path.cwd() / "x")
+    assert grammar.mount("type=bind,src=./x,dst=/y") == HostPathMount(source=relative.source, target="/y")
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,11 @@ def test_mounts_in_both_kinds() -> None:
     [
         ("source=/a", "no target"),
         ("type=volume,target=/a", "not there yet"),
-        ("type=bind,source=a,target=/b", "not an absolute path"),
+        ("type=bind,source=a,target=/b", "not a path of the host"),
+        ("type=bind,source=/a,target=/b,readonly=ture", "--mount: readonly: 'ture' is neither"),
+        ("type=bind,source=/a,target=/b,bind-nonrecursive=x", "bind-nonrecursive: 'x' is neither"),
+        ("type=bind,source=/a,target=/b,", "without a key"),
+        ("type=tmpfs,source=/a,target=/t", "--mount: source is not known"),
         ("type=bind,source=/a,target=/b,colour=red", "colour is not known"),
         ("type=tmpfs,target=/t,tmpfs-mode=9", "octal"),
     ],
@@ -125,6 +130,34 @@ def test_bad_mounts(text: str, reason: str) -> None:
 def test_tmpfs_with_options() -> None:
     made = grammar.tmpfs("/t:size=64k,mode=1770,ro,noexec")
     assert made == TmpfsMount(target="/t", size=1 << 16, mode=0o1770, read_only=True, options=("noexec",))
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("/t:uid=5", "--tmpfs: option 'uid' is not known"),
+        ("/t:ro=1", "--tmpfs: option 'ro' is not known"),
+        ("/t:mode=9", "--tmpfs: mode '9'"),
+        ("/t:size=q", "--tmpfs: size: 'q'"),
+    ],
+)
+def test_bad_options_of_a_tmpfs_are_named_as_typed(text: str, reason: str) -> None:
+    with pytest.raises(InvalidConfig, match=reason):
+        grammar.tmpfs(text)
+
+
+@pytest.mark.parametrize("word", ["readonly", "ro=1", "readonly=True", "readonly=t"])
+def test_a_mount_is_read_only_by_every_word_for_it(word: str) -> None:
+    """The benign twin of a misspelt one, which is refused and does not mean writable."""
+    made = grammar.mount(f"type=bind,src=/a,dst=/b,{word}")
+    assert made == HostPathMount(source="/a", target="/b", read_only=True)
+    writable = grammar.mount("type=bind,src=/a,dst=/b,readonly=false")
+    assert writable == HostPathMount(source="/a", target="/b", read_only=False)
+
+
+@pytest.mark.parametrize(("text", "number"), [("1.5", 1.5), (".5", 0.5), ("2", 2.0)])
+def test_processors(text: str, number: float) -> None:
+    assert grammar.processors(text, "--cpus") == number
 
 
 def test_limits_of_resources() -> None:
@@ -151,6 +184,24 @@ def test_the_environment_has_only_what_is_asked_for(tmp_path: Path, monkeypatch:
         "TAKEN=from the caller",
         "C=x=y",
     )
+
+
+def test_lines_of_an_environment_file_end_at_line_feeds_alone(tmp_path: Path) -> None:
+    """As docker has it: a value keeps every other separator; a mark of byte order is no part of a name."""
+    file = tmp_path / "env"
+    file.write_bytes("\ufeffA=1\r\nB=x\u2028y\x0cz \nC=\r=\n".encode())
+    assert grammar.environment((), (str(file),)) == ("A=1", "B=x\u2028y\x0cz ", "C=\r=")
+
+
+@pytest.mark.parametrize("line", ["=secret", "A B=secret", "A =secret", "NAME \t"])
+def test_a_bad_line_of_an_environment_file_is_named_and_its_value_is_not(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "env"
+    file.write_text(f"# first\nGOOD=1\n{line}\n")
+    with pytest.raises(
+        InvalidConfig, match="--env-file: .*env, line 3: .* is not a variable's name"
+    ) as error:
+        grammar.environment((), (str(file),))
+    assert "secret" not in str(error.value)
 
 
 def test_an_environment_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:

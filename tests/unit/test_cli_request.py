@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -109,6 +110,17 @@ def test_an_empty_entrypoint_removes_the_images() -> None:
 def test_what_makes_no_sense_is_refused_by_name(words: tuple[str, ...], reason: str) -> None:
     with pytest.raises(InvalidConfig, match=reason):
         read(*words, "host")
+
+
+@pytest.mark.parametrize("text", ["unconfined", "default", "", "[]"])
+def test_a_file_that_is_no_profile_lifts_no_filter(tmp_path: Path, text: str) -> None:
+    """CVE-2023-2431's neighbour: the word for no filter counts on the command line, not in a file."""
+    file = tmp_path / "profile.json"
+    file.write_text(text)
+    with pytest.raises(InvalidConfig, match=r"seccomp profile .*profile.json is not a JSON object"):
+        read("--security-opt", f"seccomp={file}", "host")
+    file.write_text(' {"defaultAction": "SCMP_ACT_ALLOW"}')
+    assert "SCMP_ACT_ALLOW" in read("--security-opt", f"seccomp={file}", "host").seccomp
 
 
 def test_an_update_changes_what_is_named_and_nothing_else() -> None:

@@ -27,8 +27,8 @@ def size(text: str, option: str) -> int:
 
 
 def processors(text: str, option: str) -> float:
-    """``1.5`` → 1.5."""
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?", text, re.ASCII):
+    """``1.5``, ``.5`` → 1.5, 0.5."""
+    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,9})?|\.[0-9]{1,9}", text, re.ASCII):
         raise InvalidConfig(f"{option}: {text!r} is not a number of processors", hint="for example 1.5")
     return float(text)
 
@@ -64,40 +64,38 @@ def volume(text: str) -> HostPathMount:
     if len(parts) not in (2, 3) or not all(parts):
         raise InvalidConfig(f"--volume: {text!r} is not SOURCE:TARGET[:OPTIONS]", hint="as in /data:/data:ro")
     source, target, *rest = parts
-    if not source.startswith("/"):
-        if not source.startswith("."):
-            raise InvalidConfig(
-                f"--volume: {source!r} is not a path of the host; named volumes are not there yet",
-                hint="give an absolute path, or one that starts with ./",
-            )
-        source = str(Path.cwd() / source)
+    if not source.startswith(("/", ".")):
+        raise InvalidConfig(
+            f"--volume: {source!r} is not a path of the host; named volumes are not there yet",
+            hint="give an absolute path, or one that starts with ./",
+        )
     mount = _Options("--volume", rest[0].split(",") if rest else [])
-    return mount.host_path(os.path.normpath(source), target, create_source=True)
+    return mount.host_path(source, target, create_source=True)
 
 
 def mount(text: str) -> Mount:
     """``type=bind,source=…,target=…[,readonly]`` or ``type=tmpfs,target=…[,tmpfs-size=…][,tmpfs-mode=…]``."""
-    fields: dict[str, str] = {}
-    for part in text.split(","):
-        key, _, value = part.partition("=")
-        fields[_ALIASES.get(key, key)] = value
+    fields = _mount_fields(text)
     kind = fields.pop("type", "bind")
     target = fields.pop("target", "")
     if not target:
         raise InvalidConfig(f"--mount: {text!r} has no target", hint="add target=/PATH")
     if kind == "tmpfs":
-        return _tmpfs(target, fields)
+        return _tmpfs("--mount", target, fields)
     if kind != "bind":
         raise InvalidConfig(f"--mount: type {kind!r} is not there yet", hint="use bind or tmpfs")
     source = fields.pop("source", "")
-    if not source.startswith("/"):
-        raise InvalidConfig(f"--mount: source {source!r} is not an absolute path of the host")
+    if not source.startswith(("/", ".")):
+        raise InvalidConfig(
+            f"--mount: source {source!r} is not a path of the host",
+            hint="give an absolute path, or one that starts with ./",
+        )
     options = _Options("--mount", [])
-    options.read_only = _truth(fields.pop("readonly", "false"))
+    options.read_only = _truth("--mount: readonly", fields.pop("readonly", "false"))
     options.take_propagation(fields.pop("bind-propagation", "rprivate"))
-    options.recursive = not _truth(fields.pop("bind-nonrecursive", "false"))
+    options.recursive = not _truth("--mount: bind-nonrecursive", fields.pop("bind-nonrecursive", "false"))
     _refuse_rest("--mount", fields)
-    return options.host_path(os.path.normpath(source), target, create_source=False)
+    return options.host_path(source, target, create_source=False)
 
 
 def tmpfs(text: str) -> TmpfsMount:
@@ -107,13 +105,13 @@ def tmpfs(text: str) -> TmpfsMount:
     flags: list[str] = []
     for option in filter(None, options.split(",")):
         key, equals, value = option.partition("=")
-        if equals:
+        if equals and key in ("size", "mode"):
             fields[f"tmpfs-{key}"] = value
-        elif key in (*_MOUNT_FLAGS, "ro", "rw"):
+        elif not equals and key in (*_MOUNT_FLAGS, "ro", "rw"):
             flags.append(key)
         else:
             raise InvalidConfig(f"--tmpfs: option {key!r} is not known", hint="size=, mode=, ro, noexec …")
-    made = _tmpfs(target, fields)
+    made = _tmpfs("--tmpfs", target, fields)
     return TmpfsMount(
         target=made.target,
         size=made.size,
@@ -121,6 +119,18 @@ def tmpfs(text: str) -> TmpfsMount:
         read_only="ro" in flags,
         options=tuple(flag for flag in flags if flag in _MOUNT_FLAGS),
     )
+
+
+def _mount_fields(text: str) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for part in text.split(","):
+        key, _, value = part.partition("=")
+        if not key:
+            raise InvalidConfig(
+                f"--mount: {text!r} has a part without a key", hint="parts are KEY=VALUE, one comma between"
+            )
+        fields[_ALIASES.get(key, key)] = value
+    return fields
 
 
 def root_changes(text: str) -> RootChanges:
@@ -170,13 +180,21 @@ def environment(entries: tuple[str, ...], files: tuple[str, ...]) -> tuple[str, 
 
 def _environment_file(name: str) -> list[str]:
     try:
-        text = Path(name).read_text()
+        text = Path(name).read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise NotFound(f"--env-file: {name} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InvalidConfig(f"--env-file: {name} is not text in UTF-8") from error
-    lines = (line.lstrip() for line in text.splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
+    lines = enumerate((line.removesuffix("\r").lstrip() for line in text.split("\n")), 1)
+    entries = {number: line for number, line in lines if line and not line.startswith("#")}
+    for number, line in entries.items():
+        key = line.partition("=")[0]
+        if not key or any(map(str.isspace, key)):  # the value may be a secret and is not shown
+            raise InvalidConfig(
+                f"--env-file: {name}, line {number}: {key[:40]!r} is not a variable's name",
+                hint="write KEY=VALUE, without spaces in KEY",
+            )
+    return list(entries.values())
 
 
 _ALIASES = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
@@ -215,7 +233,7 @@ class _Options:
 
     def host_path(self, source: str, target: str, *, create_source: bool) -> HostPathMount:
         return HostPathMount(
-            source=source,
+            source=os.path.normpath(Path.cwd() / source),
             target=target,
             read_only=self.read_only,
             recursive=self.recursive,
@@ -225,23 +243,27 @@ class _Options:
         )
 
 
-def _tmpfs(target: str, fields: dict[str, str]) -> TmpfsMount:
+def _tmpfs(option: str, target: str, fields: dict[str, str]) -> TmpfsMount:
     mode = fields.pop("tmpfs-mode", "1777")
     if not re.fullmatch(r"[0-7]{1,4}", mode, re.ASCII):
-        raise InvalidConfig(f"tmpfs mode {mode!r} is not an octal number", hint="for example 1777")
+        raise InvalidConfig(f"{option}: mode {mode!r} is not an octal number", hint="for example 1777")
     bytes_ = fields.pop("tmpfs-size", None)
-    read_only = _truth(fields.pop("readonly", "false"))
-    _refuse_rest("tmpfs", fields)
+    read_only = _truth(f"{option}: readonly", fields.pop("readonly", "false"))
+    _refuse_rest(option, fields)
     return TmpfsMount(
         target=target,
-        size=None if bytes_ is None else size(bytes_, "tmpfs size"),
+        size=None if bytes_ is None else size(bytes_, f"{option}: size"),
         mode=int(mode, 8),
         read_only=read_only,
     )
 
 
-def _truth(text: str) -> bool:
-    return text.lower() in ("", "1", "true", "yes", "on")
+def _truth(key: str, text: str) -> bool:
+    if text.lower() in ("", "1", "t", "true", "yes", "on"):
+        return True
+    if text.lower() in ("0", "f", "false", "no", "off"):
+        return False
+    raise InvalidConfig(f"{key}: {text!r} is neither true nor false")
 
 
 def _refuse_rest(option: str, fields: dict[str, str]) -> None:

@@ -204,8 +204,11 @@ def _security(words: tuple[str, ...]) -> tuple[bool, str]:
 
 def _profile(name: str) -> str:
     try:
-        return Path(name).read_text()
+        text = Path(name).read_text()
     except OSError as error:
         raise NotFound(f"--security-opt: seccomp profile {name}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InvalidConfig(f"--security-opt: seccomp profile {name} is not text in UTF-8") from error
+    if not text.lstrip().startswith("{"):  # nor may a file that says "unconfined" lift the filter
+        raise InvalidConfig(f"--security-opt: seccomp profile {name} is not a JSON object")
+    return text

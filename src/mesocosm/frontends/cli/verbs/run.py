@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mesocosm.errors import AlreadyExists, NotFound
+from mesocosm.errors import AlreadyExists, InvalidConfig, NotFound
 from mesocosm.frontends.cli import foreground
 from mesocosm.frontends.cli.colour import safe
 from mesocosm.frontends.cli.context import asynchronous, opened, signals_of
@@ -147,6 +147,8 @@ class IdentityFile:
                 raise AlreadyExists(
                     f"--cidfile: {self._path} exists", hint="remove it, or name another file"
                 ) from None
+            except OSError as error:
+                raise InvalidConfig(f"--cidfile: {self._path} cannot be made: {error.strerror}") from error
             os.fchmod(descriptor, 0o644)
             os.write(descriptor, str(self._container).encode())
             os.close(descriptor)
