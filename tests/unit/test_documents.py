@@ -249,8 +249,9 @@ def test_500_layers_are_taken_and_501_refused_by_name() -> None:
 )
 def test_schema_1_is_refused_with_the_reason(content_type: str | None) -> None:
     data = encode({"schemaVersion": 1, "name": "a", "tag": "b", "fsLayers": [], "history": []})
-    with pytest.raises(Unsupported, match="schema 1"):
+    with pytest.raises(Unsupported, match="schema 1") as refused:
         parse_document(data, content_type=content_type)
+    assert refused.value.hint is not None and "skopeo copy" in refused.value.hint
 
 
 @pytest.mark.parametrize(

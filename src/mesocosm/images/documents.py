@@ -137,12 +137,24 @@ def parse_document(
     limits, and Unsupported for docker schema 1.
     """
     fields = Fields(load(data, what), what, _DOCUMENT)
-    _refuse_schema1(fields, content_type)
+    _require_version(fields, content_type)
     media_type = _media_type_of(fields, content_type)
     digest = Digest.of(data, algorithm)
     if media_type in mediatypes.INDEXES:
         return _index(fields, media_type, digest, len(data))
     return _manifest(fields, media_type, digest, len(data))
+
+
+def refuse_schema1(content_type: str | None, what: str) -> None:
+    """Raise Unsupported when ``what`` was served as docker's schema 1.
+
+    Source: distribution's "manifest-v2-1.md"; the digest is that of the bytes without their signatures.
+    """
+    if base_type(content_type) in mediatypes.SCHEMA1:
+        raise Unsupported(
+            f"{what} is in docker's schema 1, which names neither the sizes nor the diff IDs of its layers",
+            hint="convert it: skopeo copy docker://IMAGE oci:DIRECTORY:TAG, then pull oci:DIRECTORY:TAG",
+        )
 
 
 def parse_descriptor(value: Json, where: str) -> Descriptor:
@@ -224,13 +236,10 @@ def _data(fields: Fields, digest: Digest, size: int) -> bytes | None:
     return verify(data, digest, size, what=f"{fields.where}, data:")
 
 
-def _refuse_schema1(fields: Fields, content_type: str | None) -> None:
+def _require_version(fields: Fields, content_type: str | None) -> None:
     version = fields.integer("schemaVersion")
-    if base_type(content_type) in mediatypes.SCHEMA1 or fields.has("fsLayers") or version == 1:
-        raise Unsupported(
-            f"{fields.where} is in docker's schema 1, which names no sizes and is not verified by its digest",
-            hint="push the image again with any tool newer than 2017, or allow schema 1 explicitly",
-        )
+    old = fields.has("fsLayers") or version == 1
+    refuse_schema1(mediatypes.DOCKER_SCHEMA1 if old else content_type, fields.where)
     if version != 2:
         raise fields.fail("schemaVersion", "is not 2")
 

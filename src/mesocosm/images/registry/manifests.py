@@ -9,6 +9,7 @@ import msgspec
 from mesocosm.errors import Corrupt, InvalidConfig, Unsupported
 from mesocosm.images import mediatypes
 from mesocosm.images.digest import Digest, verify
+from mesocosm.images.documents import refuse_schema1
 from mesocosm.images.foreign import parse_uint, shown
 from mesocosm.images.mediatypes import base_type
 from mesocosm.images.reference import Reference
@@ -58,11 +59,15 @@ async def resolve(transport: Transport, repository: str, reference: str, etag: s
 
 
 async def get(transport: Transport, repository: str, reference: str, etag: str) -> ManifestReply | None:
-    """Return a manifest, its bytes checked against the digest asked for and the one the registry claims."""
+    """Return a manifest, its bytes checked against the digest asked for and the one the registry claims.
+
+    Raises Unsupported for docker's schema 1, whose digest is not that of the bytes served.
+    """
     reply = await _ask(transport, "GET", repository, reference, etag)
     if reply.status == 304:
         return None
     where = f"manifest {transport.registry}/{repository}"
+    refuse_schema1(reply.headers.get("Content-Type"), where)
     pinned = Digest.parse(reference) if ":" in reference else None
     claimed = _claimed(reply.headers, where)
     for one in (claimed, pinned):
