@@ -97,7 +97,8 @@ def _require_pinned(reference: Reference, chain: list[Document]) -> None:
 
 
 def _config(document: Document, manifest: Manifest, platform: Platform, what: str) -> ImageConfig:
-    config = parse_config(document.data, algorithm=document.descriptor.digest.algorithm, what=what)
+    algorithm = document.descriptor.digest.algorithm
+    config = parse_config(document.data, algorithm=algorithm, what=f"{what}, image configuration")
     match_layers(manifest, config, what)
     if config.platform.architecture and rank(config.platform, platform) is None:
         raise NotFound(
