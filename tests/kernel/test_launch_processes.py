@@ -12,7 +12,7 @@ import pytest
 
 from fixtures.launching import Desk, boxed, desk_in, gone
 from mesocosm.errors import AlreadyExists, LaunchError
-from mesocosm.linux import processes
+from mesocosm.linux import namespaces, processes
 
 SUPERVISOR_KIB = 512
 """What an idle supervisor may have of its own."""
@@ -68,6 +68,19 @@ async def test_a_supervisor_holds_only_what_it_needs(desk: Desk, root: Path) -> 
     assert pipe not in names
     assert not [name for name in names if name.startswith("/memfd:plan")]
     assert len([name for name in names if name.startswith("pipe:")]) == 2
+
+
+@pytest.mark.parametrize("own", [("pid", "mnt", "ipc", "uts", "net"), ("pid", "mnt", "uts"), ("pid", "mnt")])
+async def test_namespaces_made_ahead_are_the_childs_alone(
+    desk: Desk, root: Path, own: tuple[str, ...]
+) -> None:
+    """The supervisor is back in the host's, and the child is in no new one that was not asked for."""
+    session, forked = await desk.fork(boxed(root, "sleep", "100", namespaces=own))
+    await desk.launcher.start(session)
+    for kind in ("ipc", "uts", "net"):
+        assert namespaces.identity(kind, forked.supervisor) == namespaces.identity(kind)
+        ours = namespaces.identity(kind, forked.pid) == namespaces.identity(kind)
+        assert ours == (kind not in own), kind
 
 
 async def test_what_supervisors_are_is_seen_from_outside(desk: Desk, root: Path) -> None:

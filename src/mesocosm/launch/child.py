@@ -105,7 +105,7 @@ def _open_and_run(setup: Setup, offer: Offer, events: select.epoll, *, ahead: bo
     taken.mark("loaded")
     if setup.find("join-namespaces") is not None:  # its notes want answers, `entry.go_on_inside`
         events.register(descriptors.REPORT, select.EPOLLIN)
-    entry.take_namespaces(setup, offer.home if ahead else -1)
+    entry.take_namespaces(setup, ahead=ahead)
     taken.part(setup.report.fileno(), *streams, offer.null)
     keeper, own = setup.identities
     intake.write_identities(taken.session, keeper, own)

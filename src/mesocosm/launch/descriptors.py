@@ -34,6 +34,10 @@ STDOUT_FILE = 25
 STDERR_FILE = 26
 INDEX_FILE = 27
 """Where the payload's output is written to."""
+HOME = 28
+"""The zygote, by pidfd: its namespaces are the host's.  Supervisor and child go back to them each in its own
+time, so neither closes it while the table is one.
+"""
 
 SUPERVISOR_END = 32
 CHILD_FIRST = 32

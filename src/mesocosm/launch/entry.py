@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from mesocosm.launch import channel, handshake
+from mesocosm.launch import channel, descriptors, handshake
 from mesocosm.linux import namespaces, processes, syscalls
 
 TYPE_CHECKING = False
@@ -31,21 +31,20 @@ def birth_flags(kinds: Sequence[str]) -> int:
     return namespaces.flags_of([kind for kind in kinds if kind in _AT_BIRTH])
 
 
-def take_namespaces(setup: Setup, home: int) -> None:
+def take_namespaces(setup: Setup, *, ahead: bool) -> None:
     """Be in exactly the new namespaces that the plan asks for.
 
-    ``home`` is a process that has the host's, by pidfd: what was made ahead and is not wanted is left for
-    them.  -1 when nothing was made ahead.
+    ``ahead``: we were born in those of `AHEAD`; what is not wanted of them is left for the host's.
     """
     for kind in setup.kinds:
         if kind not in (*_AT_BIRTH, *_AHEAD, *_LATER):
             raise OSError(errno.ENOSYS, f"{kind} namespaces are not supported")
-    if home < 0:
+    if not ahead:
         syscalls.unshare(namespaces.flags_of([kind for kind in _AHEAD if kind in setup.kinds]))
         return
     unwanted = namespaces.flags_of([kind for kind in _AHEAD if kind not in setup.kinds])
     if unwanted:
-        syscalls.setns(home, unwanted)
+        syscalls.setns(descriptors.HOME, unwanted)
 
 
 def own_cgroup_namespace(setup: Setup) -> None:

@@ -18,19 +18,17 @@ class Offer:
     ``requests``  the socket that requests come by
     ``take``      a pipe to say by that one was taken, with the supervisor's pid
     ``null``      /dev/null
-    ``home``      the zygote, by pidfd: its namespaces are the host's
     ``ahead``     the kinds of namespaces that spares are made in, for their children
     ``request``   room for the request
     ``ended``     what to sleep on first: the end of a child
     """
 
-    __slots__ = ("_kept", "ahead", "ended", "home", "null", "request", "requests", "take")
+    __slots__ = ("_kept", "ahead", "ended", "null", "request", "requests", "take")
 
-    def __init__(self, requests: Socket, *, take: int, null: int, home: int) -> None:
+    def __init__(self, requests: Socket, *, take: int, null: int) -> None:
         self.requests = requests.fileno()
         self.take = take
         self.null = null
-        self.home = home
         self.ahead = entry.AHEAD
         self.request = Request()
         self._kept = ctypes.create_string_buffer(bare.EPOLL_EVENT.pack(bare.EPOLLIN, descriptors.SIGNALS))

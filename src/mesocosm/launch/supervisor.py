@@ -51,7 +51,7 @@ def be_supervisor(offer: Offer, ahead: int) -> NoReturn:
         pid, refusal = request.clone_again()
     if pid == 0:
         child.run(offer, length, select.epoll.fromfd(events), refusal, ahead=bool(ahead))
-    bare.setns(offer.home, offer.ahead)
+    bare.setns(descriptors.HOME, offer.ahead)
     bare.epoll_wait(events, offer.ended, 1, -1)  # nothing more is touched while nothing happens
     Supervisor(pid, select.epoll.fromfd(events)).serve()
 

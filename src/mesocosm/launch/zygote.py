@@ -43,9 +43,9 @@ class Zygote:
         self._requests = requests
         self._taken, take = _high_pipe()
         null = _high(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
-        home = _high(syscalls.pidfd_open(os.getpid()))
+        descriptors.place(_high(syscalls.pidfd_open(os.getpid())), descriptors.HOME)
         self._spares: set[int] = set()
-        self._mould = self._fork_mould(Offer(requests, take=take, null=null, home=home))
+        self._mould = self._fork_mould(Offer(requests, take=take, null=null))
 
     def _fork_mould(self, offer: Offer) -> int:
         orders, self._orders = _high_pipe()
