@@ -255,6 +255,7 @@ def root(busybox_root: Path) -> Path:
         (("--cidfile", "/none/id"), ("true",), 125, ("--cidfile", "/none/id", "No such file")),
         (("-v", "relative:/x"), ("true",), 125, ("--volume", "relative")),
         (("--no-such-option",), ("true",), 125, ("--no-such-option",)),
+        (("-it",), ("sh",), 125, ("--tty", "no terminal", "leave -t out")),
     ],
     ids=lambda value: " ".join(value)[:24] if isinstance(value, tuple) else None,
 )

@@ -25,7 +25,22 @@ def options(function: Command) -> Command:
     """Add every option that describes a container, the image and the command."""
     for option in reversed(_OPTIONS):
         function = option(function)
-    return function
+    return no_terminal(function)
+
+
+def no_terminal(function: Command) -> Command:
+    """Answer docker's ``-t`` in words: there is nothing that it could be taken for."""
+    return click.option("-t", "--tty", is_flag=True, hidden=True, expose_value=False, callback=_refuse_tty)(
+        function
+    )
+
+
+def _refuse_tty(context: click.Context, parameter: click.Parameter, given: bool) -> None:
+    del context, parameter
+    if given:
+        raise InvalidConfig(
+            "--tty: containers have no terminal yet", hint="leave -t out; -i hands over standard input"
+        )
 
 
 def limits(function: Command) -> Command:

@@ -11,6 +11,7 @@ import click
 from mesocosm import logs
 from mesocosm.frontends.cli import completion, foreground, grammar
 from mesocosm.frontends.cli.context import asynchronous, opened, signals_of
+from mesocosm.frontends.cli.request import no_terminal
 from mesocosm.frontends.cli.settings import ReaderGone
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command(context_settings={"allow_interspersed_args": False})
+@no_terminal
 @click.option("-i", "--interactive", is_flag=True, help="Give it our standard input.")
 @click.option("-d", "--detach", is_flag=True, help="Do not wait for it; its output is dropped when it ends.")
 @click.option("-e", "--env", multiple=True, metavar="KEY[=VALUE]", help="Set an environment variable.")
