@@ -49,12 +49,12 @@ async def measure(
                 ours.Ours.open(root, state=disk / "state", runtime=fast / "run")
             )
             await mine.prove()
-        for name in options.only or CASES:
-            print(f"measuring {name}", file=sys.stderr, flush=True)
-            found += await CASES[name].run(mine, peers, rounds=rounds[name])
         if mine and not options.only:
             print("measuring where the time goes", file=sys.stderr, flush=True)
             steps = await timeline.run(mine, rounds=rounds["launch"])
+        for name in options.only or CASES:
+            print(f"measuring {name}", file=sys.stderr, flush=True)
+            found += await CASES[name].run(mine, peers, rounds=rounds[name])
     return found, steps
 
 
