@@ -9,12 +9,11 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from fixtures.launching import SEPARATE, Desk, appears, boxed, compose, desk_in, gone
+from fixtures.launching import SEPARATE, Desk, appears, boxed, compose, gone
 from mesocosm.containerizer import Containerizer
 from mesocosm.errors import AlreadyExists, LaunchError, NotFound, WrongState
 from mesocosm.launch.launcher import Launcher
@@ -33,18 +32,6 @@ from mesocosm.plan.operations import (
     SetUser,
     Step,
 )
-
-
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with desk_in(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def root(busybox_root: Path) -> Path:
-    return busybox_root
-
 
 # --- one life ---------------------------------------------------------------------------------------------
 

@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -29,17 +28,6 @@ from mesocosm.plan.operations import (
     ReadOnlyPath,
     Step,
 )
-
-
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with desk_in(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def root(busybox_root: Path) -> Path:
-    return busybox_root
 
 
 @pytest.fixture

@@ -5,28 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import statistics
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from fixtures.launching import Desk, boxed, desk_in, gone
+from fixtures.launching import Desk, boxed, gone
 from mesocosm.errors import AlreadyExists, LaunchError
 from mesocosm.linux import namespaces, processes
 
 SUPERVISOR_KIB = 512
 """What an idle supervisor may have of its own."""
-
-
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with desk_in(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def root(busybox_root: Path) -> Path:
-    return busybox_root
 
 
 def _private(pid: int) -> int:

@@ -6,12 +6,11 @@ import base64
 import os
 import shutil
 import struct
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from fixtures.launching import PROC, Desk, boxed, compose, desk_in
+from fixtures.launching import PROC, Desk, boxed, compose
 from mesocosm.errors import LaunchError
 from mesocosm.linux import mounts
 from mesocosm.plan.operations import (
@@ -41,18 +40,6 @@ from mesocosm.plan.operations import (
     SetUmask,
     Step,
 )
-
-
-@pytest.fixture
-async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
-    async with desk_in(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
-def root(busybox_root: Path) -> Path:
-    return busybox_root
-
 
 DEV = MountFilesystem(fstype="tmpfs", target="/dev", options=("mode=755",), flags=("nosuid",))
 

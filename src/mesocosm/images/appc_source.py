@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -11,8 +10,8 @@ import msgspec
 from mesocosm.errors import Corrupt, NotFound
 from mesocosm.images.appc_layer import image_id_of
 from mesocosm.images.appc_manifest import Dependency, read_manifest
-from mesocosm.images.archive import Span, open_regular, read_span
-from mesocosm.images.digest import Digest, new_hash
+from mesocosm.images.archive import Span, digest_of, read_span
+from mesocosm.images.digest import Digest
 from mesocosm.images.foreign import shown
 from mesocosm.images.signed_part import Part
 from mesocosm.images.signed_statement import LIMIT
@@ -20,8 +19,6 @@ from mesocosm.images.transfer import in_thread
 
 NEIGHBOURS: Final = 1000
 """ACI files of a directory that are looked into for dependencies."""
-
-_PIECE: Final = 1 << 20
 
 
 class Aci(msgspec.Struct, frozen=True):
@@ -92,14 +89,7 @@ def check_pin(path: Path, pin: Digest) -> None:
     """Raise Corrupt when the file has another digest, and is no image with that ID; blocking."""
     if pin.algorithm == "sha512" and image_id_of(path) == f"sha512-{pin.hex}":
         return
-    running = new_hash(pin.algorithm)
-    fd = open_regular(path)
-    try:
-        while piece := os.read(fd, _PIECE):
-            running.update(piece)
-    finally:
-        os.close(fd)
-    if running.hexdigest() != pin.hex:
+    if digest_of(path, pin.algorithm) != pin:
         raise Corrupt(f"{path} is not the image that the reference is pinned to")
 
 

@@ -17,6 +17,7 @@ import msgspec
 
 from mesocosm.errors import Corrupt, Exhausted, InvalidConfig, NotFound, Unsupported
 from mesocosm.images.decompress import MAGIC_LENGTH, sniff
+from mesocosm.images.digest import Digest, new_hash
 from mesocosm.images.foreign import shown
 from mesocosm.images.tar import BLOCK, HARDLINK, TarEntry, TarReader
 from mesocosm.images.transfer import in_thread
@@ -155,6 +156,18 @@ def _key(path: bytes) -> bytes | None:
         elif part not in (b"", b"."):
             parts.append(part)
     return b"/".join(parts) or None
+
+
+def digest_of(path: Path, algorithm: str) -> Digest:
+    """The digest of a whole regular file; blocking.  Raises what `open_regular` does."""
+    running = new_hash(algorithm)
+    fd = open_regular(path)
+    try:
+        while piece := os.read(fd, CHUNK):
+            running.update(piece)
+    finally:
+        os.close(fd)
+    return Digest(algorithm, running.hexdigest())
 
 
 def open_regular(path: Path) -> int:

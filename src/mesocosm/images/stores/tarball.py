@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mesocosm.errors import Corrupt
-from mesocosm.images.archive import Span, chunks, open_regular
+from mesocosm.images.archive import Span, chunks, digest_of, open_regular
 from mesocosm.images.decompress import Decompressor
-from mesocosm.images.digest import Digest, new_hash
+from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
 from mesocosm.images.limits import DEFAULT_LIMITS
 from mesocosm.images.platform import Platform
@@ -108,15 +108,8 @@ def check_pin(path: Path, reference: Reference) -> None:
     pin = reference.digest
     if pin is None:
         return
-    running = new_hash(pin.algorithm)
-    fd = open_regular(path)
-    try:
-        while piece := os.read(fd, _PIECE):
-            running.update(piece)
-    finally:
-        os.close(fd)
-    if running.hexdigest() != pin.hex:
-        found = Digest(pin.algorithm, running.hexdigest())
+    found = digest_of(path, pin.algorithm)
+    if found != pin:
         raise Corrupt(f"{reference.path} is {found}, not what the reference is pinned to")
 
 
