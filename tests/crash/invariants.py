@@ -18,22 +18,8 @@ from mesocosm.images.image import ImageRecord, RefRecord
 from mesocosm.images.layers import LayerRecord
 from mesocosm.images.leases import Lease
 
-_KNOWN = {
-    *(
-        "version",
-        "lock",
-        "blobs",
-        "layers",
-        "trees",
-        "merged",
-        "looks",
-        "images",
-        "refs",
-        "leases",
-        "signatures",
-    ),
-    *("ingest", "trash", "scrub.json"),
-}
+_PARTS = ("layers", "trees", "merged", "looks", "images", "refs", "leases", "signatures", "ingest", "trash")
+_KNOWN = {*_PARTS, "version", "lock", "blobs", "scrub.json"}
 
 
 def broken(store: Path) -> list[str]:
@@ -52,20 +38,8 @@ def broken(store: Path) -> list[str]:
 
 def left_over(store: Path, runtime: Path) -> list[str]:
     """What is there although every image was removed and everything collected."""
-    parts = (
-        "layers",
-        "trees",
-        "merged",
-        "looks",
-        "images",
-        "refs",
-        "leases",
-        "signatures",
-        "ingest",
-        "trash",
-    )
     blobs = ("blobs/sha256", "blobs/sha512")
-    found = [str(path.relative_to(store)) for part in (*parts, *blobs) for path in (store / part).iterdir()]
+    found = [str(path.relative_to(store)) for part in (*_PARTS, *blobs) for path in (store / part).iterdir()]
     found += [path.name for path in store.iterdir() if path.name not in _KNOWN]
     return found + [str(path) for path in (runtime / "layers").glob("*")]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from crash import invariants
 from mesocosm.model import ContainerID
 from provisions import image_of, opened, shown
 from registry_fixtures import write_layout
@@ -57,21 +58,7 @@ async def check(folder: Path, at: str) -> None:
         for image in await provisioner.images():
             await provisioner.remove(image.digest, force=True)
         await provisioner.prune()
-    store = folder / "state/images"
-    for part in (
-        "layers",
-        "trees",
-        "merged",
-        "looks",
-        "images",
-        "refs",
-        "leases",
-        "ingest",
-        "trash",
-        "blobs/sha256",
-    ):
-        assert list((store / part).iterdir()) == [], f"{at}: {part}"
-    assert list((folder / "run/layers").iterdir()) == [], at
+    assert invariants.left_over(folder / "state/images", folder / "run") == [], at
 
 
 @pytest.mark.slow

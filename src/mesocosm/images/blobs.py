@@ -22,6 +22,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
+from mesocosm import durable
 from mesocosm.errors import (
     Corrupt,
     Exhausted,
@@ -183,7 +184,7 @@ class BlobStore:
             os.fsync(fd)
             target = self.path(digest)
             source.rename(target)
-            sync_directory(target.parent)
+            durable.sync(target.parent)  # a rename is not durable before its directory is
 
 
 class Ingest:
@@ -323,15 +324,6 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable: a rename is not, before its directory is."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _read_into(file: BinaryIO, buffer: memoryview) -> int:

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     Step = dict[str, Any]
 
 
-AHEAD = syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWNET
+_AHEAD = ("ipc", "uts", "net")
+AHEAD = namespaces.flags_of(_AHEAD)
 """What a spare supervisor makes ahead and its child is born in, wanted or not: the kernel takes its time."""
 
 _AT_BIRTH = ("pid", "mnt")
-_AHEAD = ("ipc", "uts", "net")
 _LATER = ("cgroup",)
 
 

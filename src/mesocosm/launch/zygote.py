@@ -6,7 +6,7 @@ may do (CVE-2019-5736, attack R-01).  With everything imported it returns to the
 binds and writable mounts are possible.
 
 All processes share one socket: spare supervisors, forked ahead, wait on it for the next request, so that all
-that a request has to wait for is its own child.  A spare dies with the zygote; a supervisor that has a
+that a request has to wait for is its own child.  A spare ends with its launcher; a supervisor that has a
 container does not.
 """
 

@@ -25,8 +25,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from mesocosm import durable
 from mesocosm.errors import Denied, InvalidConfig, MesocosmError, NotFound
-from mesocosm.images.blobs import sync_directory, write_all
+from mesocosm.images.blobs import write_all
 from mesocosm.images.foreign import shown
 from mesocosm.images.reference import DEFAULT_REGISTRY
 from mesocosm.images.registry.auth import Credential
@@ -345,7 +346,7 @@ def _write(path: Path, document: Mapping[str, Json]) -> None:
         finally:
             os.close(fd)
         temporary.rename(target)
-        sync_directory(target.parent)
+        durable.sync(target.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
