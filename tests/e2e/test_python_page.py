@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.command import run
+
 PAGE = Path(__file__).parents[2] / "docs" / "python.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
@@ -28,12 +30,14 @@ def test_the_page_has_examples_of_both_ways() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(EXAMPLES)))
-def test_an_example_runs_as_printed(number: int, tmp_path: Path) -> None:
+def test_an_example_runs_as_printed(number: int, busybox_root: Path, tmp_path: Path) -> None:
+    run("tar", "-C", busybox_root, "-cf", tmp_path / "root.tar", ".")
     done = subprocess.run(
         [sys.executable, "-c", PRELUDE + EXAMPLES[number]],
         capture_output=True,
         text=True,
         timeout=60,
+        cwd=tmp_path,
         env={
             "PATH": os.environ["PATH"],
             "ROOT": str(tmp_path / "root"),

@@ -26,6 +26,7 @@ from mesocosm.linux.processes import boot_id
 from mesocosm.model import RootChanges
 
 _OURS = {"upper", "work", "base.json", "holder.json", "lock"}
+_OVERLAYS = ("upper", "work")
 _FRESH = {"lost+found"}  # what mkfs.ext4 leaves in an empty file system
 
 
@@ -86,11 +87,26 @@ def _check_directory(path: Path) -> None:
             f"root changes cannot be kept in {path}: it belongs to user {found.st_uid}",
             hint="what is in it becomes the container's root; give a directory of your own",
         )
+    for name in _OVERLAYS:
+        _check_layer(path / name)
     strange = set(os.listdir(path)) - _OURS - _FRESH  # noqa: PTH208
     if strange and not (path / "base.json").exists():
         raise InvalidConfig(
             f"root changes cannot be kept in {path}: it has other files in it",
             hint="give an empty directory, or one that does not exist yet",
+        )
+
+
+def _check_layer(path: Path) -> None:
+    """A link there would make changes to whatever it leads to."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return
+    if not stat.S_ISDIR(found.st_mode):
+        raise InvalidConfig(
+            f"root changes cannot be kept: {path} is not a directory",
+            hint="give an empty directory, or one that kept a root's changes before",
         )
 
 

@@ -29,6 +29,22 @@ if TYPE_CHECKING:
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
+_FIXED: tuple[tuple[str, str], ...] = (
+    ("redirect_dir", "nofollow"),
+    ("metacopy", "off"),
+    ("index", "off"),
+    ("nfs_export", "off"),
+    ("xino", "auto"),
+)
+"""What the host's module parameters would decide otherwise, differently on each host (all since Linux 4.19).
+
+An upper layer that outlives its container, or a ready-made one, may come with ``trusted.overlay.redirect`` or
+``metacopy`` in it, which would show a directory or file from elsewhere in the lower layers, whatever hides it
+there: neither is made nor followed, and such a name cannot be opened (EPERM).  ``index`` would tie an upper
+layer to the file system that it was made on.  ``xino`` gives all files one device and inode numbers that
+stay when a file is copied up, wherever the layers' file systems leave room for it.
+"""
+
 
 def overlay(
     lowers: Sequence[int | StrOrBytes],
@@ -42,10 +58,10 @@ def overlay(
     """A detached overlay of directories, paths or descriptors, topmost first; read-only without ``upper`` and
     ``work``.
 
-    Detached mounts are layers too.  ``options``: see overlayfs.rst; ``("volatile", None)`` never syncs the
-    upper layer.  A single layer without ``upper`` is EINVAL to the kernel: clone it instead.  Before Linux
-    6.8, and 6.15 with detached layers, a directory is mounted upon for a moment: ``aside``, else one of those
-    given.
+    Detached mounts are layers too.  ``options`` beyond the fixed ones: see overlayfs.rst;
+    ``("volatile", None)`` never syncs the upper layer.  A single layer without ``upper`` is EINVAL to the
+    kernel: clone it instead.  Before Linux 6.8, and 6.15 with detached layers, a directory is mounted upon
+    for a moment: ``aside``, else one of those given.
     """
     held: list[int] = []
     try:
@@ -58,7 +74,7 @@ def overlay(
         candidates = [fd for _, fd in reversed(writable)] + list(reversed(layers))
         if aside is not None:
             candidates.insert(0, _hold(aside, held))
-        return _Overlay(layers, writable, list(options), attributes, candidates).make()
+        return _Overlay(layers, writable, [*_FIXED, *options], attributes, candidates).make()
     finally:
         for fd in held:
             os.close(fd)
