@@ -14,6 +14,8 @@ from mesocosm.plan.operations import Step
 TOO_MANY = "the limit of processes is reached: end some, or raise it with --pids-limit"
 """EAGAIN is what clone3(2) says of every limit on processes, and no other step's answer."""
 
+_UNMAPPED = "use --backend copy, or have it on ext4, xfs, btrfs; `mesocosm doctor` shows what can be mapped"
+
 _HINTS: dict[tuple[str, int], str] = {
     ("look-up-user", 0): "give a name the image knows, or a number",
     ("look-up-user", errno.EINVAL): "the image's /etc/passwd and /etc/group must be regular files",
@@ -32,6 +34,12 @@ _HINTS: dict[tuple[str, int], str] = {
     ("join-namespaces", errno.ESRCH): "the container is not running any more",
     ("join-cgroup", errno.ENOENT): "the container's cgroup is gone",
     ("rlimit", errno.EINVAL): "the soft limit must not be above the hard one",
+    ("cut-propagation", errno.ENOSPC): "raise user.max_user_namespaces with sysctl",
+    ("cut-propagation", errno.EPERM): "it takes CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID, and no chroot",
+    ("overlay-root", errno.EOPNOTSUPP): _UNMAPPED,
+    ("bind-root", errno.EOPNOTSUPP): _UNMAPPED,
+    ("host-root", errno.EOPNOTSUPP): "give an image instead of the host's root",
+    ("bind", errno.EOPNOTSUPP): "leave its idmap out, or have it on ext4, xfs, btrfs or tmpfs",
     ("overlay-root", errno.ESTALE): "a layer was replaced beneath the overlay",
     ("capabilities", errno.EPERM): "we cannot give what we do not have ourselves",
 }

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 
+from mesocosm.launch import owners
 from mesocosm.linux import beneath, mounts, syscalls
 from mesocosm.linux.syscalls import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
 
@@ -100,7 +101,7 @@ def bind_mount(setup: Setup, step: Step) -> None:
     source, target = step["source"], step["target"]
     fd = setup.shared_source(setup.index)
     if fd is None:
-        fd = mounts.clone_tree(source, recursive=step["recursive"])
+        fd = owners.clone(setup, source, step["idmap"], recursive=step["recursive"])
     attributes = _attributes(step["flags"])
     if attributes:
         mounts.set_attributes(fd, attributes, recursive=step["recursive"])

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 
+from mesocosm.launch import owners
 from mesocosm.linux import beneath, mounts, syscalls
 from mesocosm.linux.syscalls import AT_FDCWD, AT_RECURSIVE, MNT_DETACH, MS_SLAVE
 
@@ -30,6 +31,7 @@ def cut_propagation(setup: Setup, step: Step) -> None:
     del step
     setup.require("mnt")
     setup.hold_shared_sources()
+    owners.make_mappings(setup)
     syscalls.mount_setattr(AT_FDCWD, "/", AT_RECURSIVE, propagation=MS_SLAVE)
 
 
@@ -38,13 +40,19 @@ def overlay_root(setup: Setup, step: Step) -> None:
     setup.require("mnt")
     upper, work = step["upper"], step["work"]
     options: list[tuple[str, None]] = [("volatile", None)] if upper and step["volatile"] else []
-    _hold(setup, mounts.overlay(step["layers"], upper=upper, work=work, options=options))
+    layers, idmap = step["layers"], step["idmap"]
+    if idmap is not None:
+        layers = [owners.clone(setup, layer, idmap) for layer in layers]
+    _hold(setup, mounts.overlay(layers, upper=upper, work=work, options=options))
+    if idmap is not None:
+        for layer in layers:
+            os.close(layer)
 
 
 def bind_root(setup: Setup, step: Step) -> None:
     """A directory of the host as a mount of its own, with what is mounted below it."""
     setup.require("mnt")
-    fd = mounts.clone_tree(step["source"], recursive=True)
+    fd = owners.clone(setup, step["source"], step["idmap"], recursive=True)
     if not stat.S_ISDIR(os.fstat(fd).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, "the root is not a directory", step["source"])
     if step["read_only"]:
@@ -81,8 +89,10 @@ def _view_of_host(setup: Setup, step: Step, place: str, cover: int) -> int:
     in between is another tree, so it is the lower layer.  Overlays nest two deep; where the host's own root
     is one already, the changes go to memory.
     """
-    lower = os.open(place, _DIRECTORY)
-    changes, work = (_own_directory(step[key], place) for key in ("upper", "work"))
+    idmap = step["idmap"]
+    lower = os.open(place, _DIRECTORY) if idmap is None else owners.clone(setup, place, idmap)
+    owners.map_new(setup, cover, "memory", idmap)
+    changes, work = (_own_directory(step[key], place, os.fstat(lower)) for key in ("upper", "work"))
     try:
         view = mounts.overlay([cover, lower], aside=work)
         return mounts.overlay([view], upper=changes, work=work, options=[("volatile", None)])
@@ -101,7 +111,7 @@ def _is_overlay(fd: int) -> bool:
     return syscalls.filesystem_type(fd) == mounts.OVERLAYFS_SUPER_MAGIC
 
 
-def _own_directory(parent: str, place: str) -> int:
+def _own_directory(parent: str, place: str, like: os.stat_result) -> int:
     """The directory for one mount beneath ``parent``, made like the mount's own root directory."""
     path = f"{parent}/{place.replace('%', '%25').replace('/', '%2F')}"
     try:  # noqa: SIM105  (contextlib is not for the launch side)
@@ -109,7 +119,7 @@ def _own_directory(parent: str, place: str) -> int:
     except FileExistsError:
         pass
     fd = os.open(path, _DIRECTORY | os.O_NOFOLLOW)
-    _imitate(fd, os.stat(place))  # noqa: PTH116
+    _imitate(fd, like)
     return fd
 
 

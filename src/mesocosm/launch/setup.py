@@ -48,6 +48,7 @@ class Setup:
         "index",
         "intake",
         "kinds",
+        "mappings",
         "report",
         "status",
         "steps",
@@ -71,6 +72,7 @@ class Setup:
         self.target_pid_namespace = False
         self.warnings: list[str] = []
         self.covers: dict[bool, int] = {}
+        self.mappings: dict[tuple[str, str], int] = {}
         self._root = -1
         self._shared: dict[int, int] = {}
         self._exec: syscalls.Exec | None = None

@@ -131,14 +131,14 @@ _FSCONFIG_CMD_CREATE = 6
 _X86_64 = {
     "bpf": 321, "capget": 125, "capset": 126, "execve": 59, "execveat": 322, "fchownat": 260, "fstatfs": 138,
     "keyctl": 250, "mount": 165, "pivot_root": 155, "prctl": 157, "prlimit64": 302, "renameat2": 316,
-    "seccomp": 317, "setgroups": 116, "sethostname": 170, "setns": 308, "setresgid": 119, "setresuid": 117,
-    "statx": 332, "umount2": 166, "unshare": 272,
+    "seccomp": 317, "setfsgid": 123, "setfsuid": 122, "setgroups": 116, "sethostname": 170, "setns": 308,
+    "setresgid": 119, "setresuid": 117, "statx": 332, "umount2": 166, "unshare": 272,
 }  # fmt: skip
 _GENERIC = {
     "bpf": 280, "capget": 90, "capset": 91, "execve": 221, "execveat": 281, "fchownat": 54, "fstatfs": 44,
     "keyctl": 219, "mount": 40, "pivot_root": 41, "prctl": 167, "prlimit64": 261, "renameat2": 276,
-    "seccomp": 277, "setgroups": 159, "sethostname": 161, "setns": 268, "setresgid": 149, "setresuid": 147,
-    "statx": 291, "umount2": 39, "unshare": 97,
+    "seccomp": 277, "setfsgid": 152, "setfsuid": 151, "setgroups": 159, "sethostname": 161, "setns": 268,
+    "setresgid": 149, "setresuid": 147, "statx": 291, "umount2": 39, "unshare": 97,
 }  # fmt: skip
 _COMMON = {
     "pidfd_send_signal": 424, "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431,
@@ -205,6 +205,8 @@ _prctl_vma = _bind("prctl", _long, _ulong, _ulong, _ulong, _text)
 _prlimit = _bind("prlimit64", _long, _long, _text, _pointer)
 _renameat2 = _bind("renameat2", _long, _text, _long, _text, _ulong)
 _seccomp = _bind("seccomp", _ulong, _ulong, _text)
+_setfsgid = _bind("setfsgid", _ulong)
+_setfsuid = _bind("setfsuid", _ulong)
 _setgroups = _bind("setgroups", _ulong, _pointer)
 _sethostname = _bind("sethostname", _text, _ulong)
 _setns = _bind("setns", _long, _ulong)
@@ -386,6 +388,17 @@ def setresgid(gid: int) -> None:
         raise _failed(f"gid {gid}")
     if os.getresgid() != (gid, gid, gid):
         raise OSError(errno.EPERM, f"group IDs are {os.getresgid()} after asking for {gid}")
+
+
+def set_file_ids(uid: int, gid: int) -> None:
+    """Make files as ``uid`` and ``gid``, setfsuid(2), until the next setresuid(2) and setresgid(2) or execve.
+
+    Capabilities stay where the securebits say so; a parent-death signal is forgotten.
+    """
+    for change, number in ((_setfsgid, _checked_id(gid)), (_setfsuid, _checked_id(uid))):
+        change(number)
+        if change(NO_ID) != number:  # neither reports an error: what is asked for answers what is
+            raise OSError(errno.EPERM, f"files cannot be made as user {uid}, group {gid}")
 
 
 def setgroups(groups: Sequence[int]) -> None:

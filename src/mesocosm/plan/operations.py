@@ -16,6 +16,8 @@ from typing import ClassVar
 
 import msgspec
 
+from mesocosm.model.idmap import IDMap
+
 
 class Phase(IntEnum):
     """When a step runs."""
@@ -46,6 +48,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True, tag_field="op"):
     def describe(self) -> str:
         """The step in one line, for ``explain`` and for launch errors."""
         raise NotImplementedError
+
+
+def _owners(idmap: IDMap | None) -> str:
+    return "" if idmap is None else f", owners mapped by {idmap.describe()}"
 
 
 class JoinCgroup(Operation, frozen=True, kw_only=True, tag="join-cgroup"):
@@ -120,7 +126,8 @@ class OverlayRoot(Operation, frozen=True, kw_only=True, tag="overlay-root"):
     """The root is an overlay.  ``layers`` are directories of the host, top first.
 
     With ``upper`` and ``work`` (directories of one file system) it is writable; without, read-only.
-    ``volatile`` skips syncing the upper layer, for containers whose changes go with them.
+    ``volatile`` skips syncing the upper layer, for containers whose changes go with them.  ``idmap`` shows
+    the layers with other owners, each through an id-mapped mount of the child's own; ``upper`` is as it is.
     """
 
     phase = Phase.ROOT
@@ -129,22 +136,25 @@ class OverlayRoot(Operation, frozen=True, kw_only=True, tag="overlay-root"):
     upper: str | None = None
     work: str | None = None
     volatile: bool = True
+    idmap: IDMap | None = None
 
     def describe(self) -> str:
         kind = "writable" if self.upper else "read-only"
-        return f"mount the root: a {kind} overlay of {len(self.layers)} layer(s)"
+        return f"mount the root: a {kind} overlay of {len(self.layers)} layer(s){_owners(self.idmap)}"
 
 
 class BindRoot(Operation, frozen=True, kw_only=True, tag="bind-root"):
-    """The root is a directory of the host, made a mount of its own."""
+    """The root is a directory of the host, made a mount of its own, id-mapped with ``idmap``."""
 
     phase = Phase.ROOT
     singleton = True
     source: str
     read_only: bool = True
+    idmap: IDMap | None = None
 
     def describe(self) -> str:
-        return f"mount the root: {self.source}{', read-only' if self.read_only else ''}"
+        suffix = f"{', read-only' if self.read_only else ''}{_owners(self.idmap)}"
+        return f"mount the root: {self.source}{suffix}"
 
 
 class HostRoot(Operation, frozen=True, kw_only=True, tag="host-root"):
@@ -152,7 +162,7 @@ class HostRoot(Operation, frozen=True, kw_only=True, tag="host-root"):
 
     ``hidden`` paths do not exist in the view, ``emptied`` directories are there and empty.  ``submounts`` are
     host mount points of disk file systems that are shown too, each through an overlay of its own.  Changes go
-    to ``upper`` (one directory per mount, made beneath it) and ``work``.
+    to ``upper`` (one directory per mount, made beneath it) and ``work``.  ``idmap`` as in OverlayRoot.
     """
 
     phase = Phase.ROOT
@@ -162,10 +172,27 @@ class HostRoot(Operation, frozen=True, kw_only=True, tag="host-root"):
     upper: str
     work: str
     emptied: tuple[str, ...] = ()
+    idmap: IDMap | None = None
 
     def describe(self) -> str:
         count = len(self.hidden) + len(self.emptied)
-        return f"mount the root: the host's own, copy-on-write, {count} path(s) hidden or empty"
+        suffix = f"{count} path(s) hidden or empty{_owners(self.idmap)}"
+        return f"mount the root: the host's own, copy-on-write, {suffix}"
+
+
+class MakeFilesAs(Operation, frozen=True, kw_only=True, tag="make-files-as"):
+    """What is made in the root from here on belongs to this user and group of the host: a mapping's root.
+
+    Without it the host's root would own mount points, /dev and the like, whom the mapping does not know.
+    """
+
+    phase = Phase.ROOT
+    singleton = True
+    uid: int
+    gid: int
+
+    def describe(self) -> str:
+        return f"make files as user {self.uid}, group {self.gid}"
 
 
 class MountFilesystem(Operation, frozen=True, kw_only=True, tag="mount"):
@@ -193,7 +220,8 @@ class BindMount(Operation, frozen=True, kw_only=True, tag="bind"):
     """A file or directory of the host on ``target``; the target is made as the same kind if missing.
 
     ``flags`` as in MountFilesystem; ``ro`` applies to every mount below when ``recursive`` (R-40).
-    ``trusted`` marks targets below /proc and /sys that only our own isolators may cover (R-07).
+    ``trusted`` marks targets below /proc and /sys that only our own isolators may cover (R-07).  ``idmap``
+    makes it an id-mapped mount.
     """
 
     phase = Phase.FILESYSTEM
@@ -203,10 +231,12 @@ class BindMount(Operation, frozen=True, kw_only=True, tag="bind"):
     flags: tuple[str, ...] = ()
     propagation: str = "private"
     trusted: bool = False
+    idmap: IDMap | None = None
 
     def describe(self) -> str:
         words = ", ".join((*self.flags, *(() if self.propagation == "private" else (self.propagation,))))
-        return f"show host path {self.source} at {self.target}{f' ({words})' if words else ''}"
+        suffix = f"{f' ({words})' if words else ''}{_owners(self.idmap)}"
+        return f"show host path {self.source} at {self.target}{suffix}"
 
 
 class MakeDirectory(Operation, frozen=True, kw_only=True, tag="directory"):
@@ -452,6 +482,7 @@ Step = (
     | OverlayRoot
     | BindRoot
     | HostRoot
+    | MakeFilesAs
     | MountFilesystem
     | BindMount
     | MakeDirectory
