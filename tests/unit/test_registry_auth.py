@@ -453,8 +453,10 @@ def helper(tmp_path: Path, answer: str, *, name: str = "test", mode: int = 0o755
 
 async def test_G10_a_helper_is_asked_over_standard_input(tmp_path: Path) -> None:
     answer = f"""echo '{{"ServerURL": "r.io", "Username": "joe", "Secret": "{SECRET}"}}'"""
-    credentials = helper(tmp_path, answer)
+    asked = f'echo "core $(ulimit -c) cpu $(ulimit -t)" >> "{tmp_path}/log"'
+    credentials = helper(tmp_path, f"{asked}; {answer}")
     assert await credentials.find("r.io") == Credential("joe", SECRET)
+    assert "core 0 cpu 60\n" in (tmp_path / "log").read_text()
     await credentials.login("r.io", Credential("joe", "t0p"))
     log = (tmp_path / "log").read_text()
     assert "get r.io argv:1" in log
@@ -503,8 +505,10 @@ async def test_G10_a_helper_that_hangs_is_killed_with_its_children(tmp_path: Pat
 async def test_G10_a_helper_is_a_name_and_nothing_else(tmp_path: Path, name: str) -> None:
     path = credentials_file(tmp_path, {"credHelpers": {"r.io": name}})
     credentials = Credentials([path], helper_dirs=[str(tmp_path)])
-    if not name:
-        assert await credentials.find("r.io") is None
+    if not name:  # an empty name means the file, whatever credsStore says
+        document = {"credHelpers": {"r.io": ""}, "credsStore": "none", "auths": {"r.io": {"auth": "YTpi"}}}
+        path.write_text(json.dumps(document))
+        assert await credentials.find("r.io") == Credential("a", "b")
         return
     with pytest.raises(InvalidConfig):
         await credentials.find("r.io")

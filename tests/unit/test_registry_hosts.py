@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import json
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
@@ -29,9 +31,12 @@ from mesocosm.images.registry.client import RegistryClient
 from mesocosm.images.registry.hosts import Endpoint, HostsConfig, Tls, endpoints_of
 from mesocosm.images.registry.limits import Limits
 from mesocosm.images.registry.origin import Guard, Reach, next_url, reach_of
+from mesocosm.images.registry.proxies import Proxies
 from mesocosm.images.registry.retry import Retry, parse_retry_after
-from registry_fixtures import small_image
+from registry_fixtures import OCI_MANIFEST, sha256, small_image
 
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+ENTRY = {"mediaType": OCI_MANIFEST, "digest": sha256(b"signature"), "size": 9, "artifactType": "text/x"}
 NOWHERE = HostsConfig(certs_dirs=())
 
 
@@ -95,8 +100,48 @@ def test_containerd_hosts_toml(tmp_path: Path) -> None:
     assert first.tls.ca == (f"{directory}/a.crt", "/abs/b.crt")
     assert first.tls.client == ((f"{directory}/c.cert", f"{directory}/c.key"),)
     assert first.headers == (("X-One", "1"), ("X-Two", "2"), ("X-Two", "3"))
-    assert (second.base, second.tls.skip_verify, second.mirror) == ("http://second.example", True, True)
-    assert (str(origin.api), origin.mirror) == ("https://origin.example/v2", False)
+    assert (second.base, second.tls.skip_verify) == ("http://second.example", True)
+    assert (first.mirrored, second.mirrored, origin.mirrored) == ("docker.io", "docker.io", "")
+    assert str(origin.api) == "https://origin.example/v2"
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("500ms", 0.5), ("3s", 3.0), ("1m30s", 90.0), ("1.5s", 1.5), ("10m", 600.0)]
+)
+def test_the_rest_of_containerd_hosts_toml(tmp_path: Path, text: str, seconds: float) -> None:
+    directory = tmp_path / "r.io"
+    directory.mkdir()
+    (directory / "hosts.toml").write_text(
+        f"""
+        server = "https://origin.example/team/v2/"
+        ca = "a.crt"
+        client = "both.pem"
+        [host."https://mirror.example/prefix"]
+          dial_timeout = "{text}"
+          client = ["one.pem", "two.pem"]
+          proxy = "http://user:secret@proxy.example:3128/"
+        """
+    )
+    general = {"https": "http://general.example:1"}
+    mirror, origin = endpoints_of("r.io", HostsConfig(certs_dirs=(tmp_path,), proxies=general))
+    assert (mirror.connect, origin.connect) == (seconds, None)
+    assert str(mirror.api) == "https://mirror.example/prefix/v2"
+    assert str(origin.api) == "https://origin.example/team/v2"
+    assert mirror.tls.client == ((f"{directory}/one.pem", ""), (f"{directory}/two.pem", ""))
+    assert origin.tls == Tls((f"{directory}/a.crt",), ((f"{directory}/both.pem", ""),))
+    assert mirror.proxies.of(URL("https://else.example")) == "http://user:secret@proxy.example:3128"
+    assert origin.proxies.of(origin.api) == "http://general.example:1"
+    assert "secret" not in repr(mirror)
+
+
+@pytest.mark.parametrize(
+    ("registry", "name"),
+    [("r.io:5000", "r.io_5000_"), ("[::1]:5000", "[::1]_5000_"), ("[::1]", "[::1]"), ("r.io", "r.io")],
+)
+def test_directories_are_named_as_containerd_does(tmp_path: Path, registry: str, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "hosts.toml").write_text('server = "https://found.example"')
+    assert only(registry, HostsConfig(certs_dirs=(tmp_path,))).base == "https://found.example"
 
 
 @pytest.mark.parametrize(
@@ -110,6 +155,14 @@ def test_containerd_hosts_toml(tmp_path: Path) -> None:
         "[host.'https://x']\nca = 5",
         "[host.'https://x']\nclient = [['a', 'b', 'c']]",
         "[host.'https://x']\nunknown = 1",
+        "[host.'https://x']\ndial_timeout = 3",
+        "[host.'https://x']\ndial_timeout = '3'",
+        "[host.'https://x']\ndial_timeout = '-3s'",
+        "[host.'https://x']\ndial_timeout = '999h'",
+        "[host.'https://x']\nproxy = 'https://x'",
+        "[host.'https://x']\nproxy = 'socks5://x'",
+        "[host.'https://x']\nproxy = 'http://x/path'",
+        "[host.'https://x'.header]\n'a b' = 'c'",
         "[host.'https://x'.header]\nX = \"a\\nb\"",
         "[",
     ],
@@ -138,12 +191,15 @@ def test_dockers_certs_d(tmp_path: Path) -> None:
     (directory / "client.key").unlink()
     with pytest.raises(InvalidConfig, match="no key"):
         only("r.io:5000", HostsConfig(certs_dirs=(tmp_path,)))
+    (directory / "client.cert").rename(directory / "client.key")
+    with pytest.raises(InvalidConfig, match="no certificate"):
+        only("r.io:5000", HostsConfig(certs_dirs=(tmp_path,)))
 
 
 def test_mirrors_and_proxies_come_from_our_configuration_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://evil.example")
     monkeypatch.setenv("HTTPS_PROXY", "http://evil.example")
-    assert only("r.io").proxy is None
+    assert only("r.io").proxies.of(URL("https://r.io")) is None
     config = HostsConfig(
         certs_dirs=(),
         mirrors={"r.io": ("m.io", "http://n.example")},
@@ -152,10 +208,54 @@ def test_mirrors_and_proxies_come_from_our_configuration_only(monkeypatch: pytes
     )
     found = endpoints_of("r.io", config)
     assert [one.base for one in found] == ["https://m.io", "http://n.example", "https://r.io"]
-    assert [one.proxy for one in found] == ["http://proxy.example:3128", None, "http://proxy.example:3128"]
+    assert [one.proxies.of(one.api) for one in found] == [
+        "http://proxy.example:3128",
+        None,
+        "http://proxy.example:3128",
+    ]
     assert ["push" in one.capabilities for one in found] == [False, False, True]
     for direct in ("direct.io", "a.example.com", "127.0.0.1:5000"):
-        assert only(direct, config).proxy is None
+        assert found[0].proxies.of(URL(f"https://{direct}/v2/")) is None
+
+
+@pytest.mark.parametrize(
+    ("pattern", "host", "direct"),
+    [
+        ("*", "anything.example", True),
+        ("example", "a.example", True),
+        (".example", "a.example", True),
+        (".example", "notexample", False),
+        ("EXAMPLE", "Example", True),
+        ("a.example:5000", "a.example:5000", True),
+        ("a.example:5000", "a.example", False),
+        ("10.0.0.0/8", "10.1.2.3", True),
+        ("10.0.0.0/8", "11.1.2.3", False),
+        ("10.0.0.0/8", "ten.example", False),
+        ("fd00::/8", "[fd00::1]:5000", True),
+        ("[fd00::1]:5000", "[fd00::1]:5000", True),
+        ("[fd00::1]:5000", "[fd00::1]:5001", False),
+        ("fd00::1", "[fd00::1]:5000", True),
+        ("10.1.2.3", "10.1.2.3:5000", True),
+        ("", "anything.example", False),
+    ],
+)
+def test_what_is_reached_directly(pattern: str, host: str, direct: bool) -> None:
+    proxies = Proxies({"https": "http://proxy.example:3128"}, (pattern,))
+    assert (proxies.of(URL(f"https://{host}/v2/")) is None) == direct
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        HostsConfig(certs_dirs=(), proxies={"ftp": "http://p"}),
+        HostsConfig(certs_dirs=(), proxies={"https": "p:3128"}),
+        HostsConfig(certs_dirs=(), proxies={"https": "http://user:secret@"}),
+    ],
+)
+def test_malformed_proxies_are_refused_without_their_password(config: HostsConfig) -> None:
+    with pytest.raises(InvalidConfig) as caught:
+        endpoints_of("r.io", config)
+    assert "secret" not in str(caught.value)
 
 
 # --- where a server may send us ---
@@ -369,6 +469,55 @@ async def test_a_mirror_serves_and_the_registry_stands_in_for_it(
     assert reply is not None
     assert str(reply.digest) == image.digest
     assert bool(origin.seen) == (fault != "none")
+
+
+async def test_a_mirror_is_told_whose_it_is_and_asked_for_what_it_may_give(
+    two: tuple[MaliciousRegistry, MaliciousRegistry], tmp_path: Path
+) -> None:
+    """Tags by the registry, what they stand for by the mirror; a mirror without referrers does not end it."""
+    mirror, origin = two
+    image = small_image()
+    for one in two:
+        one.add(image, "a/b", "latest")
+    referrers = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [ENTRY]}).encode()
+    origin.serve_manifest("a/b", image.digest.replace(":", "-"), referrers, OCI_INDEX)
+    (tmp_path / origin.host).mkdir()
+    text = f"server = '{origin.url}'\n[host.'{mirror.url}']\ncapabilities = ['pull']\n"
+    (tmp_path / origin.host / "hosts.toml").write_text(text)
+    hosts, limits = HostsConfig(certs_dirs=(tmp_path,)), Limits(attempts=2, backoff=0.001)
+    async with await RegistryClient.open(origin.host, hosts=hosts, limits=limits) as client:
+        resolved = await client.resolve("a/b", "latest")
+        assert resolved is not None
+        await client.manifest("a/b", str(resolved.digest))
+        assert len(await client.referrers("a/b", resolved.digest)) == 1
+        assert await client.tags("a/b") == origin.tags["a/b"]
+    assert origin.paths("ns=") == []
+    assert all(path.endswith(f"ns={origin.host}") for path in mirror.paths())
+    assert len(mirror.paths("manifests")) == 2
+    assert mirror.paths("tags") == []
+
+
+async def test_a_silent_mirror_costs_its_dial_timeout(tmp_path: Path) -> None:
+    image = small_image()
+    async with MaliciousRegistry() as origin:
+        origin.add(image, "a/b", "latest")
+        with socket.create_server(("127.0.0.3", 0), backlog=0) as full:
+            port = full.getsockname()[1]
+            held = [socket.socket() for _ in range(4)]
+            for one in held:
+                one.setblocking(False)
+                one.connect_ex(("127.0.0.3", port))
+            (tmp_path / origin.host).mkdir()
+            text = f"server = '{origin.url}'\n[host.'http://127.0.0.3:{port}']\ndial_timeout = '200ms'\n"
+            (tmp_path / origin.host / "hosts.toml").write_text(text)
+            hosts, begun = HostsConfig(certs_dirs=(tmp_path,)), time.monotonic()
+            async with await RegistryClient.open(
+                origin.host, hosts=hosts, limits=Limits(backoff=0.001)
+            ) as client:
+                assert await client.manifest("a/b", "latest")
+            assert time.monotonic() - begun < 5
+            for one in held:
+                one.close()
 
 
 async def test_a_registry_without_push_says_so(tmp_path: Path) -> None:

@@ -7,12 +7,14 @@ import os
 from collections.abc import AsyncIterator
 
 import pytest
+from aiohttp import web
 
-from malicious_registry import Fault, MaliciousRegistry, headers, redirect, reset, status
+from malicious_registry import Answer, Fault, MaliciousRegistry, headers, redirect, reset, send, status
 from mesocosm.errors import Corrupt, Denied, MesocosmError, Unavailable
 from mesocosm.images import mediatypes
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
+from mesocosm.images.registry import push
 from mesocosm.images.registry.auth import Credential
 from mesocosm.images.registry.client import RegistryClient
 from mesocosm.images.registry.hosts import HostsConfig
@@ -77,6 +79,41 @@ async def test_a_broken_upload_goes_on_where_the_registry_stands(registry: Malic
         await client.push_blob("a/b", ONE, source_of(DATA), chunk=30_000)
     sent = [one.headers["content-range"] for one in registry.seen if one.method == "PATCH"]
     assert sent == ["0-29999", "30000-59999", "60000-89999", "90000-99999"]
+
+
+@pytest.mark.parametrize("least", ["", "70000", "x"])
+async def test_what_one_request_cannot_carry_goes_in_chunks(
+    registry: MaliciousRegistry, least: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At least as large as the registry wants them."""
+    monkeypatch.setattr(push, "PIECE", 40_000)
+    registry.always("/blobs/uploads/", least_chunk(least))
+    registry.on("digest=", reset())
+    async with await connect(registry) as client:
+        assert await client.push_blob("a/b", ONE, source_of(DATA))
+    sent = [one.headers["content-range"] for one in registry.seen if one.method == "PATCH"]
+    small = ["0-39999", "40000-79999", "80000-99999"]
+    assert sent == (["0-69999", "70000-99999"] if least == "70000" else small)
+    assert registry.blobs[str(ONE.digest)] == DATA
+
+
+async def test_a_registry_that_will_have_no_chunks_gets_the_whole_again(
+    registry: MaliciousRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(push, "PIECE", 40_000)
+    registry.on("digest=", reset())
+    registry.always("/blobs/uploads/", no_patch)
+    async with await connect(registry) as client:
+        assert await client.push_blob("a/b", ONE, source_of(DATA))
+    assert [one.method for one in registry.seen if one.method in ("PATCH", "PUT")] == ["PUT", "PATCH", "PUT"]
+
+
+def least_chunk(least: str) -> Fault:
+    return headers(OCI_Chunk_Min_Length=least)
+
+
+async def no_patch(request: web.Request, answer: Answer) -> web.StreamResponse:
+    return await send(request, Answer(400) if request.method == "PATCH" else answer)
 
 
 async def test_a_registry_that_has_forgotten_the_upload_gets_it_anew(registry: MaliciousRegistry) -> None:

@@ -112,7 +112,7 @@ def endpoint_of(url: URL, hosts: HostsConfig) -> Endpoint:
             hint=f"write https://, or allow it in /etc/mesocosm/certs.d/{name}/hosts.toml",
         )
     return msgspec.structs.replace(
-        configured, base=f"{url.scheme}://{url.authority}", override_path=True, mirror=False
+        configured, base=f"{url.scheme}://{url.authority}", override_path=True, mirrored=""
     )
 
 

@@ -57,12 +57,16 @@ class Credential(msgspec.Struct, frozen=True):
 
 
 class TokenRequest(msgspec.Struct, frozen=True):
-    """A request for a token: GET, or POST when ``form`` is given.  ``key`` is handed back with the reply."""
+    """A request for a token: GET, or POST when ``form`` is given.  ``key`` is handed back with the reply.
+
+    ``otherwise`` is what a server that does not know this way (404, 405) is asked instead.
+    """
 
     url: str
     key: str
     authorization: str | None = None
     form: str | None = None
+    otherwise: TokenRequest | None = None
 
     def __repr__(self) -> str:
         return f"TokenRequest({URL(self.url).with_query(None)}, secrets hidden)"
@@ -81,7 +85,8 @@ class _Token(msgspec.Struct, frozen=True):
 class Authenticator:
     """The state of being known to one registry endpoint.
 
-    ``registry`` is the name users know it by, for messages.  ``clock`` is monotonic seconds.
+    ``registry`` is the name users know it by, for messages.  ``clock`` is monotonic seconds.  ``offline``
+    asks token servers for a refresh token too.
     """
 
     def __init__(
@@ -91,6 +96,7 @@ class Authenticator:
         credential: Credential | None,
         *,
         clock: Callable[[], float] = time.monotonic,
+        offline: bool = False,
     ) -> None:
         self._registry = registry
         self._origin = origin
@@ -99,6 +105,12 @@ class Authenticator:
         self._basic = False
         self._tokens: dict[str, _Token] = {}
         self._refresh = credential.identity_token if credential else ""
+        self._offline = offline
+
+    @property
+    def identity_token(self) -> str:
+        """The refresh token to be used from now on: the last that a token server gave, else the one known."""
+        return self._refresh
 
     def header(self, scope: str) -> str | None:
         """Return the ``Authorization`` value to send for ``scope``, None for none."""
@@ -140,12 +152,22 @@ class Authenticator:
         # Renewed at nine tenths of its life: the request carrying it takes time to arrive.
         self._tokens[key] = _Token(value, self._clock() + 0.9 * min(max(lifetime, DEFAULT_LIFETIME), 3600))
         refresh = reply.text("refresh_token")
-        if refresh and self._refresh:
+        if refresh and refresh.isprintable() and (self._refresh or self._offline):
             self._refresh = refresh
 
-    def denied(self) -> Denied:
-        """Return the error for a refusal that no level overcomes."""
+    def denied(self, challenges: Sequence[Challenge] = (), what: str = "") -> Denied:
+        """Return the error for a refusal that no level overcomes; ``challenges`` came with it.
+
+        A token of too narrow a scope is told from a wrong password (RFC 6750 section 3.1).
+        """
         log_in = f"log in with mesocosm login {self._registry}"
+        if any(one.params.get("error") == "insufficient_scope" for one in challenges):
+            known = self._credential is not None and self._credential.username
+            who = shown(known, 60) if known else "this login" if self._credential else "those without a login"
+            return Denied(
+                f"registry {self._registry} does not let {who} do this: {what}",
+                hint=f"ask for the right to it, or {log_in} as somebody who has it",
+            )
         if self._credential is None:
             # Docker Hub answers so for names that do not exist, too.
             why, hint = "asks for credentials and there are none for it", f"check the name, or {log_in}"
@@ -177,9 +199,26 @@ class Authenticator:
             }
             return TokenRequest(str(realm), scope, form=urlencode(form))
         username = self._credential.username if self._credential else ""
-        if username:
-            fields.append(("account", username))
-        return TokenRequest(str(realm.extend_query(fields)), scope, authorization=self._basic_header())
+        if not username:
+            return TokenRequest(str(realm.extend_query(fields)), scope)
+        fields.append(("account", username))
+        if self._offline:
+            fields += [("offline_token", "true"), ("client_id", CLIENT_ID)]
+        url = str(realm.extend_query(fields))
+        posted = TokenRequest(str(realm), scope, form=self._password_form(service, fields))
+        return TokenRequest(url, scope, authorization=self._basic_header(), otherwise=posted)
+
+    def _password_form(self, service: str, fields: Sequence[tuple[str, str]]) -> str:
+        """The OAuth2 form of the same request, for token servers that take no GET."""
+        form = {
+            "grant_type": "password",
+            "username": self._credential.username if self._credential else "",
+            "password": self._credential.password if self._credential else "",
+            "client_id": CLIENT_ID,
+            "service": service,
+            "scope": " ".join(value for name, value in fields if name == "scope"),
+        }
+        return urlencode(form | ({"access_type": "offline"} if self._offline else {}))
 
 
 def check_realm(origin: Origin, realm: str, registry: str) -> URL:

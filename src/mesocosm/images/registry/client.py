@@ -69,10 +69,11 @@ class RegistryClient:
         credentials: CredentialSource | None = None,
         limits: Limits | None = None,
         throttle: Throttle | None = None,
+        offline: bool = False,
     ) -> RegistryClient:
         """Return a client for ``registry`` (``host[:port]``), to be entered as a context.
 
-        ``repository`` chooses among credentials kept for parts of a registry.
+        ``repository`` chooses among credentials kept for parts of a registry; ``offline``: see `log_in`.
         """
         Reference("docker", registry=registry, repository=repository or "any/any", tag="any")
         config = hosts or HostsConfig()
@@ -81,7 +82,7 @@ class RegistryClient:
             name = _name_of(endpoint, registry)
             credential = await credentials.find(name, repository) if credentials else None
             bounds = limits or Limits()
-            if endpoint.mirror:
+            if endpoint.mirrored:
                 # Another server stands behind it: its silence is not worth a minute.
                 bounds = msgspec.structs.replace(bounds, attempts=min(2, bounds.attempts))
             transports.append(
@@ -92,6 +93,7 @@ class RegistryClient:
                     limits=bounds,
                     deny_private=config.deny_private,
                     throttle=throttle,
+                    offline=offline,
                 )
             )
         return cls(registry, tuple(transports))
@@ -112,6 +114,14 @@ class RegistryClient:
         """Check that the registry speaks the protocol and takes our credentials."""
         transport = self._origin
         await transport.call("GET", transport.url(""), scope="", what="API version 2", most=64 << 10)
+
+    async def log_in(self) -> str:
+        """As `ping`; return the identity token to keep in place of a password, empty where none is given.
+
+        Only a client opened with ``offline`` asks for one.
+        """
+        await self.ping()
+        return self._origin.identity_token
 
     async def resolve(self, repository: str, reference: str, *, etag: str = "") -> Resolved | None:
         """Return what ``reference`` (tag or digest) stands for, without fetching it; None when ``etag``
@@ -203,9 +213,11 @@ class RegistryClient:
 
         async def ask(transport: Transport) -> tuple[Descriptor, ...]:
             found = await pages.referrers(transport, repository, digest, artifact_type)
-            if found is not None:
-                return found
-            return await referring.listed(transport, repository, digest, artifact_type)
+            if found is None:
+                found = await referring.listed(transport, repository, digest, artifact_type)
+            if not found and transport.endpoint.mirrored:  # mirrors need not have them
+                raise NotFound(f"mirror {transport.registry} has no referrers of {repository}@{digest}")
+            return found
 
         return await self._first("pull", ask)
 
@@ -305,6 +317,6 @@ class RegistryClient:
 
 def _name_of(endpoint: Endpoint, registry: str) -> str:
     """A mirror has its own credentials: those of its host, never those of the registry it mirrors."""
-    if not endpoint.mirror:
+    if not endpoint.mirrored:
         return registry
     return endpoint.base.partition("://")[2].partition("/")[0]

@@ -5,8 +5,8 @@
     credsStore   "pass"                 the program docker-credential-pass answers for all others
 
 A helper's name is ``[a-z0-9-]+``, it is looked up in a fixed list of directories, must be root's or ours
-and writable by nobody else, gets the question on its standard input, a bare environment, 30 seconds and 1
-MiB.  Secrets are never in an argument vector, a log or an error.
+and writable by nobody else, gets the question on its standard input, a bare environment, 30 seconds, 1 MiB,
+and leaves no core dump.  Secrets are never in an argument vector, a log or an error.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import re
+import resource
 import secrets
 import signal
 import stat
@@ -36,6 +37,9 @@ from mesocosm.images.strict import Fields, Json, load
 HELPER_DIRS: Final = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 HELPER_OUTPUT: Final = 1 << 20
 HELPER_SECONDS: Final = 30.0
+HELPER_CPU_SECONDS: Final = 60
+"""All its threads together."""
+
 FILE_LIMIT: Final = 4 << 20
 HUB_KEY: Final = "https://index.docker.io/v1/"
 """The key under which docker keeps docker.io's credentials."""
@@ -152,6 +156,7 @@ class Credentials:
             start_new_session=True,
         )
         try:
+            _bound(process.pid)
             async with asyncio.timeout(self._helper_seconds):
                 output = await _converse(process, question.encode(), helper)
                 status = await process.wait()
@@ -167,6 +172,15 @@ class Credentials:
         raise Denied(
             f"credential helper {helper} failed with status {status}", hint="try it by hand, or log in again"
         )
+
+
+def _bound(pid: int) -> None:
+    """Bound what a helper may do, before it is told anything: no core dumps with secrets, little of the
+    processor.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
+        resource.prlimit(pid, resource.RLIMIT_CPU, (HELPER_CPU_SECONDS, HELPER_CPU_SECONDS))
 
 
 async def _converse(process: asyncio.subprocess.Process, question: bytes, helper: str) -> bytes:
@@ -224,9 +238,8 @@ def _helper_for(document: Mapping[str, Json], path: Path, registry: str) -> str 
     if not isinstance(store, str | None):
         raise InvalidConfig(f"{path}: credsStore is not a name")
     for key in _keys(registry):
-        named = helpers.get(key)
-        if isinstance(named, str) and named:
-            return named
+        if isinstance(named := helpers.get(key), str):
+            return named or None  # an empty name means the file
     return store or None
 
 

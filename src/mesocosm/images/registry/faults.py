@@ -79,6 +79,11 @@ def wire_fault(error: Exception, *, registry: str, where: str, spoken: bool) -> 
         return Transient(
             f"registry {registry} ({where}) does not answer", hint="check the network and the name"
         )
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return _proxy_fault(error, registry)
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        hint = "see proxy in its hosts.toml"
+        return Unavailable(f"registry {registry}: its proxy cannot be reached", hint=hint)
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         hint = f"put its CA into /etc/mesocosm/certs.d/{registry}/ca.crt; plain http is never tried instead"
         return Denied(f"registry {registry} ({where}) is not trusted: {_tls_reason(error)}", hint=hint)
@@ -98,6 +103,14 @@ def wire_fault(error: Exception, *, registry: str, where: str, spoken: bool) -> 
         hint = "check that it runs and that a firewall lets us through"
         return Transient(text, hint=hint) if spoken else Unavailable(text, hint=hint)
     return Transient(f"registry {registry} ({where}) broke off: {shown(error, 120) or type(error).__name__}")
+
+
+def _proxy_fault(error: aiohttp.ClientHttpProxyError, registry: str) -> MesocosmError:
+    """What a proxy's refusal to lead anywhere means; its address, which may hold a password, is not told."""
+    text = f"registry {registry}: its proxy answered {error.status}"
+    if error.status in (403, 407):
+        return Denied(text, hint="see proxy in its hosts.toml: http://USER:PASSWORD@HOST:PORT")
+    return Transient(text) if error.status in STATUSES else Unavailable(text)
 
 
 def _tls_reason(error: Exception) -> str:

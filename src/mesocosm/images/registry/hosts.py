@@ -3,9 +3,11 @@ configuration.
 
 Read from each directory of ``certs_dirs`` in order, first hit wins:
 
-    <dir>/<host[:port]>/hosts.toml        containerd's hosts.toml (``_default`` when there is no own
-    directory) <dir>/<host[:port]>/*.crt             docker's certs.d: CA certificates
+    <dir>/<host[:port]>/hosts.toml        containerd's hosts.toml, see hosts_toml.py
+    <dir>/<host[:port]>/*.crt             docker's certs.d: CA certificates
     <dir>/<host[:port]>/*.cert, *.key     docker's certs.d: client certificates with their keys
+
+``<host>_<port>_`` is read too, and ``_default`` where there is no own directory, as containerd does.
 
 https always, but for registries named insecure here, whose ``hosts.toml`` says ``http://``, or on loopback;
 there is no falling back after a TLS failure (attacks G-05).  The environment's proxy variables are not read.
@@ -15,8 +17,7 @@ from __future__ import annotations
 
 import ipaddress
 import ssl
-import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ from mesocosm.errors import InvalidConfig
 from mesocosm.images.foreign import shown
 from mesocosm.images.reference import DEFAULT_REGISTRY
 from mesocosm.images.registry.origin import is_loopback, literal
+from mesocosm.images.registry.proxies import LOOPBACK, Proxies, parse_proxy
 
 DOCKER_HUB: Final = "registry-1.docker.io"
 CAPABILITIES: Final = frozenset({"pull", "resolve", "push"})
@@ -65,13 +67,21 @@ class Tls(msgspec.Struct, frozen=True):
             context.verify_mode = ssl.CERT_NONE
         return context
 
+    @property
+    def elsewhere(self) -> Tls:
+        """What holds for servers that the endpoint leads to: its CA files, and neither its client
+        certificates nor its leave to skip checking.
+        """
+        return Tls(self.ca)
+
 
 class Endpoint(msgspec.Struct, frozen=True):
     """One server that answers for a registry.
 
     ``base`` is a URL without trailing slash, up to but without ``/v2`` unless ``override_path``, when it is
     complete. ``capabilities`` are among ``pull``, ``resolve`` and ``push``; only the registry itself pushes
-    by default.
+    by default.  ``mirrored`` is the registry that a mirror stands for, which it is told (``?ns=``, as
+    containerd does), empty for the registry itself; ``connect`` the seconds that a connection may take.
     """
 
     base: str
@@ -79,13 +89,15 @@ class Endpoint(msgspec.Struct, frozen=True):
     tls: Tls = Tls()
     headers: tuple[tuple[str, str], ...] = ()
     override_path: bool = False
-    mirror: bool = False
-    proxy: str | None = None
+    mirrored: str = ""
+    connect: float | None = None
+    proxies: Proxies = Proxies()
 
     @property
     def api(self) -> URL:
         """The URL that API paths are appended to."""
-        return URL(self.base if self.override_path else f"{self.base}/v2")
+        whole = self.override_path or self.base.endswith("/v2")
+        return URL(self.base if whole else f"{self.base}/v2")
 
 
 class HostsConfig(msgspec.Struct, frozen=True):
@@ -93,8 +105,9 @@ class HostsConfig(msgspec.Struct, frozen=True):
 
     insecure      ``host[:port]`` names and CIDR ranges reached by plain http
     mirrors       registry to the URLs tried before it, in order
-    proxies       scheme (``http`` or ``https``) to proxy URL
-    no_proxy      host names and ``.suffixes`` reached directly; loopback always is
+    proxies       scheme (``http`` or ``https``) of what is asked for to proxy URL; a ``proxy`` of hosts.toml
+                  is stronger
+    no_proxy      what is reached directly, see proxies.py; loopback always is
     deny_private  a public registry may not send us to private addresses
     """
 
@@ -115,19 +128,20 @@ def endpoints_of(registry: str, config: HostsConfig) -> tuple[Endpoint, ...]:
     directory = _directory(registry, config.certs_dirs)
     file = directory / "hosts.toml" if directory else None
     if file is not None and file.is_file():
-        found = _from_toml(registry, file, config)
+        from mesocosm.images.registry.hosts_toml import read_hosts  # it needs what is defined here
+
+        found = read_hosts(registry, file, config)
     else:
         own = directory if directory and directory.name != "_default" else None
-        found = (*_mirrors(registry, config), _origin(registry, config, own))
-    return tuple(msgspec.structs.replace(one, proxy=_proxy(URL(one.base), config)) for one in found)
+        found = (*_mirrors(registry, config), default_endpoint(registry, config, own))
+    general = _proxies(config)
+    return tuple(one if one.proxies.urls else msgspec.structs.replace(one, proxies=general) for one in found)
 
 
 def _directory(registry: str, roots: Iterable[Path]) -> Path | None:
-    names = (
-        (registry, registry.replace(":", "_", 1) + "_", "_default")
-        if ":" in registry
-        else (registry, "_default")
-    )
+    host, colon, port = registry.rpartition(":")
+    ported = (f"{host}_{port}_",) if colon and not port.endswith("]") else ()
+    names: tuple[str, ...] = (*ported, registry, "_default")
     for root in roots:
         for name in names:
             if (root / name).is_dir():
@@ -135,7 +149,10 @@ def _directory(registry: str, roots: Iterable[Path]) -> Path | None:
     return None
 
 
-def _origin(registry: str, config: HostsConfig, certs: Path | None) -> Endpoint:
+def default_endpoint(registry: str, config: HostsConfig, certs: Path | None = None) -> Endpoint:
+    """Return the registry itself as it is reached where no file says otherwise; ``certs`` is a directory in
+    docker's layout.
+    """
     tls = _docker_certs(certs) if certs else Tls()
     host = DOCKER_HUB if registry == DEFAULT_REGISTRY else registry
     plain = _is_insecure(registry, config.insecure) or (is_loopback(_host_of(registry)) and tls == Tls())
@@ -144,11 +161,11 @@ def _origin(registry: str, config: HostsConfig, certs: Path | None) -> Endpoint:
 
 def _mirrors(registry: str, config: HostsConfig) -> Iterable[Endpoint]:
     for text in config.mirrors.get(registry, ()):
-        base = _base(text, f"mirror of {registry}", config)
-        yield Endpoint(base, capabilities=frozenset({"pull", "resolve"}), mirror=True)
+        base = base_of(text, f"mirror of {registry}", config)
+        yield Endpoint(base, capabilities=frozenset({"pull", "resolve"}), mirrored=registry)
 
 
-def _base(text: str, what: str, config: HostsConfig) -> str:
+def base_of(text: str, what: str, config: HostsConfig) -> str:
     """Return a configured server as a URL; one without a scheme gets the one its host deserves."""
     if "://" not in text:
         plain = is_loopback(_host_of(text)) or _is_insecure(text, config.insecure)
@@ -186,12 +203,11 @@ def _is_insecure(registry: str, listed: Iterable[str]) -> bool:
     return False
 
 
-def _proxy(url: URL, config: HostsConfig) -> str | None:
-    host = (url.host or "").lower()
-    direct = is_loopback(host) or any(
-        host == name.lstrip(".") or host.endswith("." + name.lstrip(".")) for name in config.no_proxy
-    )
-    return None if direct else config.proxies.get(url.scheme)
+def _proxies(config: HostsConfig) -> Proxies:
+    if unknown := set(config.proxies) - {"http", "https"}:
+        raise InvalidConfig(f"proxies: {shown(sorted(unknown), 80)} is neither http nor https")
+    urls = {scheme: parse_proxy(text, f"proxy for {scheme}") for scheme, text in config.proxies.items()}
+    return Proxies(urls, (*config.no_proxy, *LOOPBACK))
 
 
 def _docker_certs(directory: Path) -> Tls:
@@ -202,101 +218,9 @@ def _docker_certs(directory: Path) -> Tls:
         if not key.is_file():
             raise InvalidConfig(f"{path} has no key beside it", hint=f"put it at {key}")
         client.append((str(path), str(key)))
+    for key in sorted(directory.glob("*.key")):
+        if not key.with_suffix(".cert").is_file():
+            raise InvalidConfig(
+                f"{key} has no certificate beside it", hint=f"put it at {key.with_suffix('.cert')}"
+            )
     return Tls(ca, tuple(client))
-
-
-_SERVER_KEYS = frozenset(
-    {"capabilities", "ca", "client", "skip_verify", "override_path", "header", "dial_timeout"}
-)
-
-
-def _from_toml(registry: str, file: Path, config: HostsConfig) -> tuple[Endpoint, ...]:
-    try:
-        document = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidConfig(f"{file} cannot be read: {shown(error, 120)}") from None
-    mirrors = document.get("host", {})
-    if not isinstance(mirrors, dict):
-        raise InvalidConfig(f"{file}: host is not a table")
-    found = [_server(text, entry, file, config, mirror=True) for text, entry in mirrors.items()]
-    rest = {key: value for key, value in document.items() if key not in ("host", "server")}
-    server = document.get("server")
-    if server is None:
-        default = _origin(registry, config, None)
-        server = default.base
-    if not isinstance(server, str):
-        raise InvalidConfig(f"{file}: server is not a string")
-    return (*found, _server(server, rest, file, config, mirror=False))
-
-
-def _server(text: str, entry: object, file: Path, config: HostsConfig, *, mirror: bool) -> Endpoint:
-    where = f"{file}: {shown(text, 80)}"
-    if not isinstance(entry, dict) or (unknown := set(entry) - _SERVER_KEYS):
-        names = shown(sorted(unknown), 80) if isinstance(entry, dict) else "that"
-        raise InvalidConfig(
-            f"{where}: {names} is not understood", hint=f"known are {', '.join(sorted(_SERVER_KEYS))}"
-        )
-    capabilities = frozenset(
-        _strings(entry.get("capabilities", sorted(CAPABILITIES)), f"{where}, capabilities")
-    )
-    if not capabilities <= CAPABILITIES:
-        raise InvalidConfig(f"{where}: unknown capability", hint="known are pull, push and resolve")
-    return Endpoint(
-        base=_base(text, str(file), config),
-        capabilities=capabilities,
-        tls=Tls(
-            tuple(_beside(file, name) for name in _strings(entry.get("ca", []), f"{where}, ca")),
-            tuple(_pairs(entry.get("client", []), file, where)),
-            _flag(entry, "skip_verify", where),
-        ),
-        headers=tuple(_headers(entry.get("header", {}), where)),
-        override_path=_flag(entry, "override_path", where),
-        mirror=mirror,
-    )
-
-
-def _flag(entry: Mapping[str, object], name: str, where: str) -> bool:
-    value = entry.get(name, False)
-    if not isinstance(value, bool):
-        raise InvalidConfig(f"{where}: {name} is neither true nor false")
-    return value
-
-
-def _strings(value: object, where: str) -> list[str]:
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise InvalidConfig(f"{where} is neither a string nor a list of strings")
-    return items
-
-
-def _pairs(value: object, file: Path, where: str) -> Iterable[tuple[str, str]]:
-    """Client certificates: one file holding both, a list of such, or a list of [certificate, key] pairs."""
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, list):
-        raise InvalidConfig(f"{where}, client is not a list")
-    for item in items:
-        parts = _strings(item, f"{where}, client")
-        if not 1 <= len(parts) <= 2:
-            raise InvalidConfig(f"{where}, client: expected [certificate, key]")
-        key = _beside(file, parts[1]) if len(parts) == 2 and parts[1] else ""
-        yield _beside(file, parts[0]), key
-
-
-def _beside(file: Path, name: str) -> str:
-    return str(file.parent / name)
-
-
-def _headers(value: object, where: str) -> Iterable[tuple[str, str]]:
-    if not isinstance(value, dict):
-        raise InvalidConfig(f"{where}, header is not a table")
-    for name, values in value.items():
-        for text in _strings(values, f"{where}, header"):
-            if (
-                not name.isascii()
-                or not name.isprintable()
-                or not text.isprintable()
-                or " " in name
-                or ":" in name
-            ):
-                raise InvalidConfig(f"{where}: header {shown(name, 40)!r} is malformed")
-            yield name, text

@@ -108,11 +108,15 @@ class Guard(AbstractResolver):
     lies.
 
     The addresses returned are the ones connected to, so a name cannot change between check and use.
-    ``deny_private`` also forbids private ranges to everything but the endpoint.
+    ``deny_private`` also forbids private ranges to everything but the endpoint.  ``trusted`` are hosts that
+    this host's configuration names itself, the proxies; they may lie anywhere.
     """
 
-    def __init__(self, own_host: str, *, deny_private: bool = False) -> None:
+    def __init__(
+        self, own_host: str, *, deny_private: bool = False, trusted: frozenset[str] = frozenset()
+    ) -> None:
         self._own = own_host.lower()
+        self._trusted = trusted
         own = literal(self._own)
         self._most = Reach.PUBLIC if deny_private else Reach.PRIVATE
         if own is not None:
@@ -135,8 +139,9 @@ class Guard(AbstractResolver):
     ) -> list[ResolveResult]:
         """Return the addresses of ``host`` that may be connected to; Denied when there are only others."""
         found = await self._names.resolve(host, port, family)
+        if host.lower() in self._trusted:
+            return found
         reaches = [reach_of(ipaddress.ip_address(one["host"].partition("%")[0])) for one in found]
-        most = self._most
         most = self._most
         if host.lower() == self._own:
             self._admit_own(reaches)

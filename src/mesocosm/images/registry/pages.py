@@ -47,7 +47,7 @@ async def referrers(
     what = f"referrers of {repository}@{digest}"
     url = transport.url(f"{repository}/referrers/{digest}")
     if artifact_type is not None:
-        url = url.with_query({"artifactType": artifact_type})
+        url = url.update_query({"artifactType": artifact_type})
     found: list[Descriptor] = []
     try:
         async for reply in _pages(transport, url, repository, what):

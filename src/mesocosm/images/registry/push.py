@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Callable
+from typing import Final
 
 from yarl import URL
 
-from mesocosm.errors import Corrupt, Unavailable
+from mesocosm.errors import Corrupt, Denied, MesocosmError, Unavailable
 from mesocosm.images.documents import Descriptor
 from mesocosm.images.foreign import parse_uint
 from mesocosm.images.progress import Phase, Progress, Report
@@ -19,6 +20,9 @@ from mesocosm.images.registry.transport import Reply, Transport
 
 UploadSource = Callable[[int, int], AsyncIterator[bytes]]
 """Yields ``count`` bytes of the blob from ``offset`` on; may be asked again after a failure."""
+
+PIECE: Final = 16 << 20
+"""Bytes of a chunk of what one request could not carry: a broken connection costs at most as much."""
 
 _RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,19})", re.ASCII)
 
@@ -56,8 +60,7 @@ class Upload:
             return False
         location = self._location(started)
         if chunk:
-            location = await self._send_chunks(location, chunk)
-            await self._finish(location)
+            await self._send_chunks(location, max(chunk, _least(started)))
         else:
             await self._send_whole(location)
         self._tell(finished=True)
@@ -67,20 +70,31 @@ class Upload:
         url = self._transport.url(f"{self._repository}/blobs/uploads/")
         wanted = self._scope
         if mount_from is not None:
-            url = url.with_query({"mount": str(self._descriptor.digest), "from": mount_from})
+            url = url.update_query({"mount": str(self._descriptor.digest), "from": mount_from})
             wanted += f" repository:{mount_from}:pull"
         return await self._transport.call("POST", url, scope=wanted, what=self._what, accept=(201, 202))
 
     async def _send_whole(self, location: URL) -> None:
-        retry = Retry(self._transport.limits)
+        """Send all in one request, which every registry takes; what breaks off is sent in chunks, unless the
+        registry will have none.
+        """
+        retry, chunks = Retry(self._transport.limits), self._descriptor.size > PIECE
         while True:
             try:
                 return await self._put(location, 0, self._descriptor.size)
             except Transient as error:
                 await self._transport.pause(retry, error)
-                location = self._location(await self._begin(None))
+            started = await self._begin(None)
+            location = self._location(started)
+            if chunks:
+                try:
+                    return await self._send_chunks(location, max(PIECE, _least(started)))
+                except (Denied, Corrupt):
+                    raise
+                except MesocosmError:
+                    chunks, location = False, self._location(await self._begin(None))
 
-    async def _send_chunks(self, location: URL, size: int) -> URL:
+    async def _send_chunks(self, location: URL, size: int) -> None:
         retry = Retry(self._transport.limits)
         offset = 0
         while offset < self._descriptor.size:
@@ -92,7 +106,7 @@ class Upload:
             except Transient as error:
                 await self._transport.pause(retry, error)
                 location, offset = await self._where(location)
-        return location
+        await self._finish(location)
 
     async def _patch(self, location: URL, offset: int, count: int) -> URL:
         headers = {
@@ -106,11 +120,11 @@ class Upload:
             scope=self._scope,
             what=self._what,
             headers=headers,
-            body=self._body(offset, count),
+            body=lambda: self._body(offset, count),
             patience=self._patience(count),
         ) as response:
-            if response.status == 416:
-                raise Transient(f"{self._what}: the registry expects another range")
+            if response.status in (404, 416):
+                raise Transient(f"{self._what}: the registry expects another range, or has forgotten it")
             await self._transport.expect(response, (202,), self._what)
             reply = Reply(response.status, response.headers, b"", str(response.url))
         return self._location(reply)
@@ -141,7 +155,7 @@ class Upload:
             scope=self._scope,
             what=self._what,
             headers=headers,
-            body=self._body(offset, count) if count else b"",
+            body=(lambda: self._body(offset, count)) if count else b"",
             patience=self._patience(count),
         ) as response:
             await self._transport.expect(response, (201, 202, 204), self._what)
@@ -182,3 +196,10 @@ class Upload:
                 finished=already or finished,
             )
         )
+
+
+def _least(started: Reply) -> int:
+    """The fewest bytes that the registry takes as a chunk, but for the last (distribution spec, "Pushing a
+    blob in chunks"); 0 when it does not say.
+    """
+    return parse_uint(started.headers.get("OCI-Chunk-Min-Length", ""), 1 << 30) or 0

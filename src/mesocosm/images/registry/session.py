@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from mesocosm.errors import InvalidConfig
 from mesocosm.images.foreign import shown
 from mesocosm.images.reference import DEFAULT_REGISTRY, Reference
@@ -29,11 +31,14 @@ async def login(
 ) -> None:
     """Have the registry (``host[:port]``, see `registry_name`) take the credential, then keep it.
 
-    Raises Denied when it does not, Unavailable when it does not answer; then nothing is kept.
+    Where its token server gives an identity token, that is kept in place of the password.  Raises Denied when
+    it does not take it, Unavailable when it does not answer; then nothing is kept.
     """
     source = OneCredential(registry, credential)
-    async with await RegistryClient.open(registry, hosts=hosts, credentials=source) as client:
-        await client.ping()
+    async with await RegistryClient.open(registry, hosts=hosts, credentials=source, offline=True) as client:
+        token = await client.log_in()
+    if token:
+        credential = msgspec.structs.replace(credential, password="", identity_token=token)
     await keeper.login(registry, credential)
 
 

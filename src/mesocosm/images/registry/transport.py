@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final, TypeVar
 
@@ -20,16 +21,17 @@ from yarl import URL
 from mesocosm.errors import Denied, MesocosmError, Unavailable
 from mesocosm.images.registry import body as bodies
 from mesocosm.images.registry.auth import Authenticator, Credential, TokenRequest
-from mesocosm.images.registry.challenge import parse_challenges
+from mesocosm.images.registry.challenge import Challenge, parse_challenges
 from mesocosm.images.registry.faults import Transient, status_fault, wire_fault
-from mesocosm.images.registry.hosts import Endpoint
+from mesocosm.images.registry.hosts import Endpoint, Tls
 from mesocosm.images.registry.limits import Limits
 from mesocosm.images.registry.origin import Guard, Origin, next_url
 from mesocosm.images.registry.retry import Retry
 from mesocosm.images.registry.throttle import Throttle
 
 Result = TypeVar("Result")
-Body = bytes | AsyncIterable[bytes] | None
+Body = bytes | Callable[[], AsyncIterable[bytes]] | None
+"""What is sent: bytes, or what opens them, once for each time that they are sent."""
 
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 AUTH_ROUNDS: Final = 3
@@ -62,16 +64,21 @@ class Transport:
         limits: Limits,
         deny_private: bool = False,
         throttle: Throttle | None = None,
+        offline: bool = False,
     ) -> None:
+        """``offline`` asks token servers for a token that outlives this client, see `identity_token`."""
         self.registry = registry
         self.throttle = throttle
         self.endpoint = endpoint
         self.limits = limits
+        if endpoint.connect is not None:
+            self.limits = msgspec.structs.replace(limits, connect=endpoint.connect)
         self._origin = Origin.of(endpoint.api)
-        self._guard = Guard(self._origin.host, deny_private=deny_private)
-        self._auth = Authenticator(registry, self._origin, credential)
+        self._guard = Guard(self._origin.host, deny_private=deny_private, trusted=endpoint.proxies.hosts)
+        self._auth = Authenticator(registry, self._origin, credential, offline=offline)
         self._auth_lock = asyncio.Lock()
         self._spoken = False
+        self._contexts: dict[Tls, ssl.SSLContext] = {}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Transport:
@@ -83,9 +90,15 @@ class Transport:
         if session is not None:
             await session.close()
 
+    @property
+    def identity_token(self) -> str:
+        """The refresh token that the token server gave; empty when there is none."""
+        return self._auth.identity_token
+
     def url(self, path: str) -> URL:
         """Return the URL of an API path such as ``library/debian/tags/list``."""
-        return URL(f"{self.endpoint.api}/{path}", encoded=True)
+        url = URL(f"{self.endpoint.api}/{path}", encoded=True)
+        return url.update_query(ns=self.endpoint.mirrored) if self.endpoint.mirrored else url
 
     def follow(self, current: str, location: str | None, what: str) -> URL:
         """Return a URL that an answer points to; Denied when it may not be followed."""
@@ -193,6 +206,7 @@ class Transport:
         body: Body,
         patience: float,
     ) -> aiohttp.ClientResponse:
+        challenges: tuple[Challenge, ...] = ()
         for _ in range(AUTH_ROUNDS):
             sent, level = self._auth.header(scope), self._auth.level(scope)
             response = await self._followed(method, url, sent, what, headers, body, patience)
@@ -208,7 +222,7 @@ class Transport:
                     request = self._auth.refused(challenges, scope, level)
                     if request is not None:
                         await self._fetch_token(request)
-        raise self._auth.denied()
+        raise self._auth.denied(challenges, what)
 
     async def _followed(
         self,
@@ -249,9 +263,10 @@ class Transport:
                     method,
                     url,
                     headers=headers,
-                    data=body,
+                    data=body() if callable(body) else body,
                     allow_redirects=False,
-                    proxy=self.endpoint.proxy,
+                    proxy=self.endpoint.proxies.of(url),
+                    ssl=self._context_for(url) if url.scheme == "https" else True,
                 )
         except (aiohttp.ClientError, OSError, ValueError, Denied) as error:
             where = str(Origin.of(url))
@@ -260,12 +275,21 @@ class Transport:
         self._spoken = True
         return response
 
+    def _context_for(self, url: URL) -> ssl.SSLContext:
+        """Return the TLS settings for a server: the endpoint's on its own host, elsewhere only its CA."""
+        tls = self.endpoint.tls
+        if (url.host or "").lower() != self._origin.host:
+            tls = tls.elsewhere
+        if tls not in self._contexts:
+            self._contexts[tls] = tls.context()
+        return self._contexts[tls]
+
     async def _fetch_token(self, request: TokenRequest) -> None:
         """Carry out a token request; its credentials go to its own origin only, and never past a redirect."""
         what = f"the token server of {self.registry}"
         url = URL(request.url)
 
-        async def attempt() -> bytes:
+        async def attempt() -> bytes | None:
             headers = CIMultiDict({"Accept": "application/json"})
             method, body = "GET", None
             if request.authorization is not None:
@@ -275,6 +299,8 @@ class Transport:
                 headers["Content-Type"] = "application/x-www-form-urlencoded"
             response = await self._single(method, url, headers, body, 0.0)
             try:
+                if response.status in (404, 405) and request.otherwise is not None:
+                    return None
                 if response.status in (400, 401, 403):
                     raise self._auth.denied()
                 await self.expect(response, (200,), what)
@@ -282,16 +308,16 @@ class Transport:
             finally:
                 response.release()
 
-        self._auth.granted(request.key, await self.retrying(attempt, Retry(self.limits)))
+        reply = await self.retrying(attempt, Retry(self.limits))
+        if reply is not None:
+            self._auth.granted(request.key, reply)
+        elif request.otherwise is not None:
+            await self._fetch_token(request.otherwise)
 
     def _open_session(self) -> aiohttp.ClientSession:
-        tls = self.endpoint.tls
-        connector = aiohttp.TCPConnector(
-            resolver=self._guard,
-            ssl=tls.context() if self._origin.scheme == "https" or tls != type(tls)() else True,
-            limit=16,
-            use_dns_cache=False,
-        )
+        if self._origin.scheme == "https":
+            self._context_for(self.endpoint.api)  # files that cannot be used are told of at once
+        connector = aiohttp.TCPConnector(resolver=self._guard, limit=16, use_dns_cache=False)
         return aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
