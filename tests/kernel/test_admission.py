@@ -8,59 +8,19 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from fixtures.admission import KEY, attempt, signature_of, tag_of
 from malicious_registry import MaliciousRegistry
 from mesocosm.errors import Denied
 from mesocosm.images.provisioner import Provisioner
 from provisions import image_of, new_id, paths_of
-from registry_fixtures import OCI_CONFIG, OCI_MANIFEST, SmallImage, sha256, write_layout
+from registry_fixtures import SmallImage, write_layout
 from tarballs import file
 
 IMAGE = image_of([[file(b"a", b"1")]])
 OTHER = image_of([[file(b"a", b"2")]])
-KEY = ec.generate_private_key(ec.SECP256R1())
 STRANGER = ec.generate_private_key(ec.SECP256R1())
-
-
-def signature_of(
-    digest: str,
-    name: str,
-    key: ec.EllipticCurvePrivateKey = KEY,
-    kind: str = "cosign container image signature",
-) -> SmallImage:
-    """The artifact that ``cosign sign --key`` puts into a registry."""
-    statement = json.dumps(
-        {
-            "critical": {
-                "identity": {"docker-reference": name},
-                "image": {"docker-manifest-digest": digest},
-                "type": kind,
-            },
-            "optional": None,
-        }
-    ).encode()
-    made = base64.b64encode(key.sign(statement, ec.ECDSA(SHA256()))).decode()
-    config = b'{"architecture": "", "os": "", "rootfs": {"type": "layers", "diff_ids": []}}'
-    layer = {
-        "mediaType": "application/vnd.dev.cosign.simplesigning.v1+json",
-        "digest": sha256(statement),
-        "size": len(statement),
-        "annotations": {"dev.cosignproject.cosign/signature": made},
-    }
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "config": {"mediaType": OCI_CONFIG, "digest": sha256(config), "size": len(config)},
-        "layers": [layer],
-    }
-    return SmallImage(json.dumps(manifest).encode(), config, (statement,))
-
-
-def tag_of(digest: str) -> str:
-    """Where cosign puts a signature."""
-    return f"{digest.replace(':', '-')}.sig"
 
 
 def write_policy(folder: Path, rules: str) -> Path:
@@ -73,20 +33,6 @@ def write_policy(folder: Path, rules: str) -> Path:
 
 
 SIGNED = 'default = "reject"\n[[rule]]\nmatch = "127.0.0.1:*/a/*"\naction = "signed"\nkeys = ["KEY"]\n'
-
-
-async def attempt(folder: Path, name: str, policy: Path) -> str | None:
-    """Provision; returns the digest, or None when it was denied and nothing was fetched or leased."""
-    async with Provisioner.open(paths_of(folder), policy=policy) as provisioner:
-        container = new_id()
-        try:
-            provision = await provisioner.provision(container, name, scratch=folder / "s")
-        except Denied as error:
-            assert "\n" not in str(error)
-            assert provisioner.store.leases.owners() == []
-            return None
-        await provisioner.release(container)
-        return provision.identity.digest
 
 
 async def test_signed_images_are_admitted(tmp_path: Path) -> None:

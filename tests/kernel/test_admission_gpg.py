@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.admission import attempt
 from fixtures.gnupg import Gnupg, gnupg
 from malicious_registry import MaliciousRegistry
-from mesocosm.errors import Denied
-from mesocosm.images.provisioner import Provisioner
-from provisions import image_of, new_id, paths_of
+from provisions import image_of
 from tarballs import file
 
 __all__ = ["gnupg"]
@@ -58,20 +57,6 @@ def policy(folder: Path, key: Path, more: str = "", lookaside: str = "") -> Path
         f'gpg-keys = ["{key}"]\nlookaside = "{place}"\n{more}\n'
     )
     return path
-
-
-async def attempt(folder: Path, name: str, rules: Path, words: str = "") -> str | None:
-    """Provision; returns the digest, or None when it was denied for the reason given and leased nothing."""
-    async with Provisioner.open(paths_of(folder), policy=rules) as provisioner:
-        container = new_id()
-        try:
-            provision = await provisioner.provision(container, name, scratch=folder / "s")
-        except Denied as error:
-            assert words and words in str(error) and "\n" not in str(error)
-            assert provisioner.store.leases.owners() == []
-            return None
-        await provisioner.release(container)
-        return provision.identity.digest
 
 
 async def test_signed_images_are_admitted_and_start_again(gnupg: Gnupg, tmp_path: Path) -> None:
