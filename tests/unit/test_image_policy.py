@@ -58,6 +58,24 @@ def test_denied_layers() -> None:
         policy.check_layers("x", ("sha256:bb", "sha256:aa"))
 
 
+SIGNERS = [
+    "",
+    "identity = 'me@x'",
+    "identity = 'me@x', issuer = 'https://i'",
+    "identity = 'me@x', trusted-root = '/r'",
+    "issuer = 'https://i', trusted-root = '/r'",
+    "identity = 'me@x', issuer = '', trusted-root = '/r'",
+    "identity = '', issuer = 'https://i', trusted-root = '/r'",
+    "identity = 'me@x', issuer = 'https://i', trusted-root = 'r'",
+    "identity = 'me@x', issuer = 'https://i', trusted-root = ''",
+    "identity = 'me@x', identity-pattern = '*@x', issuer = 'https://i', trusted-root = '/r'",
+    "identity-pattern = '**', issuer = 'https://i', trusted-root = '/r'",
+    "identity = 'me@x', issuer = 'https://i', trusted-root = '/r', predicates = []",
+    "identity = 'me@x', issuer = 'https://i', trusted-root = '/r', idenity = 'you@x'",
+]
+"""Signers that a rule may not name: each lacks something, or says too much."""
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -71,6 +89,7 @@ def test_denied_layers() -> None:
         "[[rule]]\nmatch = 'a'\naction = 'signed'\ngpg-keys = ['relative.asc']",
         "[[rule]]\nmatch = 'a'\naction = 'signed'\ngpg-keys = ['/k']\nlookaside = 'ftp://x'",
         "[[rule]]\nmatch = 'a'\naction = 'signed'\ngpg-keys = ['/k']\nidentity = 'loose'",
+        *(f"[[rule]]\nmatch = 'a'\naction = 'signed'\nsigstore = [{{ {signer} }}]" for signer in SIGNERS),
         "\x00",
         "[",
     ],
@@ -79,6 +98,18 @@ def test_a_bad_file_admits_nothing(text: str, tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text(text)
     with pytest.raises(InvalidConfig, match=r"policy\.toml"):
         load(tmp_path / "policy.toml")
+
+
+def test_signers_are_named_with_their_issuer_and_trusted_root(tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text(
+        "[[rule]]\nmatch = 'docker.io/**'\naction = 'signed'\n"
+        "[[rule.sigstore]]\nidentity = 'me@x'\nissuer = 'https://i'\ntrusted-root = '/r'\n"
+        "[[rule.sigstore]]\nidentity-pattern = '*@x'\nissuer = 'https://i'\ntrusted-root = '/r'\n"
+        "predicates = ['https://slsa.dev/provenance/v1']\n"
+    )
+    exact, some = load(tmp_path / "policy.toml").decide(parse_reference("debian")).sigstore
+    assert (exact.identity, exact.predicates) == ("me@x", ("https://sigstore.dev/cosign/sign/v1",))
+    assert (some.identity_pattern, some.predicates) == ("*@x", ("https://slsa.dev/provenance/v1",))
 
 
 def test_a_directory_in_its_place_admits_nothing(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class Admission:
         if None not in refusals:
             why = shown("; ".join(one for reasons in refusals for one in reasons or ()), 400)
             raise Denied(
-                f"{reference} is not signed by a key that policy asks for: {why or 'there is no signature'}",
+                f"{reference} is not signed as policy asks: {why or 'there is no signature'}",
                 hint=f"see {self._path}",
             )
 
@@ -130,7 +130,7 @@ class Admission:
                 if witness.kind == proof.kind and witness.refusal(signature, reference, digest) is None:
                     return
         raise Denied(
-            f"{reference} is not known to be signed by a key that policy asks for",
+            f"{reference} is not known to be signed as policy asks",
             hint=f"mesocosm pull {reference.familiar}",
         )
 

@@ -12,6 +12,7 @@ starting.
     gpg-keys = ["/etc/mesocosm/keys/t.asc"]  # or any of these: OpenPGP (docker's simple signing, Appc)
     lookaside = "https://example.org/sigs"   # where OpenPGP signatures of a registry's images lie; or file:///
     identity = "exact"                       # they must name the tag, too; or "repository"
+    sigstore = [{ identity = "...", issuer = "...", trusted-root = "/..." }]  # or keyless by any of these
     recheck = true                           # who uses it has to be given it by the registry (rights.py)
 
 A rule is matched with the image's canonical name (``docker.io/library/debian``) or, for images from files,
@@ -41,6 +42,21 @@ SIZE_LIMIT: Final = 1 << 20
 
 Action = Literal["accept", "reject", "signed"]
 
+APPROVAL: Final = "https://sigstore.dev/cosign/sign/v1"
+"""What ``cosign sign`` states of an image."""
+
+
+class Signer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """Who signs without a key of their own (keyless.py): an address or URI, exactly or by pattern, that
+    ``issuer`` vouched for.  ``predicates`` are what they may state to have an image admitted.
+    """
+
+    issuer: str
+    trusted_root: str
+    identity: str = ""
+    identity_pattern: str = ""
+    predicates: tuple[str, ...] = (APPROVAL,)
+
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """What holds for the images whose name ``match`` describes."""
@@ -52,6 +68,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="keba
     lookaside: str = ""
     identity: Literal["exact", "repository"] = "exact"
     recheck: bool = False
+    sigstore: tuple[Signer, ...] = ()
 
 
 class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -66,7 +83,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     def decide(self, reference: Reference) -> Rule:
         """Return the rule for an image: the matching one that says most, else the default."""
         name = subject(reference)
-        matching = [rule for rule in self.rule if _pattern(rule.match).fullmatch(name)]
+        matching = [rule for rule in self.rule if pattern_of(rule.match).fullmatch(name)]
         if not matching:
             return Rule("**", self.default, recheck=self.recheck)
         return max(matching, key=lambda rule: (len(rule.match.replace("*", "")), rule.match))
@@ -126,11 +143,13 @@ def load(path: Path) -> Policy:
 
 
 def _check_rule(rule: Rule, what: str) -> None:
-    keys = (*rule.keys, *rule.gpg_keys)
-    if rule.action == "signed" and not keys:
-        raise InvalidConfig(f"{what} asks for signatures, but has no keys")
-    if not all(key.startswith("/") for key in keys):
-        raise InvalidConfig(f"{what} has keys that are no absolute paths")
+    paths = (*rule.keys, *rule.gpg_keys, *(one.trusted_root for one in rule.sigstore))
+    if rule.action == "signed" and not paths:
+        raise InvalidConfig(f"{what} asks for signatures, but has neither keys nor signers")
+    if not all(path.startswith("/") for path in paths):
+        raise InvalidConfig(f"{what} has keys or trusted roots that are no absolute paths")
+    for signer in rule.sigstore:
+        _check_signer(signer, what)
     if rule.lookaside and not rule.lookaside.startswith(("https://", "http://", "file:///")):
         raise InvalidConfig(
             f"{what} has the lookaside {shown(rule.lookaside, 80)!r}",
@@ -138,11 +157,25 @@ def _check_rule(rule: Rule, what: str) -> None:
         )
 
 
+def _check_signer(signer: Signer, what: str) -> None:
+    if bool(signer.identity) == bool(signer.identity_pattern):
+        raise InvalidConfig(f"{what} has a signer that needs identity or identity-pattern, and not both")
+    if signer.identity_pattern and not signer.identity_pattern.replace("*", ""):
+        raise InvalidConfig(f"{what} has an identity-pattern that anybody matches")
+    if not signer.issuer:
+        raise InvalidConfig(f"{what} has a signer without issuer: anybody could vouch for the name")
+    if not signer.predicates:
+        raise InvalidConfig(
+            f"{what} has a signer that may state nothing", hint=f'predicates = ["{APPROVAL}"]'
+        )
+
+
 def _any(patterns: Iterable[str], name: str) -> bool:
-    return any(_pattern(one).fullmatch(name) for one in patterns)
+    return any(pattern_of(one).fullmatch(name) for one in patterns)
 
 
-def _pattern(text: str) -> re.Pattern[str]:
+def pattern_of(text: str) -> re.Pattern[str]:
+    """Return the pattern that a rule writes with ``*`` and ``**``; to be matched from end to end."""
     parts = re.split(r"(\*\*|\*)", text)
     words = {"**": ".*", "*": "[^/]*"}
     return re.compile("".join(words.get(part, re.escape(part)) for part in parts), re.DOTALL)

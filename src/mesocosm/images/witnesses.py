@@ -20,9 +20,14 @@ from mesocosm.images.transfer import in_thread
 
 if TYPE_CHECKING:
     from mesocosm.images.gpg import Keyring
+    from mesocosm.images.keyless import Keyless
     from mesocosm.images.signed_part import Part
 
 GPG_TYPE = "atomic container signature"
+OLD_FORM = (
+    "cosign's older signatures (the tag sha256-....sig) have no proof that a log holds them: "
+    "sign with cosign 3, or with --new-bundle-format"
+)
 
 
 class Witness(Protocol):
@@ -48,6 +53,10 @@ def witnesses_of(rule: Rule) -> tuple[Witness, ...]:
 
         keyring = Keyring.load(rule.gpg_keys)
         found += [GpgKeys(keyring, rule), GpgFiles(keyring)]
+    if rule.sigstore:
+        from mesocosm.images.keyless import Keyless  # likewise
+
+        found.append(KeylessSigners(tuple(Keyless(one) for one in rule.sigstore), rule))
     return tuple(found)
 
 
@@ -135,3 +144,32 @@ class GpgFiles:
             return SignedFile(part.name, opened.signers)
         offers = f"; its site offers {', '.join(part.keys_at[:3])}" if part.keys_at else ""
         return SignedFile(part.name, refusal=f"its signature does not count: {opened}{offers}")
+
+
+class KeylessSigners:
+    """``cosign sign`` without a key: sigstore's bundles, which refer to the image in its registry.
+
+    They sign a digest and no name, so whoever signs for several repositories signs for each of them.
+    """
+
+    kind = "sigstore"
+
+    def __init__(self, signers: tuple[Keyless, ...], rule: Rule) -> None:
+        self._signers = signers
+        self._predicates = frozenset(text for one in rule.sigstore for text in one.predicates)
+
+    async def offered(self, store: Store, reference: Reference, digest: Digest) -> tuple[Signature, ...]:
+        """As `Witness.offered`.  What is no bundle says in its statement why it cannot count."""
+        found = await store.bundles(reference, digest, self._predicates)
+        if not found and await store.signatures(reference, digest):
+            return (Signature(OLD_FORM.encode(), b""),)
+        return tuple(Signature(one.flaw.encode(), one.bundle) for one in found)
+
+    def refusal(self, signature: Signature, reference: Reference, digest: Digest) -> str | None:
+        """As `Witness.refusal`."""
+        del reference
+        if not signature.signature:
+            return signature.statement.decode()
+        refusals = [signer.refusal(signature.signature, digest) for signer in self._signers]
+        said = [one for one in refusals if one is not None]
+        return "; ".join(dict.fromkeys(said)) if len(said) == len(refusals) else None

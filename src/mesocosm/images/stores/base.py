@@ -19,7 +19,7 @@ one `StoreContext`.  Errors: NotFound, Denied, Unavailable, Corrupt, Unsupported
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -38,6 +38,7 @@ from mesocosm.paths import Paths
 from mesocosm.plan import RootStep
 
 if TYPE_CHECKING:
+    from mesocosm.images.bundles import Attached
     from mesocosm.images.digest import Digest
     from mesocosm.images.registry.client import CredentialSource
     from mesocosm.images.registry.hosts import HostsConfig
@@ -145,6 +146,15 @@ class Store:
     async def signatures(self, reference: Reference, digest: Digest) -> tuple[Signature, ...]:
         """Return the signatures that the source has for a document; none where the family knows none."""
         del reference, digest
+        return ()
+
+    async def bundles(
+        self, reference: Reference, digest: Digest, predicates: Collection[str]
+    ) -> tuple[Attached, ...]:
+        """Return the sigstore bundles that refer to a document and may state one of ``predicates``; none
+        where the family knows none.
+        """
+        del reference, digest, predicates
         return ()
 
     async def messages(self, reference: Reference, digest: Digest, lookaside: str) -> tuple[bytes, ...]:

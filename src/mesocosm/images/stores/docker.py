@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesocosm.errors import Corrupt, NotFound
-from mesocosm.images import mediatypes
+from mesocosm.images import bundles, mediatypes
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor, Manifest, parse_document
@@ -104,6 +104,13 @@ class RegistryStore(Store):
                 statement = await client.read_blob(reference.repository, layer)
                 found.append(cosign.decode(text, statement))
         return tuple(signature for signature in found if signature is not None)
+
+    async def bundles(
+        self, reference: Reference, digest: Digest, predicates: Collection[str]
+    ) -> tuple[bundles.Attached, ...]:
+        """As `Store.bundles`: cosign's and others', by the registry's list of referrers."""
+        client = await self.client(reference)
+        return await bundles.attached(client, reference.repository, digest, predicates)
 
     async def messages(self, reference: Reference, digest: Digest, lookaside: str) -> tuple[bytes, ...]:
         """As `Store.messages`: containers' "simple signing"."""

@@ -1,0 +1,233 @@
+"""Keyless signatures beside an image: where they are found, which images may be fetched, which may start."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures.admission import attempt, signature_of, tag_of
+from fixtures.images import Layout
+from fixtures.registry import Registry
+from fixtures.sigstore import BUNDLE, IDENTITY, ISSUER, Sigstore, Wish, artifact_of, listing_of
+from malicious_registry import MaliciousRegistry, status
+from mesocosm.images import mediatypes
+from mesocosm.images.bundles import COUNT_LIMIT, SIZE_LIMIT
+from mesocosm.images.digest import Digest
+from mesocosm.images.documents import Descriptor
+from mesocosm.images.registry.client import RegistryClient
+from mesocosm.images.registry.hosts import HostsConfig
+from mesocosm.images.registry.push import UploadSource
+from provisions import image_of
+from registry_fixtures import SmallImage, sha256, write_layout
+from tarballs import file
+
+IMAGE = image_of([[file(b"a", b"1")]])
+OTHER = image_of([[file(b"a", b"2")]])
+OURS = Sigstore()
+THEIRS = Sigstore()
+
+
+def signed(image: SmallImage, wish: Wish | None = None) -> SmallImage:
+    """The artifact of a good signature."""
+    return artifact_of(json.dumps(OURS.bundle(image.digest, wish)).encode(), image)
+
+
+def serve(registry: MaliciousRegistry, artifacts: Sequence[SmallImage], *, image: SmallImage = IMAGE) -> None:
+    """Serve artifacts with the index under the tag that lists what refers to an image."""
+    for one in artifacts:
+        registry.add(one, "a/b", one.digest)
+    tag = image.digest.replace(":", "-")
+    registry.serve_manifest("a/b", tag, listing_of(artifacts), mediatypes.OCI_INDEX)
+
+
+def slices_of(data: bytes) -> UploadSource:
+    """Bytes, as they are pushed."""
+
+    async def source(offset: int, count: int) -> AsyncIterator[bytes]:
+        yield data[offset : offset + count]
+
+    return source
+
+
+def policy(folder: Path, more: str = "", root: Sigstore = OURS, **changes: str) -> Path:
+    """A policy that asks for one signer."""
+    (folder / "root.json").write_bytes(root.trusted_root())
+    wanted = {"identity": IDENTITY, "issuer": ISSUER, "trusted-root": str(folder / "root.json"), **changes}
+    signer = ", ".join(f'{name} = "{value}"' for name, value in wanted.items())
+    path = folder / "policy.toml"
+    path.write_text(
+        f'default = "reject"\n[[rule]]\nmatch = "127.0.0.1:*/a/*"\naction = "signed"\n'
+        f"sigstore = [{{ {signer} }}]\n{more}\n"
+    )
+    return path
+
+
+async def test_signed_images_are_admitted_and_start_again_without_a_network(tmp_path: Path) -> None:
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", "latest")
+        name = f"{registry.host}/a/b"
+        serve(registry, [signed(IMAGE, Wish(identity="https://example.org/other")), signed(IMAGE)])
+        assert await attempt(tmp_path, name, policy(tmp_path)) == IMAGE.digest
+    assert await attempt(tmp_path, name, policy(tmp_path)) == IMAGE.digest, "the second check asks nobody"
+    assert await attempt(tmp_path, IMAGE.digest, policy(tmp_path)) == IMAGE.digest
+    words = "not known to be signed"
+    assert await attempt(tmp_path, name, policy(tmp_path, identity="me@example.org"), words) is None
+    assert await attempt(tmp_path, name, policy(tmp_path, issuer="https://example.org"), words) is None
+    assert await attempt(tmp_path, name, policy(tmp_path, root=THEIRS), words) is None, "today's root decides"
+    assert await attempt(tmp_path, name, policy(tmp_path)) == IMAGE.digest
+
+
+async def test_g13_a_proof_changed_in_the_store_admits_nothing(tmp_path: Path) -> None:
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", "latest")
+        name = f"{registry.host}/a/b"
+        serve(registry, [signed(IMAGE)])
+        assert await attempt(tmp_path, name, policy(tmp_path)) == IMAGE.digest
+    (kept,) = (tmp_path / "state/images/signatures").iterdir()
+    proof: dict[str, Any] = json.loads(kept.read_text())
+    for change in ({"signature": ""}, {"digest": OTHER.digest}, {"kind": "cosign"}, {"statement": "eA=="}):
+        kept.write_text(json.dumps({**proof, **change}))
+        admitted = await attempt(tmp_path, name, policy(tmp_path), "not known to be signed")
+        assert admitted == (IMAGE.digest if "statement" in change else None), change
+
+
+async def test_bundles_are_found_by_the_list_of_referrers(tmp_path: Path) -> None:
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", "latest")
+        artifact = signed(IMAGE)
+        registry.add(artifact, "a/b", artifact.digest)
+        listing = status(200, {"Content-Type": mediatypes.OCI_INDEX}, listing_of([artifact]))
+        registry.always(f"/referrers/{IMAGE.digest}", listing)
+        assert await attempt(tmp_path, f"{registry.host}/a/b", policy(tmp_path)) == IMAGE.digest
+        (asked,) = registry.paths("/referrers/")
+        assert f"artifactType={BUNDLE}" in asked.replace("%2F", "/").replace("%2B", "+")
+
+
+async def test_bundles_are_found_in_a_real_registry_by_its_tag_scheme(
+    registry: Registry, tmp_path: Path
+) -> None:
+    name = registry.push(Layout(write_layout(IMAGE, tmp_path / "layout"), "latest"), "a/keyless:latest")
+    assert await attempt(tmp_path, name, policy(tmp_path), "there is no signature") is None
+    artifact = signed(IMAGE)
+    async with await RegistryClient.open(registry.host, hosts=HostsConfig(certs_dirs=())) as client:
+        for data in artifact.blobs.values():
+            blob = Descriptor("application/octet-stream", Digest.of(data), len(data))
+            await client.push_blob("a/keyless", blob, slices_of(data))
+        await client.push_manifest("a/keyless", artifact.digest, artifact.manifest, artifact.media_type)
+    assert await attempt(tmp_path, name, policy(tmp_path)) == IMAGE.digest
+
+
+async def test_a_signed_index_admits_the_image_it_leads_to(tmp_path: Path) -> None:
+    entry = {
+        "mediaType": IMAGE.media_type,
+        "digest": IMAGE.digest,
+        "size": len(IMAGE.manifest),
+        "platform": {"os": "linux", "architecture": "amd64"},
+    }
+    index = {"schemaVersion": 2, "mediaType": mediatypes.OCI_INDEX, "manifests": [entry]}
+    top = SmallImage(json.dumps(index).encode(), b"{}", (), mediatypes.OCI_INDEX)
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", IMAGE.digest)
+        registry.add(top, "a/b", "latest")
+        name = f"{registry.host}/a/b"
+        assert await attempt(tmp_path, name, policy(tmp_path), "there is no signature") is None
+        serve(registry, [signed(top)], image=top)
+        assert await attempt(tmp_path, name, policy(tmp_path)) == IMAGE.digest
+    assert await attempt(tmp_path, name, policy(tmp_path)) == IMAGE.digest
+
+
+def junk(size: int) -> SmallImage:
+    """An artifact whose bundle is so many bytes of nothing."""
+    return artifact_of(b" " * size, IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("artifact", "words"),
+    [
+        (None, "there is no signature"),
+        (artifact_of(json.dumps(OURS.bundle(OTHER.digest)).encode(), IMAGE), f"not {IMAGE.digest}"),
+        (artifact_of(json.dumps(THEIRS.bundle(IMAGE.digest)).encode(), IMAGE), "does not count"),
+        (signed(IMAGE, Wish(identity="me@example.org")), "SANs do not match"),
+        (signed(IMAGE, Wish(issuer="https://example.org")), "OIDCIssuer"),
+        (
+            signed(IMAGE, Wish(predicate="https://example.org/scanned")),
+            "it states https://example.org/scanned",
+        ),
+        (junk(100), "is not JSON"),
+        (junk(0), "has 0 bytes"),
+        (junk(SIZE_LIMIT + 1), f"has {SIZE_LIMIT + 1} bytes, not 1 to {SIZE_LIMIT}"),
+    ],
+)
+async def test_g13_anything_else_beside_the_image_is_refused_by_name(
+    artifact: SmallImage | None, words: str, tmp_path: Path
+) -> None:
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", "latest")
+        if artifact is not None:
+            serve(registry, [artifact])
+        assert await attempt(tmp_path, f"{registry.host}/a/b", policy(tmp_path), words) is None
+        assert not list((tmp_path / "state/images/layers").iterdir())
+        large = [
+            one for one in registry.paths("/blobs/") if artifact and one.endswith(sha256(junk(0).config))
+        ]
+        assert not large
+
+
+async def test_g06_no_more_bundles_are_fetched_than_allowed(tmp_path: Path) -> None:
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", "latest")
+        serve(registry, [*(junk(10 + number) for number in range(COUNT_LIMIT + 8)), signed(IMAGE)])
+        name = f"{registry.host}/a/b"
+        words = f"only {COUNT_LIMIT} of its {COUNT_LIMIT + 9} bundles were looked at"
+        assert await attempt(tmp_path, name, policy(tmp_path), words) is None
+        fetched = [one for one in registry.paths("/a/b/manifests/sha256:") if IMAGE.digest not in one]
+        assert len(fetched) == COUNT_LIMIT
+        assert len(registry.paths("/blobs/")) == COUNT_LIMIT + 1, "and the image's configuration"
+
+
+async def test_statements_about_something_else_do_not_hide_a_signature(tmp_path: Path) -> None:
+    about = "https://slsa.dev/provenance/v1"
+    others = [artifact_of(b" " * (10 + number), IMAGE, about) for number in range(COUNT_LIMIT + 8)]
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", "latest")
+        serve(registry, [*others, signed(IMAGE)])
+        assert await attempt(tmp_path, f"{registry.host}/a/b", policy(tmp_path)) == IMAGE.digest
+        fetched = [one for one in registry.paths("/a/b/manifests/sha256:") if IMAGE.digest not in one]
+        assert len(fetched) == 1
+
+
+async def test_a_listed_artifact_that_is_gone_or_lies_hides_nothing(tmp_path: Path) -> None:
+    gone, lying, plain = junk(20), junk(30), junk(40)
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", "latest")
+        serve(registry, [gone, lying, plain, signed(IMAGE)])
+        del registry.manifests["a/b", gone.digest]
+        registry.manifests["a/b", lying.digest] = (b"{}", lying.media_type)
+        del registry.blobs[sha256(plain.layers[0])]
+        assert await attempt(tmp_path, f"{registry.host}/a/b", policy(tmp_path)) == IMAGE.digest
+
+
+async def test_signatures_in_cosigns_older_form_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", "latest")
+        name = f"{registry.host}/a/b"
+        registry.add(signature_of(IMAGE.digest, name), "a/b", tag_of(IMAGE.digest))
+        words = "no proof that a log holds them: sign with cosign 3"
+        assert await attempt(tmp_path, name, policy(tmp_path), words) is None
+
+
+async def test_either_of_a_rules_signers_is_enough(tmp_path: Path) -> None:
+    second = '[[rule.sigstore]]\nidentity-pattern = "*@example.org"\nissuer = "https://i"\n'
+    second += f'trusted-root = "{tmp_path}/root.json"\n'
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", "latest")
+        serve(registry, [signed(IMAGE, Wish(identity="me@example.org", issuer="https://i"))])
+        rules = policy(tmp_path)
+        rules.write_text(rules.read_text().replace("sigstore = [", "\n[[rule.sigstore]]\n# "))
+        lines = f'identity = "{IDENTITY}"\nissuer = "{ISSUER}"\ntrusted-root = "{tmp_path}/root.json"\n'
+        rules.write_text(rules.read_text() + lines + second)
+        assert await attempt(tmp_path, f"{registry.host}/a/b", rules) == IMAGE.digest
