@@ -19,6 +19,7 @@ WHITEOUT_PREFIX = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
 _AUFS_PREFIX = b".wh..wh."
 _ODD = re.compile(rb"(?:\A|/)\.{0,2}(?:/|\Z)|[^/]{256}")
+NAME_LENGTH = 255  # bytes of one name, on every file system of Linux
 _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
@@ -29,7 +30,8 @@ def clean_path(path: bytes, limits: Limits) -> bytes:
     root.
 
     ``..`` is taken away with the part before it and cannot leave the root (I-01).  Exhausted when the path is
-    too long or too deep for the limits, Corrupt when a part exceeds the 255 bytes of every file system.
+    too long or too deep for the limits, Corrupt when a part exceeds the 255 bytes of every file system.  A
+    whiteout's prefix does not count: what it names has 255 bytes itself.
     """
     if path[-1:] == b"/":
         path = path.rstrip(b"/")
@@ -48,8 +50,10 @@ def _normalised(path: bytes) -> bytes:
         if part == b"..":
             del parts[-1:]
         elif part not in (b"", b"."):
-            if len(part) > 255:
-                raise Corrupt(f"layer: a name of {len(part)} bytes, more than 255: {part[:60]!r}...")
+            if len(part.removeprefix(WHITEOUT_PREFIX)) > NAME_LENGTH:
+                raise Corrupt(
+                    f"layer: a name of {len(part)} bytes, more than {NAME_LENGTH}: {part[:60]!r}..."
+                )
             parts.append(part)
     return b"/".join(parts)
 

@@ -104,6 +104,7 @@ class ErofsSink:
         if kind == stat.S_IFREG:
             self._begin_file(entry, node)
         elif kind == stat.S_IFLNK:
+            node.mode |= 0o777  # as on every file system of Linux; archives say what they like
             node.tail = entry.link
             node.size = len(entry.link)
         elif kind != stat.S_IFIFO:

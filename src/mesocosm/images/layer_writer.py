@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mesocosm.errors import Corrupt, Exhausted
+from mesocosm.errors import Corrupt, Exhausted, Unsupported
 from mesocosm.images import mediatypes
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
@@ -72,7 +72,7 @@ class LayerWriter:
         """Have errors about what is in the layer say which layer it is."""
         try:
             yield
-        except (Corrupt, Exhausted) as error:
+        except (Corrupt, Exhausted, Unsupported) as error:
             if self._blob.hex in error.message:
                 raise
             raise type(error)(

@@ -343,7 +343,12 @@ def _translated(error: OSError, path: bytes) -> MesocosmError | OSError:
         )
     if error.errno in (errno.EMLINK, errno.E2BIG, errno.EFBIG):
         return Exhausted(f"the file system cannot hold {where}: {error.strerror}")
-    if error.errno in (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
+    if error.errno == errno.ENAMETOOLONG:  # names are checked before; XFS keeps links of up to 1023 bytes
+        return Unsupported(
+            f"the file system cannot hold {where}: {error.strerror}",
+            hint="use --backend erofs, or put the root directory on ext4 or btrfs",
+        )
+    if error.errno in (errno.ELOOP, errno.EINVAL):
         return Corrupt(f"layer: {where} cannot be unpacked: {error.strerror}")
     if error.errno == errno.EOPNOTSUPP:
         return Unsupported(f"the file system cannot hold the attributes of {where}")

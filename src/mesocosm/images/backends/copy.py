@@ -218,12 +218,18 @@ def _dress_directory(path: bytes, source: int, target: int) -> None:
 
 
 def _dress(source: int, target: int, status: os.stat_result) -> None:
-    """Owner before mode and attributes: chown(2) takes set-id bits and capabilities away."""
+    """Owner before mode and attributes: chown(2) takes set-id bits and capabilities away.
+
+    A directory that a lower layer made loses the attributes it had: those of the topmost layer hold.
+    """
     os.fchown(target, status.st_uid, status.st_gid)
     os.fchmod(target, stat.S_IMODE(status.st_mode))
-    for name in os.listxattr(source):
-        if not name.startswith("trusted.overlay."):
-            os.setxattr(target, name, os.getxattr(source, name))
+    wanted = [name for name in os.listxattr(source) if not name.startswith("trusted.overlay.")]
+    for name in os.listxattr(target):
+        if name.startswith("user.") and name not in wanted:
+            os.removexattr(target, name)
+    for name in wanted:
+        os.setxattr(target, name, os.getxattr(source, name))
     os.utime(target, ns=_times(status))
 
 
