@@ -10,9 +10,11 @@ import time
 
 import msgspec
 
+from mesocosm import image_volumes
 from mesocosm.engine import Engine
 from mesocosm.errors import Unsupported
 from mesocosm.images.provisioner import Provision
+from mesocosm.isolators.volume.targets import normal
 from mesocosm.linux.processes import boot_id
 from mesocosm.model import ContainerConfig, ContainerID, ImageIdentity
 from mesocosm.plan import LaunchPlan
@@ -28,27 +30,35 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """A request thought through: the image it resolves to, the plan, and what would be refused."""
+    """A request thought through: the image it resolves to, the plan, and what would be refused.
+
+    ``volumes`` are the images to be mounted, by target.
+    """
 
     image: ImageIdentity | None
     plan: LaunchPlan
     refusals: tuple[Refusal, ...] = ()
+    volumes: dict[str, ImageIdentity] = {}
 
 
 async def explain(engine: Engine, config: ContainerConfig) -> Explanation:
     """Think a request through.  Raises what ``create`` would raise for a request that makes no sense."""
     container = ContainerID.generate()
     provision = await _preview(engine, container, config)
+    volumes = await image_volumes.preview(engine, container, config)
     intent = Intent(id=container, config=config, boot_id=boot_id(), created_at=time.time())
     refusals: list[Refusal] = []
 
     def refuse(isolator: str, error: Unsupported) -> None:
         refusals.append(Refusal(isolator, str(error)))
 
-    plan = compose(engine, intent, provision, refused=refuse)
+    plan = compose(engine, intent, provision, volumes, refused=refuse)
     warned = [Refusal(part.isolator, warning) for part in plan.parts for warning in part.warnings]
     return Explanation(
-        image=provision.identity if provision else None, plan=plan, refusals=(*refusals, *warned)
+        image=provision.identity if provision else None,
+        volumes={normal(volume.mount.target): volume.identity for volume in volumes},
+        plan=plan,
+        refusals=(*refusals, *warned),
     )
 
 

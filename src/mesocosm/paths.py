@@ -95,6 +95,11 @@ class ContainerPaths(msgspec.Struct, frozen=True, dict=True):
         return self.state / "root"
 
     @functools.cached_property
+    def volumes(self) -> Path:
+        """Where images that are mounted as volumes keep their changes, by number."""
+        return self.scratch / "volumes"
+
+    @functools.cached_property
     def etc(self) -> Path:
         """Generated files of /etc."""
         return self.state / "etc"

@@ -55,7 +55,8 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Where a container stands.
 
-    ``isolation`` names of the isolators composed, in order; ``stop_signal`` the number that asks it to stop,
+    ``isolation`` names of the isolators composed, in order; ``volumes`` the images mounted, by target;
+    ``stop_signal`` the number that asks it to stop,
     from the request or the image; ``resources`` limits changed since the intent;
     ``phases`` seconds each step of the start took; ``failures`` what a clean-up could not give back,
     each a sentence, to be tried again (GAP-40); ``ending`` the termination a destroy is about to write.
@@ -64,6 +65,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     isolation: tuple[str, ...] = ()
     image: ImageIdentity | None = None
+    volumes: dict[str, ImageIdentity] = {}
     process: Process | None = None
     supervisor: Process | None = None
     started_at: float | None = None

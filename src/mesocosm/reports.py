@@ -14,6 +14,7 @@ from mesocosm.records import Process, Record
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Everything known of one container.
 
+    ``volumes`` the images mounted in it, by target;
     ``resources`` the limits now in force; ``phases`` seconds each step of the start took; ``warnings`` what
     was asked but could not be had in full; ``failures`` what a clean-up could not give back yet;
     ``isolators`` each isolator's own words, for running containers.  Times in seconds since the epoch.
@@ -26,6 +27,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     resources: Resources
     created_at: float
     image: ImageIdentity | None = None
+    volumes: dict[str, ImageIdentity] = {}
     isolation: tuple[str, ...] = ()
     process: Process | None = None
     supervisor: Process | None = None
@@ -48,6 +50,7 @@ def of(record: Record) -> Report:
         resources=status.resources or record.config.resources,
         created_at=record.intent.created_at,
         image=status.image,
+        volumes=status.volumes,
         isolation=status.isolation,
         process=status.process,
         supervisor=status.supervisor,

@@ -7,13 +7,14 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
 
-from mesocosm import durable, host_steps, trace
+from mesocosm import durable, host_steps, image_volumes, trace
 from mesocosm.engine import Engine
 from mesocosm.errors import Unsupported
 from mesocosm.images.provisioner import Provision
 from mesocosm.isolators import registry
-from mesocosm.isolators.base import Container, Isolator
+from mesocosm.isolators.base import Container, ImageVolume, Isolator
 from mesocosm.isolators.image.runtime import stop_signal
+from mesocosm.isolators.volume.targets import normal
 from mesocosm.launch.birth import Forked
 from mesocosm.launch.launcher import OutputPaths
 from mesocosm.lifecycle import Event
@@ -31,10 +32,11 @@ async def set_up(engine: Engine, record: Record, stdin: int | None) -> Record:
     """
     clock = _Clock()
     provision = await _provision(engine, record.intent)
+    volumes = await image_volumes.provision(engine, record.intent)
     trace.point("setup.provisioned")
     clock.mark("image")
-    plan = compose(engine, record.intent, provision)
-    record = _prepared(engine, record, plan, provision)
+    plan = compose(engine, record.intent, provision, volumes)
+    record = _prepared(engine, record, plan, provision, volumes)
     clock.mark("plan")
     host_steps.apply(plan.host, record.id, engine.host)
     trace.point("setup.host-steps-applied")
@@ -70,6 +72,7 @@ def compose(
     engine: Engine,
     intent: Intent,
     provision: Provision | None,
+    volumes: tuple[ImageVolume, ...] = (),
     *,
     refused: Callable[[str, Unsupported], None] | None = None,
 ) -> LaunchPlan:
@@ -82,6 +85,7 @@ def compose(
         config=intent.config,
         image=provision.runtime if provision else ImageRuntime(),
         root=provision.root if provision else None,
+        volumes=volumes,
     )
     contributions = [("launch", host_steps.process_tree(container.id, engine.host))]
     for name in registry.choose(intent.config):
@@ -110,7 +114,13 @@ async def _provision(engine: Engine, intent: Intent) -> Provision | None:
     )
 
 
-def _prepared(engine: Engine, record: Record, plan: LaunchPlan, provision: Provision | None) -> Record:
+def _prepared(
+    engine: Engine,
+    record: Record,
+    plan: LaunchPlan,
+    provision: Provision | None,
+    volumes: tuple[ImageVolume, ...],
+) -> Record:
     where = engine.where(record.id)
     where.sandbox.mkdir(mode=0o700, exist_ok=True)
     durable.replace(where.plan, plan.to_json())
@@ -118,6 +128,7 @@ def _prepared(engine: Engine, record: Record, plan: LaunchPlan, provision: Provi
         record,
         Event.PROVISIONED,
         image=provision.identity if provision else None,
+        volumes={normal(volume.mount.target): volume.identity for volume in volumes},
         isolation=tuple(part.isolator for part in plan.parts[1:]),
         stop_signal=stop_signal(record.config, provision.runtime if provision else ImageRuntime()),
         warnings=plan.warnings,

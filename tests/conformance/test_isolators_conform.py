@@ -17,6 +17,7 @@ from mesocosm.model import (
     ContainerConfig,
     ContainerID,
     HostPathMount,
+    ImageMount,
     NamespaceModes,
     Resources,
     Rlimit,
@@ -107,6 +108,12 @@ class TestHostPath(Suite):
         mounts=(HostPathMount(source="/etc", target="/a", read_only=True), TmpfsMount(target="/a/b"))
     )
     refused = request(mounts=(TmpfsMount(target="/proc"),))
+
+
+class TestImageVolumes(Suite):
+    isolator = registry.load("volume/image")
+    config = request(mounts=(ImageMount(source="debian", target="/a"),))
+    refused = request(mounts=(ImageMount(source="debian", target="/proc"),))
 
 
 class TestCpu(Suite):

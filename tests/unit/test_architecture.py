@@ -30,7 +30,7 @@ class Tier(NamedTuple):
     """Whether the parts of this level must not know each other."""
 
 
-CONTAINERIZER_PARTS = ("engine", "setup", "teardown", "guard", "session", "host_steps")
+CONTAINERIZER_PARTS = ("engine", "setup", "teardown", "guard", "session", "host_steps", "image_volumes")
 REPORTING_PARTS = ("explanation", "reports", "logs", "scripting", "doctor")
 
 TIERS = (

@@ -57,11 +57,13 @@ def test_the_order_of_naming_does_not_matter_cfg_5(names: list[str]) -> None:
         "linux/nnp",
         "namespaces/net",
         "volume/host_path",
+        "volume/image",
     )
 
 
 def test_what_every_container_needs_is_added_cfg_3() -> None:
-    assert choose("linux/nnp") == ("filesystem/linux", "image/runtime", "linux/nnp", "volume/host_path")
+    volumes = ("volume/host_path", "volume/image")
+    assert choose("linux/nnp") == ("filesystem/linux", "image/runtime", "linux/nnp", *volumes)
     assert choose("linux/nnp", image=None) == ("filesystem/posix", "image/runtime", "linux/nnp")
 
 

@@ -1,21 +1,23 @@
-"""Contributions of volume/host_path (parity VOL-H, attacks R-07, R-40, R-41)."""
+"""Contributions of volume/host_path and volume/image (parity VOL-H, attacks R-07, R-40, R-41)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures.isolation import host, prepare
+from fixtures.isolation import ROOT, container, host, isolator, prepare
 from mesocosm.errors import InvalidConfig, NotFound
+from mesocosm.isolators.base import ImageVolume
 from mesocosm.isolators.volume import host_path
 from mesocosm.isolators.volume.targets import PROC_FILES, checked, covers, normal
 from mesocosm.linux.mountinfo import parse_mountinfo
-from mesocosm.model import HostPathMount, Mount, TmpfsMount
+from mesocosm.model import HostPathMount, ImageIdentity, ImageMount, ImageRuntime, Mount, TmpfsMount
 from mesocosm.plan import Contribution, MakeHostDirectory
-from mesocosm.plan.operations import BindMount, MountFilesystem
+from mesocosm.plan.operations import BindMount, KeepWritable, MountFilesystem, MountImage
 
 
 def volumes(tmp_path: Path, *mounts: Mount) -> Contribution:
@@ -24,29 +26,69 @@ def volumes(tmp_path: Path, *mounts: Mount) -> Contribution:
 
 def test_a_volume_has_neither_devices_nor_set_user_id_r_41(tmp_path: Path) -> None:
     assert volumes(tmp_path, HostPathMount(source=str(tmp_path), target="/data/")) == Contribution(
-        steps=(BindMount(source=str(tmp_path), target="/data", flags=("nosuid", "nodev")),),
+        volumes=(BindMount(source=str(tmp_path), target="/data", flags=("nosuid", "nodev")),),
         notes=(f"volume at /data: {tmp_path}",),
     )
 
 
 def test_unless_asked_for(tmp_path: Path) -> None:
     mount = HostPathMount(source=str(tmp_path), target="/a", options=("suid", "dev", "noexec"))
-    (step,) = volumes(tmp_path, mount).steps
+    (step,) = volumes(tmp_path, mount).volumes
     assert isinstance(step, BindMount) and step.flags == ("noexec",)
 
 
 @pytest.mark.parametrize("recursive", [True, False])
 def test_read_only_goes_all_the_way_down_r_40(recursive: bool, tmp_path: Path) -> None:
     mount = HostPathMount(source=str(tmp_path), target="/a", read_only=True, recursive=recursive)
-    assert volumes(tmp_path, mount).steps == (
+    assert volumes(tmp_path, mount).volumes == (
         BindMount(source=str(tmp_path), target="/a", recursive=recursive, flags=("ro", "nosuid", "nodev")),
     )
 
 
-def test_those_nearer_to_the_root_come_first(tmp_path: Path) -> None:
-    mounts = [TmpfsMount(target=target) for target in ("/a/b/c", "/z", "/a/b", "/a")]
-    found = [step.target for step in volumes(tmp_path, *mounts).steps]  # type: ignore[union-attr]
-    assert found == ["/z", "/a", "/a/b", "/a/b/c"]
+def test_a_target_is_taken_once(tmp_path: Path) -> None:
+    mounts = (TmpfsMount(target="/a/"), ImageMount(source="debian", target="//a"))
+    for name in ("volume/host_path", "volume/image"):
+        with pytest.raises(InvalidConfig, match="two volumes are mounted on /a"):
+            prepare(name, host(tmp_path), mounts=mounts)
+
+
+def test_an_image_is_shown_by_the_step_that_assembles_it(tmp_path: Path) -> None:
+    mount = ImageMount(source="debian:12", target="/x/", subpath="./usr//share/", options=("suid",))
+    volume = ImageVolume(
+        mount=mount, identity=ImageIdentity(reference="debian", digest="sha256:4f"), root=ROOT
+    )
+    asked = msgspec.structs.replace(container(mounts=(mount,)), volumes=(volume,))
+    assert isolator("volume/image", host(tmp_path)).prepare(asked) == Contribution(
+        volumes=(
+            MountImage(
+                root=ROOT, reference="debian:12", target="/x", subpath="usr/share", flags=("ro", "nodev")
+            ),
+        ),
+        notes=("image at /x: debian:12 (sha256:4f), ./usr//share/, read-only",),
+    )
+
+
+def test_the_images_own_volumes_where_nothing_else_lies(tmp_path: Path) -> None:
+    image = ImageRuntime(volumes=("/b/in/it", "/a", "/b/", "/c/d", "/sys/x", "/", "/cc"))
+    asked = container(image=image, mounts=(TmpfsMount(target="/c"),))
+    found = isolator("volume/image", host(tmp_path)).prepare(asked)
+    assert found.volumes == tuple(KeepWritable(target=target) for target in ("/a", "/b", "/cc"))
+    assert ["/sys/x" in words or "'/'" in words for words in found.warnings] == [True, True]
+
+
+def test_an_image_cannot_declare_any_number_of_volumes(tmp_path: Path) -> None:
+    image = ImageRuntime(volumes=tuple(f"/{number}" for number in range(1000)))
+    found = isolator("volume/image", host(tmp_path)).prepare(container(image=image))
+    assert (len(found.volumes), found.warnings) == (
+        64,
+        ("the image declares 1000 volumes: 64 are looked at",),
+    )
+
+
+@pytest.mark.parametrize("subpath", ["../a", "a/../b", "/a", "a\0", ".."])
+def test_a_part_of_an_image_lies_in_it(subpath: str) -> None:
+    with pytest.raises(InvalidConfig, match="not a path within the image"):
+        ImageMount(source="debian", target="/x", subpath=subpath)
 
 
 def test_memory_file_systems(tmp_path: Path) -> None:
@@ -55,7 +97,7 @@ def test_memory_file_systems(tmp_path: Path) -> None:
         TmpfsMount(target="/b", size=1 << 20, mode=0o700, read_only=True, options=("exec",)),
     )
     found = volumes(tmp_path, *mounts)
-    assert found.steps == (
+    assert found.volumes == (
         MountFilesystem(
             fstype="tmpfs", target="/a", options=("mode=1777",), flags=("nosuid", "nodev", "noexec")
         ),
@@ -118,13 +160,13 @@ def test_the_kernels_own_places_are_refused_r_07(target: str, tmp_path: Path) ->
 
 @pytest.mark.parametrize("target", ["/process", "/system", "/x/proc", "/dev", "/dev/shm", "/etc"])
 def test_their_neighbours_are_not(target: str, tmp_path: Path) -> None:
-    (step,) = volumes(tmp_path, HostPathMount(source=str(tmp_path), target=target)).steps
+    (step,) = volumes(tmp_path, HostPathMount(source=str(tmp_path), target=target)).volumes
     assert isinstance(step, BindMount) and not step.trusted
 
 
 @pytest.mark.parametrize("target", sorted(PROC_FILES))
 def test_files_that_only_inform_may_be_covered_r_07(target: str, tmp_path: Path) -> None:
-    (step,) = volumes(tmp_path, HostPathMount(source=str(tmp_path), target=target)).steps
+    (step,) = volumes(tmp_path, HostPathMount(source=str(tmp_path), target=target)).volumes
     assert isinstance(step, BindMount) and step.trusted
 
 
@@ -167,7 +209,7 @@ def test_only_shared_mounts_propagate_vol_h(
     monkeypatch.setattr(host_path, "read_mountinfo", lambda: parse_mountinfo(MOUNTS))
     mount = HostPathMount(source=source, target="/a", propagation=kind, create_source=True)  # type: ignore[arg-type]
     if shared:
-        (step,) = volumes(tmp_path, mount).steps
+        (step,) = volumes(tmp_path, mount).volumes
         assert isinstance(step, BindMount) and step.propagation == kind
     else:
         with pytest.raises(InvalidConfig, match="is not shared on the host"):

@@ -46,6 +46,23 @@ def test_steps_run_in_the_order_of_phases_then_isolators_then_contribution() -> 
     assert plan.origins[plan.steps.index(op.CutPropagation())] == "a"
 
 
+def test_volumes_stand_together_those_nearer_to_the_root_first() -> None:
+    mounts = {
+        path: op.MountFilesystem(fstype="tmpfs", target=path) for path in ("/a/b/c", "/z", "/a/b", "/a")
+    }
+    plan = LaunchPlan.compose(
+        "c",
+        [
+            RUNTIME,
+            ("one", Contribution(volumes=(mounts["/a/b/c"], mounts["/z"]))),
+            ("two", Contribution(steps=(op.MakeDirectory(target="/d"),), volumes=(mounts["/a/b"],))),
+            ("three", Contribution(volumes=(mounts["/a"],))),
+        ],
+    )
+    found = [(plan.origins[i], step.target) for i, step in enumerate(plan.steps) if hasattr(step, "target")]
+    assert found == [("one", "/z"), ("three", "/a"), ("two", "/a/b"), ("one", "/a/b/c"), ("two", "/d")]
+
+
 def test_the_gate_stands_before_execution_and_after_identity() -> None:
     plan = LaunchPlan.compose("c", [RUNTIME])
     kinds = [type(step) for step in plan.steps]

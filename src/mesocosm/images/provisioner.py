@@ -171,6 +171,15 @@ class Provisioner(Library):
         step = chosen.preview(self._stacked(image, chosen), wish.place, read_only=read_only)
         return _provision(named, image, named.ref, _kept(step, wish))
 
+    def require_layers(self, text: str) -> None:
+        """Raise InvalidConfig where a reference means a root without layers, which is no image to mount."""
+        reference = None if is_whole_id(text) else canonical(text)
+        if reference is not None and not self._families.store(reference).layered:
+            raise InvalidConfig(
+                f"{text} is no image of layers that could be mounted",
+                hint="a directory of the host is mounted by type=bind",
+            )
+
     async def release(self, container: ContainerID) -> None:
         """Let go of what the container held; idempotent.  ``scratch`` stays its caller's."""
         self.store.leases.drop(f"{CONTAINER}{container}")  # one unlink(2): a thread would take longer

@@ -28,7 +28,16 @@ from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
-from mesocosm.model import ContainerConfig, ContainerID, ImageRuntime, Limitation, Resources, Usage
+from mesocosm.model import (
+    ContainerConfig,
+    ContainerID,
+    ImageIdentity,
+    ImageMount,
+    ImageRuntime,
+    Limitation,
+    Resources,
+    Usage,
+)
 from mesocosm.paths import Paths
 from mesocosm.plan import Contribution, RootStep
 
@@ -36,17 +45,26 @@ if TYPE_CHECKING:
     from mesocosm.isolators.host import Host
 
 
+class ImageVolume(msgspec.Struct, frozen=True, kw_only=True):
+    """An image that a mount of the request asks for: which one it is, and how its files are assembled."""
+
+    mount: ImageMount
+    identity: ImageIdentity
+    root: RootStep
+
+
 class Container(msgspec.Struct, frozen=True, kw_only=True):
     """What an isolator may know of a container when it prepares.
 
     ``root`` is the step that assembles the root file system, None without an image; ``image`` what the image
-    says of its process.
+    says of its process, ``volumes`` the images to be mounted.
     """
 
     id: ContainerID
     config: ContainerConfig
     image: ImageRuntime = ImageRuntime()
     root: RootStep | None = None
+    volumes: tuple[ImageVolume, ...] = ()
 
 
 class Isolator:

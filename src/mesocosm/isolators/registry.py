@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mesocosm.errors import InvalidConfig, NotFound
 from mesocosm.isolators.base import Isolator
 from mesocosm.isolators.words import nearest
-from mesocosm.model import ContainerConfig
+from mesocosm.model import ContainerConfig, ImageMount
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -40,6 +40,7 @@ ORDER = {
     "namespaces/net": "NetNamespace",
     "namespaces/cgroup": "CgroupNamespace",
     "volume/host_path": "HostPath",
+    "volume/image": "ImageVolumes",
     "linux/seccomp": "Seccomp",
 }
 """The built-in isolators with the name of the class; the module is the name with dots."""
@@ -47,7 +48,8 @@ ORDER = {
 WITHOUT_IMAGE = tuple(
     name
     for name in ORDER
-    if name not in ("filesystem/linux", "namespaces/pid", "namespaces/cgroup", "volume/host_path")
+    if not name.startswith("volume/")
+    and name not in ("filesystem/linux", "namespaces/pid", "namespaces/cgroup")
 )
 """The default set on the host's own file system: all that needs no mount of its own."""
 
@@ -88,7 +90,14 @@ _ASKING: dict[str, tuple[str, Callable[[ContainerConfig], bool]]] = {
         lambda c: c.seccomp not in ("default", "unconfined"),
     ),
     "namespaces/uts": ("a host name", lambda c: c.hostname is not None),
-    "volume/host_path": ("a volume", lambda c: bool(c.mounts)),
+    "volume/host_path": (
+        "a volume",
+        lambda c: any(not isinstance(mount, ImageMount) for mount in c.mounts),
+    ),
+    "volume/image": (
+        "an image as a volume",
+        lambda c: any(isinstance(mount, ImageMount) for mount in c.mounts),
+    ),
 }
 """What a request asks of one isolator only: without it, the request would be forgotten in silence."""
 
@@ -159,7 +168,7 @@ def _complete(chosen: set[str], config: ContainerConfig) -> set[str]:
     if not any(name.startswith("filesystem/") for name in chosen):
         added.add("filesystem/posix" if config.image is None else "filesystem/linux")
     if "filesystem/linux" in chosen | added:
-        added.add("volume/host_path")
+        added |= {"volume/host_path", "volume/image"}
     return chosen | added
 
 

@@ -22,6 +22,8 @@ _HINTS: dict[tuple[str, int], str] = {
     ("look-up-user", errno.EFBIG): "the image's /etc/passwd and /etc/group must stay below 1 MiB",
     ("bind", errno.ENOENT): "the source must exist on the host",
     ("bind", errno.EPERM): "choose a target outside /proc and /sys",
+    ("mount-image", errno.ENOENT): "the image has nothing at that subpath",
+    ("mount-image", errno.ENOTDIR): "a file on a file, a directory on a directory: the target is the other",
     ("mount", errno.ELOOP): "/proc and /sys must be real directories in the image",
     ("mount", errno.ENODEV): "this kernel lacks the file system",
     ("working-directory", errno.ELOOP): "it must not lead through /proc/self/fd or the like",

@@ -78,7 +78,7 @@ def _mount_point(setup: Setup, fstype: str, target: str, mode: int) -> int:
 def _detached(fstype: str, options: Sequence[str], flags: Sequence[str]) -> int:
     """A new file system that nobody can see yet."""
     chosen = [_option(text) for text in options]
-    return mounts.new_mount(fstype, chosen, attributes=_attributes(flags))
+    return mounts.new_mount(fstype, chosen, attributes=attributes(flags))
 
 
 def _option(text: str) -> tuple[str, str | None]:
@@ -86,7 +86,8 @@ def _option(text: str) -> tuple[str, str | None]:
     return name, value if equals else None
 
 
-def _attributes(flags: Sequence[str]) -> int:
+def attributes(flags: Sequence[str]) -> int:
+    """mount(8)'s words as MOUNT_ATTR_* bits."""
     result = 0
     for flag in flags:
         if flag not in mounts.ATTRIBUTES:
@@ -102,16 +103,21 @@ def bind_mount(setup: Setup, step: Step) -> None:
     fd = setup.shared_source(setup.index)
     if fd is None:
         fd = owners.clone(setup, source, step["idmap"], recursive=step["recursive"])
-    attributes = _attributes(step["flags"])
-    if attributes:
-        mounts.set_attributes(fd, attributes, recursive=step["recursive"])
+    asked = attributes(step["flags"])
+    if asked:
+        mounts.set_attributes(fd, asked, recursive=step["recursive"])
     if step["propagation"] != "shared":
         mounts.set_propagation(fd, step["propagation"], recursive=step["recursive"])
+    show(setup, fd, target, trusted=step["trusted"])
+
+
+def show(setup: Setup, fd: int, target: str, *, trusted: bool = False) -> None:
+    """Attach a detached mount at ``target``, made as the same kind if missing, and close ``fd``."""
     if stat.S_ISDIR(os.fstat(fd).st_mode):
         place = beneath.make_directories(setup.root, target)
     else:
         place = beneath.make_file(setup.root, target)
-    if not step["trusted"]:
+    if not trusted:
         _check_cover(setup, fd, place, target)
     mounts.attach(fd, place)
     os.close(place)
@@ -215,7 +221,7 @@ def _null_cover() -> int:
         fd = mounts.clone_tree(null, recursive=False)
     finally:
         os.close(null)
-    mounts.set_attributes(fd, _attributes(["ro", "nosuid", "noexec"]))
+    mounts.set_attributes(fd, attributes(["ro", "nosuid", "noexec"]))
     return fd
 
 

@@ -33,7 +33,7 @@ def make_mappings(setup: Setup) -> None:
     in a chroot(2) a namespace of its own.
     """
     for step in setup.steps:
-        idmap = step.get("idmap")
+        idmap = step.get("root", step).get("idmap")  # an image that is mounted is assembled like a root
         if idmap is not None and _key(idmap) not in setup.mappings:
             try:
                 setup.mappings[_key(idmap)] = userns.make(*_key(idmap))

@@ -38,26 +38,39 @@ def cut_propagation(setup: Setup, step: Step) -> None:
 def overlay_root(setup: Setup, step: Step) -> None:
     """An overlay of the layers, writable with ``upper`` and ``work``."""
     setup.require("mnt")
-    upper, work = step["upper"], step["work"]
-    options: list[tuple[str, None]] = [("volatile", None)] if upper and step["volatile"] else []
-    layers, idmap = step["layers"], step["idmap"]
-    if idmap is not None:
-        layers = [owners.clone(setup, layer, idmap) for layer in layers]
-    _hold(setup, mounts.overlay(layers, upper=upper, work=work, options=options))
-    if idmap is not None:
-        for layer in layers:
-            os.close(layer)
+    _hold(setup, _overlay(setup, step))
 
 
 def bind_root(setup: Setup, step: Step) -> None:
     """A directory of the host as a mount of its own, with what is mounted below it."""
     setup.require("mnt")
+    _hold(setup, _bind(setup, step))
+
+
+def _overlay(setup: Setup, step: Step) -> int:
+    upper, work = step["upper"], step["work"]
+    options: list[tuple[str, None]] = [("volatile", None)] if upper and step["volatile"] else []
+    layers, idmap = step["layers"], step["idmap"]
+    if idmap is None:
+        return mounts.overlay(layers, upper=upper, work=work, options=options)
+    layers = [owners.clone(setup, layer, idmap) for layer in layers]
+    made = mounts.overlay(layers, upper=upper, work=work, options=options)
+    for layer in layers:
+        os.close(layer)
+    return made
+
+
+def _bind(setup: Setup, step: Step) -> int:
     fd = owners.clone(setup, step["source"], step["idmap"], recursive=True)
     if not stat.S_ISDIR(os.fstat(fd).st_mode):
         raise NotADirectoryError(errno.ENOTDIR, "the root is not a directory", step["source"])
     if step["read_only"]:
         mounts.set_attributes(fd, mounts.ATTRIBUTES["ro"], recursive=True)
-    _hold(setup, fd)
+    return fd
+
+
+ASSEMBLED: dict[str, Callable[[Setup, Step], int]] = {"overlay-root": _overlay, "bind-root": _bind}
+"""Tag of a root step to what makes its detached mount, nobody's root yet."""
 
 
 def host_root(setup: Setup, step: Step) -> None:

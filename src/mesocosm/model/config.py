@@ -40,7 +40,31 @@ class TmpfsMount(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", ta
     options: tuple[str, ...] = ()
 
 
-Mount = HostPathMount | TmpfsMount
+class ImageMount(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="image"):
+    """An image's files, or the part of them at ``subpath``, in the container (parity VOL, GAP-24).
+
+    ``source`` is a reference, as the root's; ``platform`` None is the container's.  Unless ``read_only``,
+    changes are the container's own and go with it.
+    """
+
+    source: str
+    target: str
+    subpath: str = ""
+    platform: str | None = None
+    read_only: bool = True
+    options: tuple[str, ...] = ()  # as HostPathMount's
+
+    def __post_init__(self) -> None:
+        if not self.source or "\0" in self.source:
+            raise InvalidConfig(f"the image to be mounted on {self.target} has no name")
+        parts = self.subpath.split("/")
+        if "\0" in self.subpath or self.subpath.startswith("/") or ".." in parts:
+            raise InvalidConfig(
+                f"subpath {self.subpath!r} is not a path within the image", hint="as in subpath=usr/share"
+            )
+
+
+Mount = HostPathMount | TmpfsMount | ImageMount
 
 
 class RootChanges(msgspec.Struct, frozen=True):

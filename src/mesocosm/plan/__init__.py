@@ -10,7 +10,7 @@ from mesocosm.plan.host_steps import (
     WriteHostFile,
 )
 from mesocosm.plan.launch_plan import LaunchPlan, Part, merge_environment
-from mesocosm.plan.operations import Phase, RootStep, Step
+from mesocosm.plan.operations import Phase, RootStep, Step, VolumeStep
 
 __all__ = [
     "AllowDevices",
@@ -23,6 +23,7 @@ __all__ = [
     "Phase",
     "RootStep",
     "Step",
+    "VolumeStep",
     "WriteCgroup",
     "WriteHostFile",
     "merge_environment",

@@ -6,7 +6,7 @@ read this value.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
@@ -26,6 +26,7 @@ from mesocosm.plan.operations import (
     LookUpUser,
     MakeDevice,
     MountFilesystem,
+    MountImage,
     NoNewPrivileges,
     Phase,
     SetRlimit,
@@ -72,7 +73,7 @@ class LaunchPlan(msgspec.Struct, frozen=True, kw_only=True):
         Raises PlanConflict, naming both isolators, when two set the same singleton, mount on the same target,
         limit the same resource or write different values to one file; InvalidConfig when nothing is executed.
         """
-        named = [(name, step) for name, part in contributions for step in part.steps]
+        named = list(_in_order(contributions))
         named.append(("launch", Gate()))
         _check_steps(named)
         named = _place_filter(_merge_environment(named, contributions))
@@ -178,6 +179,17 @@ def merge_environment(low: Iterable[str], high: Iterable[str]) -> tuple[str, ...
     return tuple(merged.values())
 
 
+def _in_order(contributions: Named) -> Iterator[tuple[str, Step]]:
+    """Every step with its isolator; a volume may lie in another isolator's, so all of them are sorted."""
+    volumes = [(name, volume) for name, part in contributions for volume in part.volumes]
+    volumes.sort(key=lambda pair: pair[1].target.count("/"))
+    for name, part in contributions:
+        yield from ((name, step) for step in part.steps)
+        if part.volumes:
+            yield from volumes
+            volumes = []
+
+
 def _merge_environment(named: list[tuple[str, Step]], contributions: Named) -> list[tuple[str, Step]]:
     seen: dict[str, tuple[str, str]] = {}
     for name, part in contributions:
@@ -223,7 +235,7 @@ def _claim(step: Step) -> str | None:
     if step.singleton:
         # the three kinds of root step exclude each other
         return "the root file system" if step.phase is Phase.ROOT and "root" in _tag(step) else _tag(step)
-    if isinstance(step, MountFilesystem | BindMount | MakeDevice):
+    if isinstance(step, MountFilesystem | BindMount | MountImage | MakeDevice):
         return f"mount on {step.target.rstrip('/') or '/'}"
     if isinstance(step, SetRlimit):
         return f"limit {step.name}"

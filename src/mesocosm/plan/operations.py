@@ -239,6 +239,39 @@ class BindMount(Operation, frozen=True, kw_only=True, tag="bind"):
         return f"show host path {self.source} at {self.target}{suffix}"
 
 
+class MountImage(Operation, frozen=True, kw_only=True, tag="mount-image"):
+    """An image on ``target``, assembled as a root is; only its ``subpath`` where that is not empty.
+
+    The subpath is resolved within the image, as a process with the image as its root would.  ``reference``
+    is for people, ``flags`` as in MountFilesystem.
+    """
+
+    phase = Phase.FILESYSTEM
+    root: OverlayRoot | BindRoot
+    reference: str
+    target: str
+    subpath: str = ""
+    flags: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        part = f"/{self.subpath} of " if self.subpath else ""
+        words = f" ({', '.join(self.flags)})" if self.flags else ""
+        return f"show {part}image {self.reference} at {self.target}{words}"
+
+
+class KeepWritable(Operation, frozen=True, kw_only=True, tag="keep-writable"):
+    """A directory of the root as a mount of its own, made if missing: a read-only root leaves it writable.
+
+    What is mounted there already stays as it is.
+    """
+
+    phase = Phase.FILESYSTEM
+    target: str
+
+    def describe(self) -> str:
+        return f"keep {self.target} writable, whatever the root is"
+
+
 class MakeDirectory(Operation, frozen=True, kw_only=True, tag="directory"):
     """A directory beneath the root, with what is missing above it; one that is there stays as it is."""
 
@@ -485,6 +518,8 @@ Step = (
     | MakeFilesAs
     | MountFilesystem
     | BindMount
+    | MountImage
+    | KeepWritable
     | MakeDirectory
     | MakeSymlink
     | MakeDevice
@@ -507,3 +542,4 @@ Step = (
 )
 
 RootStep = OverlayRoot | BindRoot | HostRoot
+VolumeStep = MountFilesystem | BindMount | MountImage | KeepWritable

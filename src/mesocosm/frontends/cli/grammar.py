@@ -14,7 +14,7 @@ from pathlib import Path
 from mesocosm.errors import InvalidConfig, NotFound
 from mesocosm.isolators.words import nearest
 from mesocosm.linux.rlimits import NUMBERS, canonical
-from mesocosm.model import HostPathMount, Mount, Rlimit, RootChanges, TmpfsMount
+from mesocosm.model import HostPathMount, ImageMount, Mount, Rlimit, RootChanges, TmpfsMount
 from mesocosm.model.size import parse_size
 
 _MOUNT_FLAGS = ("nosuid", "nodev", "noexec", "suid", "dev", "exec")
@@ -74,7 +74,9 @@ def volume(text: str) -> HostPathMount:
 
 
 def mount(text: str) -> Mount:
-    """``type=bind,source=…,target=…[,readonly]`` or ``type=tmpfs,target=…[,tmpfs-size=…][,tmpfs-mode=…]``."""
+    """``type=bind,source=…,target=…[,readonly]``, ``type=tmpfs,target=…[,tmpfs-size=…][,tmpfs-mode=…]`` or
+    ``type=image,source=…,target=…[,subpath=…][,platform=…][,readonly|rw]``.
+    """
     fields = _mount_fields(text)
     kind = fields.pop("type", "bind")
     target = fields.pop("target", "")
@@ -82,8 +84,10 @@ def mount(text: str) -> Mount:
         raise InvalidConfig(f"--mount: {text!r} has no target", hint="add target=/PATH")
     if kind == "tmpfs":
         return _tmpfs("--mount", target, fields)
+    if kind == "image":
+        return _image(target, fields)
     if kind != "bind":
-        raise InvalidConfig(f"--mount: type {kind!r} is not there yet", hint="use bind or tmpfs")
+        raise InvalidConfig(f"--mount: type {kind!r} is not there yet", hint="use bind, tmpfs or image")
     source = fields.pop("source", "")
     if not source.startswith(("/", ".")):
         raise InvalidConfig(
@@ -198,6 +202,7 @@ def _environment_file(name: str) -> list[str]:
 
 
 _ALIASES = {"src": "source", "dst": "target", "destination": "target", "ro": "readonly"}
+_ALIASES |= {"image-subpath": "subpath", "readwrite": "rw"}
 
 
 class _Options:
@@ -255,6 +260,20 @@ def _tmpfs(option: str, target: str, fields: dict[str, str]) -> TmpfsMount:
         size=None if bytes_ is None else size(bytes_, f"{option}: size"),
         mode=int(mode, 8),
         read_only=read_only,
+    )
+
+
+def _image(target: str, fields: dict[str, str]) -> ImageMount:
+    source = fields.pop("source", "")
+    if not source:
+        raise InvalidConfig("--mount: type=image has no source", hint="add source=IMAGE")
+    writable = _truth("--mount: rw", fields.pop("rw", "false"))
+    if "readonly" in fields and _truth("--mount: readonly", fields.pop("readonly")) == writable:
+        raise InvalidConfig("--mount: readonly and rw contradict each other", hint="give one of them")
+    subpath, platform = fields.pop("subpath", ""), fields.pop("platform", None)
+    _refuse_rest("--mount", fields)
+    return ImageMount(
+        source=source, target=target, subpath=subpath, platform=platform, read_only=not writable
     )
 
 

@@ -22,6 +22,10 @@ def render(explanation: Explanation, paint: Paint = plain) -> str:
     plan = explanation.plan
     sections = [
         ("IMAGE", _image(explanation.image)),
+        *(
+            (f"IMAGE MOUNTED AT {safe(target)}", _image(image))
+            for target, image in explanation.volumes.items()
+        ),
         ("ISOLATION", _isolation(plan, paint)),
         ("NAMESPACES", [f"made together with the first process: {', '.join(plan.namespaces) or 'none'}"]),
         ("ON THE HOST, before the first process is made", _host(plan, paint)),

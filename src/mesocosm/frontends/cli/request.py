@@ -68,7 +68,9 @@ _OPTIONS = [
     click.option(
         "-v", "--volume", multiple=True, metavar="SOURCE:TARGET[:ro]", help="Show a host path inside."
     ),
-    click.option("--mount", multiple=True, metavar="type=…,…", help="Mount a host path or a tmpfs."),
+    click.option(
+        "--mount", multiple=True, metavar="type=…,…", help="Mount a host path, a tmpfs or an image."
+    ),
     click.option("--tmpfs", multiple=True, metavar="TARGET[:OPTIONS]", help="Mount an empty tmpfs."),
     click.option("-w", "--workdir", metavar="DIR", help="Working directory inside."),
     click.option("-u", "--user", metavar="USER[:GROUP]", help="Name or number, looked up in the image."),

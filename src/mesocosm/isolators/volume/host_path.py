@@ -12,20 +12,19 @@ from pathlib import Path
 
 from mesocosm.errors import InvalidConfig, NotFound
 from mesocosm.isolators.base import Container, Isolator
-from mesocosm.isolators.volume.targets import PROC_FILES, checked
+from mesocosm.isolators.volume.targets import BIND, PROC_FILES, TMPFS, checked, flags, unshared
 from mesocosm.isolators.words import size
 from mesocosm.linux.mountinfo import MountEntry, read_mountinfo
-from mesocosm.model import HostPathMount, Mount, TmpfsMount
+from mesocosm.model import HostPathMount, TmpfsMount
 from mesocosm.plan import Contribution, HostAction, MakeHostDirectory
 from mesocosm.plan.operations import BindMount, MountFilesystem
 
-_OPPOSITES = {"suid": "nosuid", "dev": "nodev", "exec": "noexec"}
-_BIND = ("nosuid", "nodev")
-_TMPFS = ("nosuid", "nodev", "noexec")
+Own = HostPathMount | TmpfsMount
+"""The mounts that are ours."""
 
 
 class HostPath(Isolator):
-    """The request's mounts, those nearer to the root first, so that one may lie in another."""
+    """The request's mounts of these two kinds."""
 
     name = "volume/host_path"
     requires = ("filesystem/linux",)
@@ -37,25 +36,17 @@ class HostPath(Isolator):
         Raises InvalidConfig for targets, options and propagation that cannot be, NotFound for a source that
         does not exist.
         """
-        mounts = _by_depth(container.config.mounts)
+        asked = container.config.mounts
+        unshared(asked)
+        mounts = {checked(mount.target): mount for mount in asked if isinstance(mount, Own)}
         return Contribution(
             host=tuple(_sources(mounts.values())),
-            steps=tuple(_step(target, mount) for target, mount in mounts.items()),
+            volumes=tuple(_step(target, mount) for target, mount in mounts.items()),
             notes=tuple(_note(target, mount) for target, mount in mounts.items()),
         )
 
 
-def _by_depth(asked: Iterable[Mount]) -> dict[str, Mount]:
-    mounts: dict[str, Mount] = {}
-    for mount in asked:
-        target = checked(mount.target)
-        if target in mounts:
-            raise InvalidConfig(f"two volumes are mounted on {target}", hint="give each one its own target")
-        mounts[target] = mount
-    return {target: mounts[target] for target in sorted(mounts, key=lambda path: path.count("/"))}
-
-
-def _sources(mounts: Iterable[Mount]) -> Iterable[HostAction]:
+def _sources(mounts: Iterable[Own]) -> Iterable[HostAction]:
     for mount in mounts:
         if isinstance(mount, HostPathMount):
             source = _source(mount)
@@ -73,38 +64,20 @@ def _source(mount: HostPathMount) -> str:
     return mount.source
 
 
-def _step(target: str, mount: Mount) -> BindMount | MountFilesystem:
+def _step(target: str, mount: Own) -> BindMount | MountFilesystem:
     if isinstance(mount, TmpfsMount):
         options = (f"mode={mount.mode:o}", *(() if mount.size is None else (f"size={mount.size}",)))
-        return MountFilesystem(
-            fstype="tmpfs", target=target, options=options, flags=_flags(target, mount, _TMPFS)
-        )
+        return MountFilesystem(fstype="tmpfs", target=target, options=options, flags=flags(mount, TMPFS))
     if mount.propagation != "private":
         _check_propagation(mount)
     return BindMount(
         source=mount.source,
         target=target,
         recursive=mount.recursive,
-        flags=_flags(target, mount, _BIND),
+        flags=flags(mount, BIND),
         propagation=mount.propagation,
         trusted=target in PROC_FILES,
     )
-
-
-def _flags(target: str, mount: Mount, default: tuple[str, ...]) -> tuple[str, ...]:
-    flags = {"nosuid": "nosuid" in default, "nodev": "nodev" in default, "noexec": "noexec" in default}
-    said: dict[str, bool] = {}
-    for option in mount.options:
-        name = _OPPOSITES.get(option, option)
-        if name not in flags:
-            raise InvalidConfig(
-                f"volume on {target}: option {option!r} is not known",
-                hint=f"there are {', '.join((*_OPPOSITES.values(), *_OPPOSITES))}",
-            )
-        if said.setdefault(name, name == option) != (name == option):
-            raise InvalidConfig(f"volume on {target}: {name} is both on and off")
-    chosen = tuple(name for name, on in (flags | said).items() if on)
-    return ("ro", *chosen) if mount.read_only else chosen
 
 
 def _check_propagation(mount: HostPathMount) -> None:
@@ -130,7 +103,7 @@ def _mount_of(path: str) -> MountEntry | None:
     return best
 
 
-def _note(target: str, mount: Mount) -> str:
+def _note(target: str, mount: Own) -> str:
     suffix = ", read-only" if mount.read_only else ""
     if isinstance(mount, TmpfsMount):
         return f"memory at {target}: {'half of all' if mount.size is None else size(mount.size)}{suffix}"

@@ -1,4 +1,4 @@
-"""Where in a container something may be mounted, by name alone.
+"""Where in a container something may be mounted, by name alone, and under which flags.
 
 What a name means is for the kernel to resolve, beneath the root and at the moment of mounting.
 """
@@ -9,6 +9,13 @@ import posixpath
 from collections.abc import Iterable
 
 from mesocosm.errors import InvalidConfig
+from mesocosm.model import Mount
+
+BIND = ("nosuid", "nodev")
+TMPFS = ("nosuid", "nodev", "noexec")
+"""What holds for a volume unless the request says the opposite: files shown, files in memory."""
+
+_OPPOSITES = {"suid": "nosuid", "dev": "nodev", "exec": "noexec"}
 
 PROC_FILES = frozenset(
     f"/proc/{name}"
@@ -55,3 +62,29 @@ def checked(target: str) -> str:
                 hint="choose another target; only a few files such as /proc/cpuinfo may be covered",
             )
     return place
+
+
+def unshared(mounts: Iterable[Mount]) -> None:
+    """Raise InvalidConfig for two mounts on one target."""
+    seen = set()
+    for target in (checked(mount.target) for mount in mounts):
+        if target in seen:
+            raise InvalidConfig(f"two volumes are mounted on {target}", hint="give each one its own target")
+        seen.add(target)
+
+
+def flags(mount: Mount, default: tuple[str, ...]) -> tuple[str, ...]:
+    """The flags of a volume: what it asks for over ``default``.  Raises InvalidConfig for unknown words."""
+    flags = {"nosuid": "nosuid" in default, "nodev": "nodev" in default, "noexec": "noexec" in default}
+    said: dict[str, bool] = {}
+    for option in mount.options:
+        name = _OPPOSITES.get(option, option)
+        if name not in flags:
+            raise InvalidConfig(
+                f"volume on {checked(mount.target)}: option {option!r} is not known",
+                hint=f"there are {', '.join((*_OPPOSITES.values(), *_OPPOSITES))}",
+            )
+        if said.setdefault(name, name == option) != (name == option):
+            raise InvalidConfig(f"volume on {checked(mount.target)}: {name} is both on and off")
+    chosen = tuple(name for name, on in (flags | said).items() if on)
+    return ("ro", *chosen) if mount.read_only else chosen
