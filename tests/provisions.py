@@ -31,10 +31,16 @@ def paths_of(folder: Path) -> Paths:
 
 
 @asynccontextmanager
-async def opened(folder: Path, *, progress: Report | None = None) -> AsyncIterator[Provisioner]:
-    """A provisioner on a store below ``folder``; leaves no mount behind, whatever is still leased."""
-    paths = paths_of(folder)
-    async with Provisioner.open(paths, progress=progress) as provisioner:
+async def opened(
+    folder: Path, rules: str = "", *, progress: Report | None = None
+) -> AsyncIterator[Provisioner]:
+    """A provisioner on a store below ``folder``, with these rules for a policy; leaves no mount behind,
+    whatever is still leased.
+    """
+    paths, policy = paths_of(folder), folder / "policy.toml"
+    if rules or policy.exists():
+        policy.write_text(rules)
+    async with Provisioner.open(paths, policy=policy, progress=progress) as provisioner:
         try:
             yield provisioner
         finally:
@@ -138,7 +144,8 @@ def legacy_archive(image: SmallImage, target: Path) -> Path:
     config = json.loads(image.config)
     files: dict[str, bytes] = {}
     for number, blob in enumerate(image.layers):
-        head = {"id": f"id{number}", "os": "linux", "architecture": config["architecture"]}
+        head: dict[str, object] = {"id": f"id{number}", "os": "linux", "architecture": config["architecture"]}
+        head["container_config"] = {"Cmd": ["step", str(number)]}
         if number:
             head["parent"] = f"id{number - 1}"
         if number == len(image.layers) - 1:

@@ -18,7 +18,7 @@ from mesocosm.images.provisioner import Provisioner
 from mesocosm.images.registry.auth import Credential
 from provisions import image_of, new_id, paths_of
 from registry_fixtures import SmallImage, sha256, write_layout
-from tarballs import file
+from tarballs import archive, file
 
 USER, PASSWORD = "someone", "c0rrect-horse"
 SECRET = file(b"secret", b"only for some")
@@ -179,3 +179,11 @@ async def test_g11_shared_layers_that_the_source_has_are_no_obstacle(name: str, 
         assert asked == 1
         assert await use(provisioner, f"{text}:2", tmp_path) is not None
         assert len(registry.paths(sha256(PRIVATE.layers[0]))) == asked  # the repository has shown it once
+
+
+async def test_what_no_source_has_is_not_asked_of_it(tmp_path: Path) -> None:
+    """The configuration of an image made here of a tarball: there is nobody who could give it."""
+    tar = tmp_path / "root.tar"
+    tar.write_bytes(archive(SECRET))
+    async with asking(tmp_path, STRANGER, "recheck = true\n") as provisioner:
+        assert await use(provisioner, f"tarball:{tar}", tmp_path) is not None

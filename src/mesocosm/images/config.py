@@ -106,15 +106,15 @@ def parse_config(data: bytes, *, algorithm: str = "sha256", what: str = "image c
         author=top.text("author") or "",
         user=_user(runtime),
         env=_env(runtime),
-        entrypoint=_words(runtime, "Entrypoint"),
-        cmd=_words(runtime, "Cmd"),
+        entrypoint=words(runtime, "Entrypoint"),
+        cmd=words(runtime, "Cmd"),
         working_dir=runtime.text("WorkingDir") or "",
         volumes=tuple(_volume(runtime, path) for path in runtime.keys("Volumes")),
         exposed_ports=tuple(_port(runtime, port) for port in runtime.keys("ExposedPorts")),
         labels=runtime.table("Labels"),
         stop_signal=_stop_signal(runtime),
         healthcheck=_healthcheck(runtime),
-        shell=_words(runtime, "Shell") or (),
+        shell=words(runtime, "Shell") or (),
         on_build=runtime.texts("OnBuild"),
         history=tuple(
             _history(item, f"{what}, history {n}") for n, item in enumerate(_bounded(top, "history"))
@@ -199,8 +199,8 @@ def _env(runtime: Fields) -> tuple[str, ...]:
     return entries
 
 
-def _words(runtime: Fields, name: str) -> tuple[str, ...] | None:
-    """Docker's StrSlice: a list of strings, or one string."""
+def words(runtime: Fields, name: str) -> tuple[str, ...] | None:
+    """Return a member that is docker's StrSlice: a list of strings, or one string; None when absent."""
     if not runtime.has(name):
         return None
     if isinstance(runtime.raw(name), str):

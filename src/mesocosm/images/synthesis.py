@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,18 +16,42 @@ from mesocosm.images.strict import Json
 _SUFFIX = {"gzip": "+gzip", "zstd": "+zstd"}
 
 
+class Measured(NamedTuple):
+    """A layer that was measured: its descriptor, always the same for the same bytes, and its diff ID."""
+
+    descriptor: Descriptor
+    diff_id: Digest
+
+
 def layer_descriptor(compression: str, digest: Digest, size: int) -> Descriptor:
     """Return a layer's descriptor.  What OCI has no name for counts as plain: the unpacker looks."""
     return Descriptor(mediatypes.OCI_LAYER + _SUFFIX.get(compression, ""), digest, size)
 
 
-def config_bytes(platform: Platform, diff_ids: Sequence[Digest], runtime: Mapping[str, Json]) -> bytes:
-    """Return an OCI image configuration; ``runtime`` is its ``config`` member."""
-    document: dict[str, Json] = {"architecture": platform.architecture, "os": platform.os}
+def config_bytes(
+    platform: Platform,
+    diff_ids: Sequence[Digest],
+    runtime: Mapping[str, Json],
+    *,
+    created: str = "",
+    author: str = "",
+    history: Sequence[Mapping[str, Json]] = (),
+) -> bytes:
+    """Return an OCI image configuration; ``runtime`` is its ``config`` member, ``created`` a date (RFC 3339)
+    or empty.
+    """
+    document: dict[str, Json] = {}
+    if created:
+        document["created"] = created
+    if author:
+        document["author"] = author
+    document |= {"architecture": platform.architecture, "os": platform.os}
     if platform.variant:
         document["variant"] = platform.variant
     document["config"] = dict(runtime)
     document["rootfs"] = {"type": "layers", "diff_ids": [str(diff_id) for diff_id in diff_ids]}
+    if history:
+        document["history"] = [dict(step) for step in history]
     return msgspec.json.encode(document)
 
 

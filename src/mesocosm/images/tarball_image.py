@@ -6,18 +6,16 @@ import datetime
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
-import msgspec
-
 from mesocosm.images import mediatypes
 from mesocosm.images.archive import Span, chunks
 from mesocosm.images.config import parse_config
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor, Manifest
+from mesocosm.images.measuring import measure
 from mesocosm.images.platform import Platform
 from mesocosm.images.stores.base import Document, Found, fetching
-from mesocosm.images.stores.tarball import measure
 from mesocosm.images.strict import Json
-from mesocosm.images.synthesis import manifest_document
+from mesocosm.images.synthesis import config_bytes, manifest_document
 
 
 def image_of(path: Path, platform: Platform, runtime: Mapping[str, Json], message: str, now: float) -> Found:
@@ -26,7 +24,9 @@ def image_of(path: Path, platform: Platform, runtime: Mapping[str, Json], messag
     ``now``, seconds since the epoch, is the image's date.  Raises Corrupt, InvalidConfig.
     """
     layer, diff_id = measure(path)
-    config = _config(platform, diff_id, runtime, message, now)
+    when = datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    step: dict[str, Json] = {"created": when, "comment": message or "imported from a tarball"}
+    config = config_bytes(platform, [diff_id], runtime, created=when, history=[step])
     top, documents = manifest_document(config, [layer])
     descriptor = Descriptor(mediatypes.OCI_CONFIG, Digest.of(config), len(config))
     manifest = Manifest(
@@ -44,16 +44,3 @@ def image_of(path: Path, platform: Platform, runtime: Mapping[str, Json], messag
         source="imported",
         fetch=fetching(opened),
     )
-
-
-def _config(
-    platform: Platform, diff_id: Digest, runtime: Mapping[str, Json], message: str, now: float
-) -> bytes:
-    when = datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    document: dict[str, Json] = {"created": when, "architecture": platform.architecture, "os": platform.os}
-    if platform.variant:
-        document["variant"] = platform.variant
-    document["config"] = dict(runtime)
-    document["rootfs"] = {"type": "layers", "diff_ids": [str(diff_id)]}
-    document["history"] = [{"created": when, "comment": message or "imported from a tarball"}]
-    return msgspec.json.encode(document)

@@ -24,8 +24,8 @@ from mesocosm.images.documents import LAYER_LIMIT, Descriptor
 from mesocosm.images.platform import Platform, normalised
 from mesocosm.images.reference import Reference
 from mesocosm.images.signed_part import Part
-from mesocosm.images.stores.base import Document, Found, Store, StoreContext, fetching
-from mesocosm.images.stores.resolve import resolve
+from mesocosm.images.stores.base import Found, Store, StoreContext, fetching
+from mesocosm.images.stores.resolve import resolve_made
 from mesocosm.images.synthesis import config_bytes, layer_descriptor, manifest_document
 from mesocosm.images.transfer import in_thread
 
@@ -72,12 +72,9 @@ class AppcStore(Store):
         top, documents = manifest_document(config, layers)
         self._parts[top.digest] = (source, tuple(dict.fromkeys(one.aci for one in rendered)))
 
-        async def read(descriptor: Descriptor) -> bytes:
-            return documents[descriptor.digest]
-
-        return await resolve(
-            Document(top, documents[top.digest]),
-            read,
+        return await resolve_made(
+            top,
+            documents,
             msgspec.structs.replace(reference, digest=None),
             platform,
             fetch=fetching(_Layers(rendered).open),

@@ -18,13 +18,14 @@ from mesocosm.images.archive import Archive, Span, chunks, open_regular
 from mesocosm.images.config import parse_config
 from mesocosm.images.decompress import MAGIC_LENGTH, sniff
 from mesocosm.images.digest import Digest, new_hash
+from mesocosm.images.docker_v1 import V1Image, parse_v1, v1_config
 from mesocosm.images.documents import LAYER_LIMIT, Descriptor
 from mesocosm.images.foreign import parse_uint, shown
 from mesocosm.images.platform import Platform
 from mesocosm.images.reference import Reference, parse_docker_name
-from mesocosm.images.stores.base import Document, Found, Store, fetching
-from mesocosm.images.stores.resolve import resolve
-from mesocosm.images.strict import DOCUMENT_LIMIT, Fields, Json, load, load_list
+from mesocosm.images.stores.base import Found, Store, fetching
+from mesocosm.images.stores.resolve import resolve_made
+from mesocosm.images.strict import DOCUMENT_LIMIT, Fields, load, load_list
 from mesocosm.images.synthesis import layer_descriptor, manifest_document
 from mesocosm.images.transfer import in_thread
 
@@ -52,15 +53,12 @@ class DockerArchiveStore(Store):
         path = Path(reference.path).absolute()
         archive, entry, top, documents, members = await in_thread(_read, path, reference)
 
-        async def read(descriptor: Descriptor) -> bytes:
-            return documents[descriptor.digest]
-
         async def opened(descriptor: Descriptor, offset: int) -> AsyncIterator[bytes]:
             async for chunk in chunks(archive.path, members[descriptor.digest], offset):
                 yield chunk
 
-        document = Document(top, documents[top.digest])
-        found = await resolve(document, read, reference, platform, fetch=fetching(opened), source=str(path))
+        fetch = fetching(opened)
+        found = await resolve_made(top, documents, reference, platform, fetch=fetch, source=str(path))
         return msgspec.structs.replace(found, names=tuple(map(parse_docker_name, entry.names)))
 
 
@@ -151,34 +149,26 @@ def _from_repositories(archive: Archive) -> tuple[Entry, ...]:
 
 def _from_chain(archive: Archive, top: str, names: list[str]) -> Entry:
     chain: list[str] = []
-    head: Fields | None = None
-    layer: str | None = top
-    while layer is not None:
+    steps: list[V1Image] = []
+    layer = top
+    while layer:
         if layer in chain:
             raise Corrupt(f"{archive.path}: layer {shown(layer, 80)} is its own ancestor")
         chain.append(layer)
         _check_count(len(chain), str(archive.path))
         what = f"{archive.path}, {shown(layer, 80)}/json"
-        fields = Fields(load(archive.read(f"{layer}/json", DOCUMENT_LIMIT), what), what, ("parent",))
-        head = head or fields
-        layer = fields.text("parent") or None
+        steps.append(parse_v1(load(archive.read(f"{layer}/json", DOCUMENT_LIMIT), what), what))
+        layer = steps[-1].parent
     members = tuple(f"{one}/layer.tar" for one in reversed(chain))
-    return Entry(_legacy_config(archive, head, members), members, tuple(names))
+    return Entry(v1_config(steps[::-1], _diff_ids(archive, members)), members, tuple(names))
 
 
-def _legacy_config(archive: Archive, head: Fields | None, members: tuple[str, ...]) -> bytes:
-    """The configuration that docker 1.10 made of the old form: the top layer's, and the diff IDs."""
+def _diff_ids(archive: Archive, members: tuple[str, ...]) -> list[Digest]:
     fd = open_regular(archive.path)
     try:
-        diff_ids: list[Json] = [str(hash_span(fd, archive.span(member))) for member in members]
+        return [hash_span(fd, archive.span(member)) for member in members]
     finally:
         os.close(fd)
-    document: dict[str, Json] = {}
-    if head is not None:
-        keys = ("architecture", "os", "created", "author", "config")
-        document = {key: head.raw(key) for key in keys if head.has(key)}
-    document["rootfs"] = {"type": "layers", "diff_ids": diff_ids}
-    return msgspec.json.encode(document)
 
 
 def _check_count(count: int, where: str) -> None:

@@ -18,8 +18,8 @@ from mesocosm.images.erofs_file import HEAD
 from mesocosm.images.platform import Platform
 from mesocosm.images.ready_erofs import check_superblock
 from mesocosm.images.reference import Reference
-from mesocosm.images.stores.base import Document, Found, Store, fetching
-from mesocosm.images.stores.resolve import resolve
+from mesocosm.images.stores.base import Found, Store, fetching
+from mesocosm.images.stores.resolve import resolve_made
 from mesocosm.images.synthesis import config_bytes, manifest_document
 from mesocosm.images.transfer import in_thread
 
@@ -40,16 +40,13 @@ class ErofsStore(Store):
         layer = await in_thread(describe, path, reference.digest)
         top, documents = manifest_document(config_bytes(platform, [layer.digest], {}), [layer])
 
-        async def read(descriptor: Descriptor) -> bytes:
-            return documents[descriptor.digest]
-
         async def opened(descriptor: Descriptor, offset: int) -> AsyncIterator[bytes]:
             async for chunk in chunks(path, Span(0, descriptor.size), offset):
                 yield chunk
 
         unpinned = msgspec.structs.replace(reference, digest=None)
-        document = Document(top, documents[top.digest])
-        return await resolve(document, read, unpinned, platform, fetch=fetching(opened), source=str(path))
+        fetch = fetching(opened)
+        return await resolve_made(top, documents, unpinned, platform, fetch=fetch, source=str(path))
 
 
 def describe(path: Path, pin: Digest | None) -> Descriptor:

@@ -7,17 +7,22 @@ passed, and manifest and configuration must agree.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
+import msgspec
+
 from mesocosm.errors import Corrupt, Exhausted, NotFound
+from mesocosm.images.blobs import BlobStore
 from mesocosm.images.config import ImageConfig, match_layers, parse_config
 from mesocosm.images.digest import Digest, verify
 from mesocosm.images.documents import Descriptor, Index, Manifest, parse_document
 from mesocosm.images.platform import Platform, offers, rank
+from mesocosm.images.progress import Report
 from mesocosm.images.reference import Reference
 from mesocosm.images.stores.base import Document, Fetch, Found
 from mesocosm.images.strict import DOCUMENT_LIMIT
+from mesocosm.images.transfer import SinkFactory
 
 DEPTH: Final = 4
 """Indexes within indexes that are followed."""
@@ -57,6 +62,34 @@ async def resolve(
     return Found(
         manifest=manifest, config=config, documents=tuple(chain), source=source, fetch=fetch, etag=etag
     )
+
+
+async def resolve_made(
+    top: Descriptor,
+    documents: Mapping[Digest, bytes],
+    reference: Reference,
+    platform: Platform,
+    *,
+    fetch: Fetch,
+    source: str,
+    etag: str | None = None,
+) -> Found:
+    """As `resolve`, for a manifest and a configuration that were made here of what the source has.
+
+    ``documents`` has the bytes of both.  The source has neither, so what is found fetches them from here.
+    """
+
+    async def read(descriptor: Descriptor) -> bytes:
+        return documents[descriptor.digest]
+
+    async def fetch_any(
+        blobs: BlobStore, descriptor: Descriptor, *, sink: SinkFactory, report: Report, keep: bool
+    ) -> None:
+        made = msgspec.structs.replace(descriptor, data=documents.get(descriptor.digest))
+        await fetch(blobs, made, sink=sink, report=report, keep=keep)
+
+    document = Document(top, documents[top.digest])
+    return await resolve(document, read, reference, platform, fetch=fetch_any, source=source, etag=etag)
 
 
 def platforms_of(top: Document, what: str) -> tuple[Platform, ...]:
@@ -100,9 +133,14 @@ def _config(document: Document, manifest: Manifest, platform: Platform, what: st
     algorithm = document.descriptor.digest.algorithm
     config = parse_config(document.data, algorithm=algorithm, what=f"{what}, image configuration")
     match_layers(manifest, config, what)
+    require_platform(config, platform, what)
+    return config
+
+
+def require_platform(config: ImageConfig, platform: Platform, what: str) -> None:
+    """Raise NotFound when the image says that it is for another platform."""
     if config.platform.architecture and rank(config.platform, platform) is None:
         raise NotFound(
             f"{what} is an image for {config.platform}, not for {platform}",
             hint=f"take it all the same with --platform {config.platform}",
         )
-    return config

@@ -6,32 +6,28 @@ named, because only its bytes say what it is; the next time the server is asked 
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mesocosm.errors import Corrupt
-from mesocosm.images.archive import Span, chunks, digest_of, open_regular
-from mesocosm.images.decompress import Decompressor
+from mesocosm.images.archive import Span, chunks, digest_of
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
 from mesocosm.images.limits import DEFAULT_LIMITS
+from mesocosm.images.measuring import measure
 from mesocosm.images.platform import Platform
 from mesocosm.images.reference import Reference
-from mesocosm.images.stores.base import Document, Found, Store, StoreContext, fetching
-from mesocosm.images.stores.resolve import resolve
-from mesocosm.images.synthesis import config_bytes, layer_descriptor, manifest_document
+from mesocosm.images.stores.base import Found, Store, StoreContext, fetching
+from mesocosm.images.stores.resolve import resolve_made
+from mesocosm.images.synthesis import config_bytes, manifest_document
 from mesocosm.images.transfer import in_thread
 from mesocosm.images.unnamed import arriving
 
 if TYPE_CHECKING:
     from mesocosm.images.web import Fetched, Web
-
-_PIECE: Final = 1 << 20
 
 
 class TarballStore(Store):
@@ -85,16 +81,13 @@ async def _image(path: Path, reference: Reference, platform: Platform, came: Fet
         await in_thread(check_pin, path, reference)
     top, documents = manifest_document(config_bytes(platform, [diff_id], {}), [layer])
 
-    async def read(descriptor: Descriptor) -> bytes:
-        return documents[descriptor.digest]
-
     async def opened(descriptor: Descriptor, offset: int) -> AsyncIterator[bytes]:
         async for chunk in chunks(path, Span(0, descriptor.size), offset):
             yield chunk
 
-    return await resolve(
-        Document(top, documents[top.digest]),
-        read,
+    return await resolve_made(
+        top,
+        documents,
         msgspec.structs.replace(reference, digest=None),
         platform,
         fetch=fetching(opened),
@@ -111,20 +104,3 @@ def check_pin(path: Path, reference: Reference) -> None:
     found = digest_of(path, pin.algorithm)
     if found != pin:
         raise Corrupt(f"{reference.path} is {found}, not what the reference is pinned to")
-
-
-def measure(path: Path) -> tuple[Descriptor, Digest]:
-    """Return a file's descriptor as a layer, and its diff ID; blocking."""
-    plain, blob, tar = Decompressor(None, DEFAULT_LIMITS), hashlib.sha256(), hashlib.sha256()
-    fd = open_regular(path)
-    try:
-        while piece := os.read(fd, _PIECE):
-            blob.update(piece)
-            for part in plain.feed(piece):
-                tar.update(part)
-    finally:
-        os.close(fd)
-    for part in plain.finish():
-        tar.update(part)
-    layer = layer_descriptor(plain.compression or "none", Digest("sha256", blob.hexdigest()), plain.taken)
-    return layer, Digest("sha256", tar.hexdigest())
