@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import schema1_images
 from malicious_registry import MaliciousRegistry
 from mesocosm.errors import Corrupt, InvalidConfig, MesocosmError, NotFound
 from provisions import docker_archive, image_of, legacy_archive, new_id, opened, pack, shown, tar_of
@@ -75,14 +76,24 @@ async def pushed(_: Path) -> AsyncIterator[str]:
         yield f"docker://{registry.host}/a/b:latest"
 
 
-SOURCES: list[Source] = [layout, layout_archive, saved, saved_long_ago, pushed]
+@asynccontextmanager
+async def pushed_long_ago(_: Path) -> AsyncIterator[str]:
+    async with MaliciousRegistry() as registry:
+        schema1_images.serve(registry, IMAGE)
+        yield f"docker://{registry.host}/a/b:latest"
+
+
+SOURCES: list[Source] = [layout, layout_archive, saved, saved_long_ago, pushed, pushed_long_ago]
+ALLOWED = 'allow-schema1 = ["127.0.0.1:*/**"]\n'
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=[source.__name__ for source in SOURCES])
 async def test_every_family_gives_the_same_image(source: Source, tmp_path: Path) -> None:
-    async with source(tmp_path) as reference, opened(tmp_path) as provisioner:
+    async with source(tmp_path) as reference, opened(tmp_path, ALLOWED) as provisioner:
         scratch = tmp_path / "scratch"
         provision = await provisioner.provision(new_id(), reference, scratch=scratch)
+        steps = [step.created_by for step in await provisioner.history(reference)]
+        assert steps == ["step 1", "step 0"]
         with shown(provision.root, tmp_path / "root") as root:
             tree = snapshot(root)
         assert set(tree) == {b".", b"bin", b"bin/hello", b"old", b"old/b", b"link"}
@@ -104,8 +115,8 @@ async def test_every_family_gives_the_same_image(source: Source, tmp_path: Path)
 
 
 async def test_layers_are_shared_between_families(tmp_path: Path) -> None:
-    """Layers are kept by diff ID: the same tar through five families is on disk once."""
-    async with opened(tmp_path) as provisioner:
+    """Layers are kept by diff ID: the same tar through every family is on disk once."""
+    async with opened(tmp_path, ALLOWED) as provisioner:
         for number, source in enumerate(SOURCES):
             folder = tmp_path / str(number)
             folder.mkdir()

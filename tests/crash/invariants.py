@@ -88,7 +88,7 @@ def _images(store: Path) -> Iterator[str]:
         image = msgspec.json.decode(data, type=ImageRecord)
         if image.digest.partition(":")[2] != path.stem:
             yield f"image {path.stem} says it is {image.digest}"
-        for digest in image.documents:
+        for digest in image.kept:
             if not (store / "blobs" / digest.algorithm / digest.hex).exists():
                 yield f"image {path.stem} is listed without its document {digest}"
         for diff_id in image.diff_ids:

@@ -6,10 +6,12 @@ import base64
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+import schema1_images
 from fixtures.admission import KEY, attempt, signature_of, tag_of
 from malicious_registry import MaliciousRegistry
 from mesocosm.errors import Denied
@@ -95,3 +97,46 @@ async def test_roots_without_layers_are_judged_too(tmp_path: Path) -> None:
         await provisioner.provision(new_id(), f"dir:{tree}", scratch=tmp_path / "s")
         with pytest.raises(Denied, match="host is rejected"):
             await provisioner.provision(new_id(), "host", scratch=tmp_path / "s")
+
+
+async def test_a_signature_of_schema_1_speaks_of_its_payload(tmp_path: Path) -> None:
+    rules = f'allow-schema1 = ["127.0.0.1:*/**"]\n{SIGNED}'
+    async with MaliciousRegistry() as registry:
+        digest = schema1_images.serve(registry, IMAGE)
+        name = f"{registry.host}/a/b"
+        assert await attempt(tmp_path, name, write_policy(tmp_path, rules)) is None
+        assert not registry.paths("/blobs/")
+        registry.add(signature_of(digest, name, STRANGER), "a/b", tag_of(digest))
+        assert await attempt(tmp_path, name, write_policy(tmp_path, rules)) is None
+        assert not any((tmp_path / "state/images/blobs/sha256").iterdir())
+        registry.add(signature_of(digest, name), "a/b", tag_of(digest))
+        made = await attempt(tmp_path, name, write_policy(tmp_path, rules))
+        assert made not in (None, digest)
+    assert await attempt(tmp_path, name, write_policy(tmp_path, rules)) == made  # asks nobody
+    payload = tmp_path / "state/images/blobs/sha256" / digest.removeprefix("sha256:")
+    payload.unlink()  # what the signature speaks of: without it nothing shows that it speaks of the image
+    assert await attempt(tmp_path, name, write_policy(tmp_path, rules)) is None
+
+
+async def test_g13_a_signed_manifest_of_schema_1_vouches_for_no_other_image(tmp_path: Path) -> None:
+    """A record that claims to be made of it is not believed: the image has to follow from it."""
+    rules = f'allow-schema1 = ["127.0.0.1:*/**"]\n{SIGNED}'
+    async with MaliciousRegistry() as registry:
+        digest = schema1_images.serve(registry, IMAGE)
+        name = f"{registry.host}/a/b"
+        registry.add(signature_of(digest, name), "a/b", tag_of(digest))
+        made = await attempt(tmp_path, name, write_policy(tmp_path, rules))
+        assert made is not None
+        registry.add(OTHER, "a/other", "latest")
+        async with Provisioner.open(paths_of(tmp_path), policy=tmp_path / "absent") as provisioner:
+            other = await provisioner.pull(f"{registry.host}/a/other")
+            catalogue = provisioner.store.catalogue
+            record = catalogue.image(other.digest)
+            ref = catalogue.ref(f"docker://{name}:latest")
+            assert record is not None and ref is not None
+            catalogue.add(msgspec.structs.replace(record, origin=digest))
+            catalogue.name(msgspec.structs.replace(ref, digest=other.digest))
+    proofs = tmp_path / "state/images/signatures"
+    proof = proofs / f"{made.removeprefix('sha256:')}.json"
+    proof.rename(proofs / f"{other.digest.removeprefix('sha256:')}.json")
+    assert await attempt(tmp_path, name, write_policy(tmp_path, rules)) is None

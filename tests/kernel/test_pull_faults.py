@@ -1,16 +1,19 @@
 """Q-16, for whole pulls: every fault at every request of one, through the image store (G-06, G-07, G-08).
 
 A pull from a registry with tokens asks six things: the manifest (refused), a token, the manifest, the
-configuration and two layers.  Each is answered by each fault once.
+configuration and two layers.  Each is answered by each fault once.  Of an image in docker's schema 1 it asks
+seven: there is no configuration, and the size of each layer comes first.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+import schema1_images
 from crash import invariants
 from malicious_registry import (
     Answer,
@@ -31,11 +34,14 @@ from mesocosm.errors import MesocosmError
 from mesocosm.images.registry import client
 from mesocosm.images.registry.limits import Limits
 from provisions import image_of, new_id, opened, shown
+from registry_fixtures import sha256
 from tarballs import file
 
 IMAGE = image_of([[file(b"one", bytes(range(256)) * 40)], [file(b"two", b"2" * 300)]])
+DIFF_IDS = json.loads(IMAGE.config)["rootfs"]["diff_ids"]
+PAYLOAD = schema1_images.payload_of(schema1_images.document_of(IMAGE))
 OTHER = image_of([[file(b"one", b"another image's")], [file(b"two", b"3")]])
-REQUESTS = 6
+ALLOWED = 'allow-schema1 = ["127.0.0.1:*/**"]\n'
 PATIENT = Limits(attempts=2, backoff=0.001, backoff_cap=0.01, retry_after=0.01, deadline=20)
 IMPATIENT = Limits(
     connect=0.3, header=0.3, idle=0.3, min_rate=10_000, attempts=1, backoff=0.001, backoff_cap=0.01
@@ -76,17 +82,21 @@ FAULTS: dict[str, Fault] = {
 }
 
 
+@pytest.mark.parametrize("requests", [6, 7], ids=["", "schema 1"])
 @pytest.mark.parametrize("name", list(FAULTS))
 async def test_q16_every_fault_at_every_request_of_a_pull(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, requests: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     slow = name in ("silent", "stall")
-    for index in range(REQUESTS):
+    for index in range(requests):
         folder = tmp_path / str(index)
         folder.mkdir()
         async with MaliciousRegistry() as registry:
             registry.require_token()
-            registry.add(IMAGE, "a/b", "latest")
+            if requests == 7:
+                schema1_images.serve(registry, IMAGE)
+            else:
+                registry.add(IMAGE, "a/b", "latest")
             registry.at(index, FAULTS[name])
             reference, at = f"{registry.host}/a/b", f"{name} at request {index}"
             monkeypatch.setattr(client, "Limits", lambda slow=slow: IMPATIENT if slow else PATIENT)
@@ -97,9 +107,10 @@ async def test_q16_every_fault_at_every_request_of_a_pull(
 
 
 async def _pull_that_may_fail(folder: Path, reference: str, at: str) -> None:
-    async with opened(folder) as provisioner:
+    async with opened(folder, ALLOWED) as provisioner:
         try:
-            assert (await provisioner.pull(reference)).digest == IMAGE.digest, at
+            pulled = await provisioner.pull(reference)
+            assert [layer.diff_id for layer in pulled.layers] == DIFF_IDS, at
         except MesocosmError as error:
             assert "\n" not in str(error) and str(error).isprintable(), at
             assert await provisioner.images() == [], at
@@ -108,8 +119,10 @@ async def _pull_that_may_fail(folder: Path, reference: str, at: str) -> None:
 
 async def _pull_that_works(folder: Path, reference: str, at: str) -> None:
     """The next one goes on, gives the right bytes, and leaves nothing unfinished."""
-    async with opened(folder) as provisioner:
-        assert (await provisioner.pull(reference)).digest == IMAGE.digest, at
+    async with opened(folder, ALLOWED) as provisioner:
+        pulled = await provisioner.pull(reference)
+        assert [layer.diff_id for layer in pulled.layers] == DIFF_IDS, at
+        assert pulled.published in [sha256(data) for data in (IMAGE.manifest, PAYLOAD)], at
         assert (await provisioner.verify(reference)).sound, at
         container = new_id()
         provision = await provisioner.provision(container, reference, pull="never", scratch=folder / "s")

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
+import schema1_images
 from fixtures import leaks
 from fixtures.images import Layout
 from fixtures.registry import Registry
 from malicious_registry import MaliciousRegistry
-from mesocosm.errors import Denied, MesocosmError, Unavailable
+from mesocosm.errors import Denied, MesocosmError, NotFound, Unavailable
 from mesocosm.images.provisioner import Provisioner
 from mesocosm.images.registry.auth import Credential
 from provisions import image_of, new_id, paths_of
@@ -179,6 +180,38 @@ async def test_g11_shared_layers_that_the_source_has_are_no_obstacle(name: str, 
         assert asked == 1
         assert await use(provisioner, f"{text}:2", tmp_path) is not None
         assert len(registry.paths(sha256(PRIVATE.layers[0]))) == asked  # the repository has shown it once
+
+
+async def test_g11_a_manifest_of_schema_1_does_not_reach_anothers_layers(name: str, tmp_path: Path) -> None:
+    rules = f'recheck = true\nallow-schema1 = ["127.0.0.1:*/**"]\n{RECHECK}'
+    async with MaliciousRegistry() as registry:
+        schema1_images.serve(registry, PRIVATE)
+        text = f"{registry.host}/a/b"
+        for digest in map(sha256, PRIVATE.layers):
+            del registry.blobs[digest]
+        async with asking(tmp_path, ENTITLED, rules) as entitled:
+            await entitled.pull(name)
+        async with asking(tmp_path, STRANGER, rules) as stranger:
+            with pytest.raises(NotFound):
+                await stranger.provision(new_id(), text, scratch=tmp_path / "s")
+            assert [image.digest for image in await stranger.images()] == [PRIVATE.digest]
+
+
+async def test_an_image_in_schema_1_is_received_once_and_asked_for_at_each_start(tmp_path: Path) -> None:
+    rules = f'allow-schema1 = ["127.0.0.1:*/**"]\n{RECHECK}'
+    async with MaliciousRegistry() as registry:
+        digest = schema1_images.serve(registry, PRIVATE)
+        async with asking(tmp_path, STRANGER, rules) as provisioner:
+            made = await use(provisioner, f"{registry.host}/a/b", tmp_path)
+            assert made is not None
+            fetched = [one for one in registry.seen if "/blobs/" in one.path and one.method == "GET"]
+            assert len(fetched) == len(PRIVATE.layers)
+            registry.seen.clear()
+            assert await use(provisioner, made, tmp_path) == made
+            assert [one.path for one in registry.seen] == [f"/v2/a/b/manifests/{digest}"]
+        registry.manifests.clear()
+        async with asking(tmp_path, STRANGER, rules) as provisioner:
+            assert await use(provisioner, made, tmp_path) is None
 
 
 async def test_what_no_source_has_is_not_asked_of_it(tmp_path: Path) -> None:

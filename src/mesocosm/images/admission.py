@@ -21,10 +21,11 @@ from mesocosm.images.foreign import shown
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.naming import canonical
+from mesocosm.images.outlines import made_of
 from mesocosm.images.policy import Policy, Rule
 from mesocosm.images.reference import Reference
 from mesocosm.images.staging import replace
-from mesocosm.images.stores.base import Found
+from mesocosm.images.stores.base import Found, Outline
 from mesocosm.images.strict import DOCUMENT_LIMIT
 from mesocosm.images.transfer import in_thread
 
@@ -53,11 +54,17 @@ class Admission:
         self._store = store
         self._families = families
 
-    async def before_fetch(self, reference: Reference, found: Found) -> None:
-        """Raise Denied when the image may not be fetched; keeps the proof of a signature."""
+    async def before_fetch(self, reference: Reference, found: Found | Outline) -> None:
+        """Raise Denied when the image may not be fetched; keeps the proof of a signature.
+
+        For an outline it tells what can be told: whoever has filled it in asks again.
+        """
         rules: Policy = await in_thread(policy.load, self._path)
-        rules.check_layers(str(reference), tuple(map(str, found.config.diff_ids)))
-        rules.check_erofs(reference, (layer.media_type for layer in found.manifest.layers))
+        if isinstance(found, Found):
+            rules.check_layers(str(reference), tuple(map(str, found.config.diff_ids)))
+            rules.check_erofs(reference, (layer.media_type for layer in found.manifest.layers))
+        if isinstance(found, Outline) or found.origin is not None:
+            rules.check_schema1(reference)
         rule = rules.decide(reference)
         _require_accepted(rule, reference)
         if rule.action != "signed":
@@ -75,14 +82,17 @@ class Admission:
                 hint=f"see {self._path}",
             )
 
-    async def _prove(self, witness: Witness, reference: Reference, found: Found) -> list[str] | None:
+    async def _prove(
+        self, witness: Witness, reference: Reference, found: Found | Outline
+    ) -> list[str] | None:
         """Keep a proof by the witness, and return None; without any, why each signature was refused."""
         store, refusals = self._families.store(reference), []
-        for digest in [one.descriptor.digest for one in found.documents[:-1]]:
+        for digest in _signable(found):
             for signature in await witness.offered(store, reference, digest):
                 why = await in_thread(witness.refusal, signature, reference, digest)
                 if why is None:
-                    await in_thread(self._keep, found, digest, witness.kind, signature)
+                    if isinstance(found, Found):
+                        await in_thread(self._keep, found, digest, witness.kind, signature)
                     return None
                 refusals.append(why)
         return refusals
@@ -94,11 +104,13 @@ class Admission:
         """
         rules = policy.load(self._path)
         media_types = frozenset(layer.media_type for layer in image.layers)
-        if rules == Policy() and media_types.isdisjoint(mediatypes.EROFS):
+        if rules == Policy() and media_types.isdisjoint(mediatypes.EROFS) and image.origin is None:
             return
         rules.check_layers(f"image {image.digest}", tuple(layer.diff_id for layer in image.layers))
         for name in [reference] if reference else self._names(image):
             rules.check_erofs(name, media_types)
+            if image.origin is not None:
+                rules.check_schema1(name)
             rule = rules.decide(name)
             _require_accepted(rule, name)
             if rule.action == "signed":
@@ -125,7 +137,7 @@ class Admission:
         if proof is not None:
             digest = Digest.parse(proof.digest)
             signature = Signature(proof.statement, proof.signature)
-            leads_here = proof.digest == image.digest or self._lists(digest, image)
+            leads_here = proof.digest == image.digest or self._leads_to(digest, image)
             for witness in witnesses_of(rule) if leads_here else ():
                 if witness.kind == proof.kind and witness.refusal(signature, reference, digest) is None:
                     return
@@ -134,10 +146,14 @@ class Admission:
             hint=f"mesocosm pull {reference.familiar}",
         )
 
-    def _lists(self, digest: Digest, image: ImageRecord) -> bool:
-        """Whether the signed index, whose bytes are kept, leads to the image."""
+    def _leads_to(self, digest: Digest, image: ImageRecord) -> bool:
+        """Whether the signed document, whose bytes are kept, is an index of the image, or what it was made
+        of.
+        """
         try:
             data = self._store.blobs.read(digest, limit=DOCUMENT_LIMIT)
+            if image.origin == str(digest):
+                return str(made_of(data, image)) == image.digest
             index = parse_document(data, algorithm=digest.algorithm)
         except MesocosmError:
             return False
@@ -157,6 +173,14 @@ class Admission:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         proof = Proof(statement=one.statement, signature=one.signature, digest=str(digest), kind=kind)
         replace(self._store.root / "ingest", path, msgspec.json.encode(proof))
+
+
+def _signable(found: Found | Outline) -> list[Digest]:
+    """The digests of the documents that a signature may speak of: all but the configuration's."""
+    if isinstance(found, Outline):
+        return [found.top.digest]
+    digests = [one.descriptor.digest for one in found.documents[:-1]]
+    return digests if found.origin is None else list(dict.fromkeys([found.origin, *digests]))
 
 
 def _require_accepted(rule: Rule, reference: Reference) -> None:

@@ -58,6 +58,11 @@ class Catalogue:
         """Return the image with this manifest digest."""
         return _read(self._image(digest), ImageRecord)
 
+    def published(self, digest: str) -> ImageRecord | None:
+        """Return the image that its source knows by this digest: its own, or its origin's."""
+        made = (image for image in self.images() if image.origin == digest)
+        return self.image(digest) or next(made, None)
+
     def images(self) -> Iterator[ImageRecord]:
         """Yield every image, in no order."""
         yield from _read_all(self._images, ImageRecord)
@@ -99,7 +104,7 @@ class Catalogue:
     # --- by what people write -------------------------------------------------------------------------------
 
     def by_id(self, text: str) -> ImageRecord | None:
-        """Return the image whose manifest digest or image ID is ``text``, or begins so.
+        """Return the image whose manifest digest, image ID or origin is ``text``, or begins so.
 
         ``text`` may have the algorithm before it.  Raises InvalidConfig when several do.
         """
@@ -109,7 +114,7 @@ class Catalogue:
         hits = {
             image.digest: image
             for image in self.images()
-            if _hex(image.digest).startswith(hexadecimal) or _hex(image.image_id).startswith(hexadecimal)
+            if any(one.hex.startswith(hexadecimal) for one in image.kept)
         }
         if len(hits) > 1:
             listed = ", ".join(sorted(_hex(digest)[:12] for digest in hits))

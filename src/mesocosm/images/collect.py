@@ -138,7 +138,7 @@ class Collector:
         kept = [image for image in self._store.catalogue.images() if image.digest not in doomed]
         layers = {str(stored) for image in kept for stored in image.stored} | needed.layers
         blobs = {layer.digest for image in kept for layer in image.layers} | needed.digests
-        blobs |= {digest for image in kept for digest in (image.digest, image.image_id)}
+        blobs |= {str(digest) for image in kept for digest in image.kept}
         blobs |= {ref.top for ref in self._store.catalogue.refs() if ref.top and ref.digest not in doomed}
         old_layers = [
             (str(diff_id), form) for diff_id, form in self._store.layers.list() if str(diff_id) not in layers

@@ -15,10 +15,13 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
     """One image.  Members are written in docker's way (``RepoTags``); times in seconds since the epoch.
 
     ``config`` is the image configuration's ``config`` as published, ``manifest`` the manifest; both hostile.
+    ``origin`` is the digest of the document that the manifest was made of here (docker's schema 1), None for
+    all others; ``repo_digests`` are what registries know.
     """
 
     id: str
     digest: str
+    origin: str | None
     repo_tags: tuple[str, ...]
     repo_digests: tuple[str, ...]
     created: str
@@ -50,8 +53,9 @@ def describe(image: Image, manifest: bytes, config: bytes) -> Description:
     return Description(
         id=image.image_id,
         digest=image.digest,
+        origin=image.origin,
         repo_tags=tuple(name.familiar for name in names if name.digest is None),
-        repo_digests=tuple(sorted({f"{name.name}@{image.digest}" for name in registry})),
+        repo_digests=tuple(sorted({f"{name.name}@{image.published}" for name in registry})),
         created=image.created,
         architecture=platform.architecture,
         os=platform.os,

@@ -153,7 +153,8 @@ def refuse_schema1(content_type: str | None, what: str) -> None:
     if base_type(content_type) in mediatypes.SCHEMA1:
         raise Unsupported(
             f"{what} is in docker's schema 1, which names neither the sizes nor the diff IDs of its layers",
-            hint="convert it: skopeo copy docker://IMAGE oci:DIRECTORY:TAG, then pull oci:DIRECTORY:TAG",
+            hint="let policy allow it (allow-schema1), or convert it: "
+            "skopeo copy docker://IMAGE oci:DIRECTORY:TAG, then pull oci:DIRECTORY:TAG",
         )
 
 

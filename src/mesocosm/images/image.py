@@ -39,7 +39,8 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
     ``runtime`` is what the image says of its process, ``layers`` bottom first, ``source`` where it came from,
     ``pulled_at`` seconds since the epoch, ``created`` the author's own date (RFC 3339, hostile), ``looks``
     whether its directories need a layer that says how they look (looks.py), ``hidden`` how many of its lowest
-    layers nobody sees, because the next one hides all that is below it.
+    layers nobody sees, because the next one hides all that is below it.  ``origin``: the manifest was made
+    here, of the document with this digest, by which the source knows the image (docker's schema 1).
     """
 
     digest: str
@@ -55,6 +56,7 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
     pulled_at: float
     looks: bool = False
     hidden: int = 0
+    origin: str | None = None
     version: int = VERSION
 
     @property
@@ -89,6 +91,16 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
     def documents(self) -> tuple[Digest, ...]:
         """The manifest's and the configuration's digests: the blobs without which nothing is known."""
         return Digest.parse(self.digest), Digest.parse(self.image_id)
+
+    @property
+    def published(self) -> str:
+        """The digest by which its source knows the image."""
+        return self.origin or self.digest
+
+    @property
+    def kept(self) -> tuple[Digest, ...]:
+        """All documents that stay with the image: its own, and the one they were made of."""
+        return self.documents if self.origin is None else (*self.documents, Digest.parse(self.origin))
 
     def identity(self, reference: str, checked_at: float | None) -> ImageIdentity:
         """Which bytes run, for the container's record."""
@@ -126,7 +138,7 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     the author's date as text, ``last_used``, ``checked_at`` and ``pulled_at`` in seconds since the epoch,
     ``in_use`` the containers that hold it, ``pinned`` whether collection must leave it, ``complete`` whether
     every layer is there in the form that this host mounts, ``merge`` the name of the one layer that a deep
-    stack is mounted as.
+    stack is mounted as, ``origin`` the digest of the document that the manifest was made of here.
     """
 
     references: tuple[str, ...]
@@ -145,6 +157,12 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     pinned: bool = False
     complete: bool = True
     merge: str | None = None
+    origin: str | None = None
+
+    @property
+    def published(self) -> str:
+        """The digest by which its source knows the image."""
+        return self.origin or self.digest
 
     @property
     def stored(self) -> tuple[str, ...]:
@@ -152,7 +170,9 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
         return (*(layer.diff_id for layer in self.layers), *([self.merge] if self.merge else []))
 
 
-def record_of(manifest: Manifest, config: ImageConfig, source: str, now: float) -> ImageRecord:
+def record_of(
+    manifest: Manifest, config: ImageConfig, source: str, now: float, origin: Digest | None = None
+) -> ImageRecord:
     """Return the record of an image whose documents have been verified and matched."""
     layers = tuple(
         Layer(diff_id=str(diff_id), digest=str(one.digest), size=one.size, media_type=one.media_type)
@@ -170,6 +190,7 @@ def record_of(manifest: Manifest, config: ImageConfig, source: str, now: float) 
         layers=layers,
         source=source,
         pulled_at=now,
+        origin=None if origin is None else str(origin),
     )
 
 

@@ -144,6 +144,7 @@ class Inspection:
             checked_at=max(checked, default=None),
             layers=record.layers,
             merge=None if record.merge is None else str(record.merge),
+            origin=record.origin,
             runtime=record.runtime,
             source=record.source,
             in_use=tuple(sorted(o.removeprefix(CONTAINER) for o in owners if o.startswith(CONTAINER))),

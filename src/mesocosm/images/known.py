@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 from mesocosm.errors import Corrupt, NotFound
 from mesocosm.images.config import match_layers, parse_config
+from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor, Manifest, parse_document
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
@@ -28,9 +29,13 @@ def found_here(store: ImageStore, image: ImageRecord) -> Found:
     config_data = store.blobs.read(config_digest, limit=DOCUMENT_LIMIT)
     config = parse_config(config_data, algorithm=config_digest.algorithm, what=what)
     match_layers(manifest, config, what)
-    documents = (Document(manifest.descriptor, data), Document(manifest.config, config_data))
     return Found(
-        manifest=manifest, config=config, documents=documents, source=image.source, fetch=fetching(_gone)
+        manifest=manifest,
+        config=config,
+        documents=(Document(manifest.descriptor, data), Document(manifest.config, config_data)),
+        source=image.source,
+        fetch=fetching(_gone),
+        origin=None if image.origin is None else Digest.parse(image.origin),
     )
 
 

@@ -39,7 +39,7 @@ async def images_in(path: Path, families: Families, platform: Platform | None) -
     for number in range(len(await in_thread(entries, archive))):
         reference = canonical(f"docker-archive:{path}:@{number}")
         image = await families.store(reference).discover(reference, platform or host_platform())
-        if image is not None:
+        if isinstance(image, Found):
             yield image
 
 
@@ -59,7 +59,7 @@ async def _of_layout(archive: Archive, families: Families, platform: Platform | 
         offered = [platform] if platform else await store.platforms(reference) or [host_platform()]
         for one in offered:
             found = await store.discover(reference, one)
-            if found is not None:
+            if isinstance(found, Found):
                 yield msgspec.structs.replace(found, names=tuple(given))
 
 

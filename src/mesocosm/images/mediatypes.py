@@ -29,6 +29,9 @@ CONFIGS = frozenset({OCI_CONFIG, DOCKER_CONFIG})
 ACCEPTED = (OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST)
 """What a manifest request asks for, best first."""
 
+ACCEPTED_WITH_SCHEMA1 = (*ACCEPTED, DOCKER_SCHEMA1_SIGNED, DOCKER_SCHEMA1)
+"""The same where policy allows docker's schema 1: last, so that it comes only where there is nothing else."""
+
 COMPRESSION: dict[str, str] = {
     OCI_LAYER: "",
     f"{OCI_LAYER}+gzip": "gzip",

@@ -78,7 +78,7 @@ class Naming:
         if image is not None:
             return Named(reference, image, ref)
         if reference.digest is not None:
-            pinned = self._catalogue.image(str(reference.digest))
+            pinned = self._catalogue.published(str(reference.digest))
             if pinned is not None:
                 return Named(reference, pinned, ref)
         if _ID.fullmatch(text) and (image := self._catalogue.by_id(text)):

@@ -20,6 +20,7 @@ with its transport and path (``oci:/srv/images/app``, ``host``).  ``*`` stands f
 ``**`` for anything.  Without a file everything is accepted, but not:
 
     allow-erofs = ["erofs:/srv/images/*"]    # images with ready-made EROFS layers, which the kernel parses
+    allow-schema1 = ["registry.lan/old/**"]  # images in docker's schema 1, which says too little
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     recheck: bool = False
     deny_layers: tuple[str, ...] = ()
     allow_erofs: tuple[str, ...] = ()
+    allow_schema1: tuple[str, ...] = ()
     rule: tuple[Rule, ...] = ()
 
     def decide(self, reference: Reference) -> Rule:
@@ -103,6 +105,18 @@ class Policy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
             hint=f'if you trust its maker, put allow-erofs = ["{name}"] into {PATH}',
         )
 
+    def takes_schema1(self, reference: Reference) -> bool:
+        """Whether the image may be one in docker's schema 1."""
+        return _any(self.allow_schema1, subject(reference))
+
+    def check_schema1(self, reference: Reference) -> None:
+        """Raise Denied when an image in docker's schema 1 is not taken by this name (G-02)."""
+        if not self.takes_schema1(reference):
+            raise Denied(
+                f"{reference.familiar} is in docker's schema 1, which policy does not allow here",
+                hint=f'if you trust its registry, put allow-schema1 = ["{subject(reference)}"] into {PATH}',
+            )
+
     def check_layers(self, what: str, diff_ids: tuple[str, ...]) -> None:
         """Raise Denied when one of the layers is not to be used."""
         for diff_id in diff_ids:
@@ -117,6 +131,11 @@ def subject(reference: Reference) -> str:
     if reference.transport == "host":
         return "host"
     return f"{reference.transport}:{reference.path or reference.repository}"
+
+
+def takes_schema1(path: Path, reference: Reference) -> bool:
+    """Whether the policy in a file takes the image where it is in docker's schema 1.  As `load`."""
+    return load(path).takes_schema1(reference)
 
 
 def load(path: Path) -> Policy:

@@ -13,6 +13,7 @@ here.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
@@ -33,6 +34,7 @@ from mesocosm.images.leases import CONTAINER
 from mesocosm.images.library import Library, platform_of
 from mesocosm.images.naming import Named, canonical, is_local, is_whole_id, missing
 from mesocosm.images.platform import Platform, host_platform
+from mesocosm.images.policy import takes_schema1
 from mesocosm.images.progress import Report, silent
 from mesocosm.images.rebuild import rebuild
 from mesocosm.images.reference import Reference
@@ -96,7 +98,12 @@ class Provisioner(Library):
         """
         store = await in_thread(ImageStore.open, paths.images)
         context = StoreContext(
-            paths=paths, blobs=store.blobs, hosts=hosts, credentials=credentials, throttle=throttle
+            paths=paths,
+            blobs=store.blobs,
+            hosts=hosts,
+            credentials=credentials,
+            throttle=throttle,
+            takes_schema1=functools.partial(takes_schema1, policy),
         )
         families = Families(context)
         provisioner = cls(paths, store, families, progress or silent, policy)

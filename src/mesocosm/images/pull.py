@@ -3,21 +3,22 @@
     discover ──► policy ──► lease ──► documents, layers (in parallel, while they stream) ──► image ──► name
 
 Each arrow is a point where everything may stop for good: what is published is whole, what is not is resumed
-or swept, and the name appears last.
+or swept, and the name appears last.  An outline (stores/base.py) is filled in under the lease, and policy
+asked once more.
 """
 
 from __future__ import annotations
 
-import asyncio
 import enum
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from typing import Final, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
 from mesocosm import trace
-from mesocosm.errors import Corrupt, Exhausted, MesocosmError, NotFound
+from mesocosm.errors import Corrupt, Exhausted, NotFound
+from mesocosm.images.again import again
 from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
 from mesocosm.images.flights import Flights
@@ -25,23 +26,23 @@ from mesocosm.images.image import ImageRecord, RefRecord, record_of
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.known import found_here
 from mesocosm.images.layers import Form
+from mesocosm.images.leases import Pulling
 from mesocosm.images.naming import platform_key
+from mesocosm.images.outlines import PARALLEL, filled_in, recognised
 from mesocosm.images.platform import Platform
 from mesocosm.images.progress import Phase, Progress, Report
 from mesocosm.images.reference import Reference
 from mesocosm.images.rights import Hearsay, Rights
+from mesocosm.images.side_by_side import side_by_side
 from mesocosm.images.store_faults import store_faults
-from mesocosm.images.stores.base import Found
+from mesocosm.images.stores.base import Found, Outline
 from mesocosm.images.transfer import in_thread
 
 _Result = TypeVar("_Result")
 
-PARALLEL: Final = 3
-"""Layers brought in at a time: each has a thread, and what it holds in memory."""
-
 _NAMELESS = Reference("docker-archive", path="-")
 
-Check = Callable[[Reference, Found], Awaitable[None]]
+Check = Callable[[Reference, Found | Outline], Awaitable[None]]
 """Raises Denied when policy does not admit what was found."""
 
 
@@ -114,15 +115,13 @@ class Puller:
                 hint="pull it again, without --pull never",
             )
         else:
-            pinned = wanted.reference
-            if pinned.transport == "docker":
-                pinned = pinned.pinned(Digest.parse(image.digest))
-            found = await self._discover(msgspec.structs.replace(wanted, reference=pinned), None)
-            if str(found.manifest.digest) != image.digest:
+            there = await again(self._families, wanted.reference, image)
+            if there is None:
                 raise NotFound(
-                    f"layers of image {image.digest} are gone, and {pinned} is another image now",
+                    f"layers of image {image.digest} are gone, and {wanted.reference} is another image now",
                     hint=f"mesocosm pull {wanted.reference.familiar}",
                 )
+            found = there
         await self._with_room(lambda: self._bring_in(wanted, found, report, Proof.NONE))
 
     async def keep(self, found: Found, form: Form, report: Report) -> ImageRecord:
@@ -144,7 +143,9 @@ class Puller:
             return await in_thread(self._confirmed, known)
         if found is None:
             raise Corrupt(f"{wanted.reference}: the source says that nothing changed, but nothing was known")
-        if known is not None and known.image.digest == str(found.manifest.digest) and found.etag is None:
+        if isinstance(found, Outline) and known is not None:
+            found = await recognised(found, known.image) or found
+        if known is not None and found.etag is None and known.image.digest == _digest(found):
             return known
         image = await self._bring_in(wanted, found, report, Proof.SOURCE)
         ref = RefRecord(
@@ -167,29 +168,24 @@ class Puller:
             return None
         return Pulled(image, ref)
 
-    async def _ask(self, wanted: Wanted, known: Pulled | None) -> Found | None:
+    async def _ask(self, wanted: Wanted, known: Pulled | None) -> Found | Outline | None:
         etag = known.ref.etag if known else None
         store = self._families.store(wanted.reference)
         return await store.discover(wanted.reference, wanted.platform, etag=etag)
-
-    async def _discover(self, wanted: Wanted, etag: str | None) -> Found:
-        found = await self._families.store(wanted.reference).discover(
-            wanted.reference, wanted.platform, etag=etag
-        )
-        if found is None:
-            raise NotFound(f"{wanted.reference}: the source gave no answer")
-        return found
 
     def _confirmed(self, known: Pulled) -> Pulled:
         ref = msgspec.structs.replace(known.ref, checked_at=time.time())
         self._store.catalogue.name(ref)
         return Pulled(known.image, ref)
 
-    async def _bring_in(self, wanted: Wanted, found: Found, report: Report, proof: Proof) -> ImageRecord:
+    async def _bring_in(
+        self, wanted: Wanted, source: Found | Outline, report: Report, proof: Proof
+    ) -> ImageRecord:
         hearsay = Hearsay(report)
-        await self._check(wanted.reference, found)
-        image = record_of(found.manifest, found.config, found.source, time.time())
+        await self._check(wanted.reference, source)
         with self._store.leases.pulling() as lease:
+            found = await self._filled_in(wanted, source, lease, hearsay)
+            image = record_of(found.manifest, found.config, found.source, time.time(), found.origin)
             documents = [document.descriptor.digest for document in found.documents]
             blobs = [layer.digest for layer in found.manifest.layers]
             await in_thread(lease.need, [*documents, *blobs], image.stored)
@@ -209,16 +205,27 @@ class Puller:
             trace.point("pull.recorded")
         return image
 
+    async def _filled_in(
+        self, wanted: Wanted, source: Found | Outline, lease: Pulling, report: Report
+    ) -> Found:
+        """What was found, once it is known what it is; policy is asked again, with all there is to see."""
+        if isinstance(source, Found):
+            return source
+        await in_thread(lease.need, [source.top.digest, *source.layers], [])
+        trace.point("pull.outlined")
+        found = await filled_in(source, self._store.blobs, report)
+        trace.point("pull.measured")
+        await self._check(wanted.reference, found)
+        return found
+
     async def _layers(self, form: Form, found: Found, report: Report) -> None:
         """Bring in every layer, each once; the first failure ends the others."""
-        slots = asyncio.Semaphore(PARALLEL)
         layers = dict(zip(found.config.diff_ids, found.manifest.layers, strict=True))
 
         async def bring(diff_id: Digest) -> None:
-            async with slots:
-                await self._store.layers.ingest(layers[diff_id], diff_id, form, found.fetch, report=report)
+            await self._store.layers.ingest(layers[diff_id], diff_id, form, found.fetch, report=report)
 
-        await _all([bring(diff_id) for diff_id in layers])
+        await side_by_side(bring, layers, most=PARALLEL)
 
     async def _with_room(self, work: Callable[[], Awaitable[_Result]]) -> _Result:
         """Do it; on a full disk, and not at another bound, collect once and do it again."""
@@ -232,21 +239,6 @@ class Puller:
             return await work()
 
 
-async def _all(works: Iterable[Coroutine[None, None, None]]) -> None:
-    """Run them side by side; the first failure cancels the others, is waited for, and raised."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for work in works:
-                group.create_task(work)
-    except BaseExceptionGroup as failures:
-        first = _first(failures)
-        raise first from first.__cause__
-
-
-def _first(failures: BaseExceptionGroup) -> BaseException:
-    """The failure to tell: one that says something to people before one that does not."""
-    told = failures.subgroup(MesocosmError)
-    first: BaseException = told or failures
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return first
+def _digest(found: Found | Outline) -> str | None:
+    """The digest of the image that was found; None while it is not known what it is."""
+    return str(found.manifest.digest) if isinstance(found, Found) else None

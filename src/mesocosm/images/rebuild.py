@@ -6,7 +6,10 @@ all but where it came from and when can be told again.  Names cannot: they only 
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+
+import msgspec
 
 from mesocosm.errors import MesocosmError
 from mesocosm.images.config import match_layers, parse_config
@@ -15,6 +18,7 @@ from mesocosm.images.documents import Manifest, parse_document
 from mesocosm.images.image import ImageRecord, record_of
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.layers import Form
+from mesocosm.images.outlines import made_of
 from mesocosm.images.strict import DOCUMENT_LIMIT
 
 _ALGORITHM = {length: name for name, length in HEX_LENGTH.items()}
@@ -49,7 +53,19 @@ def _remade(store: ImageStore, path: Path) -> ImageRecord | None:
     config = parse_config(data, algorithm=manifest.config.digest.algorithm)
     match_layers(manifest, config, str(digest))
     image = record_of(manifest, config, "", path.lstat().st_mtime)
+    image = msgspec.structs.replace(image, origin=_origin(store, image))
     for form in Form:
         if all(store.layers.has(diff_id, form) for diff_id in image.diff_ids):
             return store.settle_looks(image, form)
+    return None
+
+
+def _origin(store: ImageStore, image: ImageRecord) -> str | None:
+    """The digest of the manifest of schema 1 that it was made of: the names it was pulled by know that."""
+    tops = {ref.top for ref in store.catalogue.refs() if ref.digest == image.digest and ref.top}
+    for top in sorted(tops - {image.digest}):
+        with contextlib.suppress(MesocosmError):
+            data = store.blobs.read(Digest.parse(top), limit=DOCUMENT_LIMIT)
+            if str(made_of(data, image)) == image.digest:
+                return top
     return None

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from mesocosm.errors import Denied, NotFound, Unavailable
 from mesocosm.images import policy
+from mesocosm.images.again import again
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
@@ -25,7 +26,6 @@ from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.layers import Form, LayerStore
 from mesocosm.images.naming import canonical, is_local
-from mesocosm.images.platform import parse_platform
 from mesocosm.images.progress import Phase, Progress, Report, silent
 from mesocosm.images.reference import Reference
 from mesocosm.images.staging import staged
@@ -37,17 +37,22 @@ if TYPE_CHECKING:
 
 class Hearsay:
     """Passes a pull's reports on, and notes the blobs that its source did not give, or not from the first
-    byte on.
+    byte on.  What it gave may be read once more from the store; that is no news to anybody.
     """
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self.blobs: set[str] = set()
+        self._given: set[str] = set()
 
     def __call__(self, progress: Progress) -> None:
         """Take one report."""
+        if progress.phase is Phase.DOWNLOAD and progress.subject in self._given:
+            return
         if progress.phase is Phase.DOWNLOAD and (progress.already or progress.resumed):
             self.blobs.add(progress.subject)
+        elif progress.phase is Phase.DOWNLOAD and progress.finished:
+            self._given.add(progress.subject)
         self._report(progress)
 
 
@@ -131,12 +136,10 @@ class Rights:
             await in_thread(apart.empty_trash)
 
     async def _gives(self, source: Reference, image: ImageRecord) -> bool:
-        pinned = source.pinned(Digest.parse(image.digest)) if source.transport == "docker" else source
         try:
-            found = await self._families.store(source).discover(pinned, parse_platform(image.platform))
+            return await again(self._families, source, image) is not None
         except (Denied, NotFound):
             return False
-        return found is not None and str(found.manifest.digest) == image.digest
 
     def _to_ask(
         self, rules: policy.Policy, reference: Reference | None, image: ImageRecord

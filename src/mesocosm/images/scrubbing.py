@@ -42,7 +42,7 @@ async def _repair(library: Library, damaged: str) -> None:
     """Bring a blob or layer back, from whichever image it belongs to can; what belongs to none just goes."""
     verdict = Verdict(checked=1, damaged=(damaged,), absent=())
     for image in await library.images():
-        parts = {image.digest, image.image_id}
+        parts = {image.digest, image.image_id, image.published}
         parts |= {text for layer in image.layers for text in (layer.digest, layer.diff_id)}
         if damaged in parts:
             with contextlib.suppress(MesocosmError):
@@ -56,5 +56,5 @@ def _still_damaged(library: Library, damaged: tuple[str, ...]) -> list[str]:
     store, images = library.store, list(library.store.catalogue.images())
     layers = {str(diff_id) for diff_id, form in store.layers.list() if form is Form.EROFS}
     needed = {str(diff_id) for image in images for diff_id in image.diff_ids} - layers
-    needed |= {str(one) for image in images for one in image.documents if not store.blobs.has(one)}
+    needed |= {str(one) for image in images for one in image.kept if not store.blobs.has(one)}
     return [text for text in damaged if text in needed]

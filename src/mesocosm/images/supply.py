@@ -9,14 +9,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import msgspec
-
 from mesocosm.errors import MesocosmError, NotFound
+from mesocosm.images.again import again
 from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
-from mesocosm.images.platform import parse_platform
 from mesocosm.images.progress import Report
 from mesocosm.images.reference import Reference, parse_reference
 from mesocosm.images.stores.base import Found
@@ -34,11 +32,12 @@ async def have_blobs(store: ImageStore, families: Families, image: ImageRecord, 
 
 
 async def have_documents(store: ImageStore, families: Families, image: ImageRecord) -> None:
-    """Have the image's manifest and configuration in the store, asking its sources where they are not.
+    """Have the image's manifest and configuration in the store, and what they were made of, asking its
+    sources where they are not.
 
     Raises NotFound when no source has them any more.
     """
-    if all(map(store.blobs.has, image.documents)):
+    if all(map(store.blobs.has, image.kept)):
         return
     found = await _found_again(store, families, image)
     for document in found.documents:
@@ -49,8 +48,8 @@ async def _found_again(store: ImageStore, families: Families, image: ImageRecord
     """The image at the first of its sources that still has it."""
     for reference in await in_thread(lambda: list(_sources(store, image))):
         with contextlib.suppress(MesocosmError):
-            found = await families.store(reference).discover(reference, parse_platform(image.platform))
-            if found is not None and str(found.manifest.digest) == image.digest:
+            found = await again(families, reference, image)
+            if found is not None:
                 return found
     raise NotFound(
         f"some of image {image.digest} is not kept on this host, and no source has it",
@@ -66,10 +65,7 @@ async def keep_blobs(store: ImageStore, found: Found, report: Report) -> None:
 
 
 def _sources(store: ImageStore, image: ImageRecord) -> Iterator[Reference]:
-    """The names under which the image was pulled, bound to what it is."""
+    """The names under which the image was pulled."""
     for ref in store.catalogue.refs():
         if ref.digest == image.digest and ref.top is not None:
-            reference = parse_reference(ref.reference)
-            if reference.transport == "docker":
-                reference = msgspec.structs.replace(reference, digest=Digest.parse(image.digest))
-            yield reference
+            yield parse_reference(ref.reference)

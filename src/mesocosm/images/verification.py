@@ -43,7 +43,7 @@ class Verification:
         """
         checked, damaged, absent = 0, [], []
         blobs = [Digest.parse(layer.digest) for layer in image.layers]
-        for digest in (*image.documents, *blobs):
+        for digest in (*image.kept, *blobs):
             if digest in blobs and not self._store.blobs.has(digest):
                 continue
             checked += 1

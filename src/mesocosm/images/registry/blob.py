@@ -14,7 +14,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import aiohttp
 
 from mesocosm.errors import Corrupt
+from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
+from mesocosm.images.foreign import parse_uint
 from mesocosm.images.registry import body as bodies
 from mesocosm.images.registry.faults import Transient
 from mesocosm.images.registry.retry import Retry
@@ -45,6 +47,17 @@ async def stream(
                 raise Transient(f"{reading.what} ended after {reading.position} of {descriptor.size} bytes")
         except Transient as error:
             await transport.pause(retry, error)
+
+
+async def size(transport: Transport, repository: str, digest: Digest) -> int | None:
+    """Return a blob's size in bytes, by HEAD; None when the server does not tell.  Raises as `stream`."""
+    reply = await transport.call(
+        "HEAD",
+        transport.url(f"{repository}/blobs/{digest}"),
+        scope=f"repository:{repository}:pull",
+        what=f"blob {digest} of {repository}",
+    )
+    return parse_uint(reply.headers.get("Content-Length", ""), 1 << 62)
 
 
 class _Reading:

@@ -21,7 +21,6 @@ from mesocosm.images import transfer
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.digest import Digest, verify
 from mesocosm.images.documents import Descriptor
-from mesocosm.images.foreign import parse_uint
 from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference
 from mesocosm.images.registry import blob, manifests, pages, push, referring
@@ -134,16 +133,20 @@ class RegistryClient:
             "resolve", lambda transport: manifests.resolve(transport, repository, reference, etag)
         )
 
-    async def manifest(self, repository: str, reference: str, *, etag: str = "") -> ManifestReply | None:
+    async def manifest(
+        self, repository: str, reference: str, *, etag: str = "", schema1: bool = False
+    ) -> ManifestReply | None:
         """Return the manifest or index for a tag or digest, its bytes verified; None when ``etag`` still
         holds.
 
         Fetched by digest the bytes must have it, whatever the server says of them (attacks G-01, G-13).
+        ``schema1``: one of docker's schema 1 is taken, too.
         """
         check_names(repository, reference)
         capability = "pull" if ":" in reference else "resolve"
         return await self._first(
-            capability, lambda transport: manifests.get(transport, repository, reference, etag)
+            capability,
+            lambda transport: manifests.get(transport, repository, reference, etag, schema1=schema1),
         )
 
     async def read_blob(self, repository: str, descriptor: Descriptor, *, most: int | None = None) -> bytes:
@@ -186,17 +189,22 @@ class RegistryClient:
     async def blob_size(self, repository: str, digest: Digest) -> int | None:
         """Return the size of a blob the registry itself has in ``repository``, None when it has not."""
         check_names(repository)
-        transport = self._origin
         try:
-            reply = await transport.call(
-                "HEAD",
-                transport.url(f"{repository}/blobs/{digest}"),
-                scope=pull_scope(repository),
-                what=f"blob {digest} of {repository}",
-            )
+            return await blob.size(self._origin, repository, digest)
         except NotFound:
             return None
-        return parse_uint(reply.headers.get("Content-Length", ""), 1 << 62)
+
+    async def measure_blob(self, repository: str, digest: Digest) -> int:
+        """Return the size of a blob that is to be fetched; Unsupported where no server tells."""
+        check_names(repository)
+
+        async def ask(transport: Transport) -> int:
+            size = await blob.size(transport, repository, digest)
+            if size is None:
+                raise Unsupported(f"registry {self.registry} does not say how large blob {digest} is")
+            return size
+
+        return await self._first("pull", ask)
 
     async def tags(self, repository: str) -> list[str]:
         """Return all tags of a repository, in the registry's order; Exhausted beyond 100,000."""

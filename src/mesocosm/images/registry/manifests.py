@@ -14,6 +14,7 @@ from mesocosm.images.foreign import parse_uint, shown
 from mesocosm.images.mediatypes import base_type
 from mesocosm.images.reference import Reference
 from mesocosm.images.registry.transport import Reply, Transport
+from mesocosm.images.schema1 import payload_of, served_as
 
 
 class Resolved(msgspec.Struct, frozen=True):
@@ -28,7 +29,10 @@ class Resolved(msgspec.Struct, frozen=True):
 
 
 class ManifestReply(msgspec.Struct, frozen=True):
-    """A manifest's exact bytes and what they were served as.  ``digest`` was reckoned from the bytes."""
+    """A manifest's exact bytes and what they were served as.  ``digest`` was reckoned from the bytes.
+
+    One of docker's schema 1 is its payload: the bytes without signatures, of the unsigned media type.
+    """
 
     data: bytes
     media_type: str
@@ -58,24 +62,32 @@ async def resolve(transport: Transport, repository: str, reference: str, etag: s
     return resolved
 
 
-async def get(transport: Transport, repository: str, reference: str, etag: str) -> ManifestReply | None:
+async def get(
+    transport: Transport, repository: str, reference: str, etag: str, *, schema1: bool = False
+) -> ManifestReply | None:
     """Return a manifest, its bytes checked against the digest asked for and the one the registry claims.
 
-    Raises Unsupported for docker's schema 1, whose digest is not that of the bytes served.
+    Raises Unsupported for docker's schema 1 unless ``schema1`` says that one is taken.
     """
-    reply = await _ask(transport, "GET", repository, reference, etag)
+    accepted = mediatypes.ACCEPTED_WITH_SCHEMA1 if schema1 else mediatypes.ACCEPTED
+    reply = await _ask(transport, "GET", repository, reference, etag, accepted)
     if reply.status == 304:
         return None
     where = f"manifest {transport.registry}/{repository}"
-    refuse_schema1(reply.headers.get("Content-Type"), where)
+    media_type, data = base_type(reply.headers.get("Content-Type")), reply.body
+    if schema1:
+        media_type = served_as(data, media_type, where)
+    else:
+        refuse_schema1(media_type, where)
+    if media_type in mediatypes.SCHEMA1:
+        media_type, data = mediatypes.DOCKER_SCHEMA1, payload_of(data, media_type, where)
     pinned = Digest.parse(reference) if ":" in reference else None
     claimed = _claimed(reply.headers, where)
     for one in (claimed, pinned):
         if one is not None:
-            verify(reply.body, one, what=where)
-    digest = pinned or claimed or Digest.of(reply.body)
-    media_type = base_type(reply.headers.get("Content-Type"))
-    return ManifestReply(reply.body, media_type, digest, reply.headers.get("ETag", "")[:512])
+            verify(data, one, what=where)
+    digest = pinned or claimed or Digest.of(data)
+    return ManifestReply(data, media_type, digest, reply.headers.get("ETag", "")[:512])
 
 
 def path_of(repository: str, reference: str) -> str:
@@ -97,8 +109,15 @@ def pull_scope(repository: str) -> str:
     return f"repository:{repository}:pull"
 
 
-async def _ask(transport: Transport, method: str, repository: str, reference: str, etag: str) -> Reply:
-    headers = {"Accept": ", ".join(mediatypes.ACCEPTED)}
+async def _ask(
+    transport: Transport,
+    method: str,
+    repository: str,
+    reference: str,
+    etag: str,
+    accepted: tuple[str, ...] = mediatypes.ACCEPTED,
+) -> Reply:
+    headers = {"Accept": ", ".join(accepted)}
     if etag:
         headers["If-None-Match"] = etag
     separator = "@" if ":" in reference else ":"

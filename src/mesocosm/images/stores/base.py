@@ -1,6 +1,6 @@
 """The store contract.
 
-A store knows one family of images and nothing of the others, of layers on disk, or of backends.  Two
+A store knows one family of images and nothing of the others, of layers on disk, or of backends.  Three
 scenarios show the whole contract.
 
 *An image is pulled.*  ``discover`` answers what a reference stands for just now: a manifest, the image's
@@ -8,6 +8,9 @@ configuration, the bytes of every document that led there, and ``fetch``, which 
 an offset on.  Nothing is written.  What comes back has been parsed strictly and belongs together (`resolve`);
 the bytes that ``fetch`` brings need no trust: whoever takes them checks size, digest and diff ID while they
 stream.  Asked with the ``etag`` of an earlier answer, ``discover`` may answer None: nothing has changed.
+
+*Its source says too little.*  Docker's schema 1 names layers by their blobs alone.  ``discover`` answers an
+`Outline` then: nothing is fetched before policy was asked, and the puller measures what comes.
 
 *A directory is shown.*  Some families have no layers: a directory, the host.  Their store answers ``root``:
 how the container's root is assembled, with nothing fetched and nothing copied.
@@ -19,7 +22,7 @@ one `StoreContext`.  Errors: NotFound, Denied, Unavailable, Corrupt, Unsupported
 from __future__ import annotations
 
 import functools
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from mesocosm.images.registry.throttle import Throttle
     from mesocosm.images.signatures import Signature
     from mesocosm.images.signed_part import Part
+    from mesocosm.images.synthesis import Measured
 
 Open = Callable[[Descriptor, int], AsyncIterator[bytes]]
 """Opens a blob's bytes from an offset on; retries by itself, ends when the blob does."""
@@ -82,7 +86,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
     ``documents`` are the ones on the way from the name to the image, in order: indexes, manifest,
     configuration.  ``source`` says where from, for people.  ``etag`` lets the source be asked again cheaply.
-    ``names`` are references the source itself gives this image (archives).
+    ``names`` are references the source itself gives this image (archives).  ``origin``: manifest and
+    configuration were made here, of the document with this digest (`Outline`).
     """
 
     manifest: Manifest
@@ -92,11 +97,33 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     fetch: Fetch
     etag: str | None = None
     names: tuple[Reference, ...] = ()
+    origin: Digest | None = None
 
     @property
     def top(self) -> Descriptor:
         """The document that the name itself stands for."""
         return self.documents[0].descriptor
+
+
+class Outline(msgspec.Struct, frozen=True, kw_only=True):
+    """An image whose source tells neither the sizes nor the diff IDs of its layers.
+
+    ``document`` is what the name stands for, ``layers`` the digests of the layers' blobs, lowest first.
+    ``size`` asks for a blob's bytes; ``make`` answers what the image is, once every layer has been measured
+    (`outlines.filled_in`).  ``etag`` as in `Found`.
+    """
+
+    document: Document
+    layers: tuple[Digest, ...]
+    size: Callable[[Digest], Awaitable[int]]
+    fetch: Fetch
+    make: Callable[[Sequence[Measured]], Awaitable[Found]]
+    etag: str | None = None
+
+    @property
+    def top(self) -> Descriptor:
+        """As `Found.top`."""
+        return self.document.descriptor
 
 
 class Root(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,10 +133,15 @@ class Root(msgspec.Struct, frozen=True, kw_only=True):
     reference: str
 
 
+def _never(_: Reference) -> bool:
+    return False
+
+
 class StoreContext(msgspec.Struct, frozen=True, kw_only=True):
     """What a store may use: the paths of this installation, and the blob store, to look into or to keep what
     has to be read whole before it can be named.  ``hosts`` and ``credentials`` are for registries; None: what
     is configured on this host.  ``throttle`` bounds the bytes a second that registries give and take.
+    ``takes_schema1`` answers, blocking, whether policy allows an image to be in docker's schema 1.
     """
 
     paths: Paths
@@ -117,6 +149,7 @@ class StoreContext(msgspec.Struct, frozen=True, kw_only=True):
     hosts: HostsConfig | None = None
     credentials: CredentialSource | None = None
     throttle: Throttle | None = None
+    takes_schema1: Callable[[Reference], bool] = _never
 
 
 class Store:
@@ -134,7 +167,7 @@ class Store:
 
     async def discover(
         self, reference: Reference, platform: Platform, *, etag: str | None = None
-    ) -> Found | None:
+    ) -> Found | Outline | None:
         """Say what the reference stands for now; None when ``etag`` still holds."""
         raise Unsupported(f"{reference}: the {self.name} store has no layers to give")
 

@@ -20,9 +20,10 @@ from mesocosm.images.reference import Reference
 from mesocosm.images.registry.client import ManifestReply, RegistryClient
 from mesocosm.images.registry.credentials import Credentials, default_paths
 from mesocosm.images.signed_statement import LIMIT as STATEMENT_LIMIT
-from mesocosm.images.stores.base import Found, Store, StoreContext
+from mesocosm.images.stores.base import Found, Outline, Store, StoreContext
+from mesocosm.images.stores.docker_schema1 import outline
 from mesocosm.images.stores.resolve import platforms_of, resolve, top_document
-from mesocosm.images.transfer import SinkFactory
+from mesocosm.images.transfer import SinkFactory, in_thread
 from mesocosm.images.web import Web
 
 if TYPE_CHECKING:
@@ -43,19 +44,27 @@ class RegistryStore(Store):
 
     async def discover(
         self, reference: Reference, platform: Platform, *, etag: str | None = None
-    ) -> Found | None:
+    ) -> Found | Outline | None:
         """As `Store.discover`: one conditional request where an ETag is known."""
         client = await self.client(reference)
-        reply = await client.manifest(reference.repository, _name(reference), etag=etag or "")
+        reply = await self._ask(client, reference, etag or "")
         if reply is None:
             return None
+        if reply.media_type in mediatypes.SCHEMA1:
+            return outline(client, reference, platform, reply)
         return await self._resolve(client, reference, platform, reply)
+
+    async def _ask(
+        self, client: RegistryClient, reference: Reference, etag: str = ""
+    ) -> ManifestReply | None:
+        old: bool = await in_thread(self.context.takes_schema1, reference)
+        return await client.manifest(reference.repository, _name(reference), etag=etag, schema1=old)
 
     async def platforms(self, reference: Reference) -> tuple[Platform, ...]:
         """As `Store.platforms`."""
         client = await self.client(reference)
-        reply = await client.manifest(reference.repository, _name(reference))
-        if reply is None:
+        reply = await self._ask(client, reference)
+        if reply is None or reply.media_type in mediatypes.SCHEMA1:
             return ()
         return platforms_of(top_document(reply.data, reply.media_type, reference), str(reference))
 

@@ -1,0 +1,24 @@
+"""Asking a source for an image that is known, and for no other."""
+
+from __future__ import annotations
+
+from mesocosm.images.digest import Digest
+from mesocosm.images.families import Families
+from mesocosm.images.image import ImageRecord
+from mesocosm.images.outlines import recognised
+from mesocosm.images.platform import parse_platform
+from mesocosm.images.reference import Reference
+from mesocosm.images.stores.base import Found, Outline
+
+
+async def again(families: Families, reference: Reference, image: ImageRecord) -> Found | None:
+    """Return the image as its source has it; None when the reference means another one there.
+
+    Registries are asked by digest.  Raises what the source does.
+    """
+    if reference.transport == "docker":
+        reference = reference.pinned(Digest.parse(image.published))
+    found = await families.store(reference).discover(reference, parse_platform(image.platform))
+    if isinstance(found, Outline):
+        found = await recognised(found, image)
+    return found if found is not None and str(found.manifest.digest) == image.digest else None
