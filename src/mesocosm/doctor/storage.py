@@ -63,6 +63,8 @@ def _state(path: Path) -> Finding:
     if not os.access(place, os.W_OK):
         return missing("state directory", f"{place} is not writable", "run as root, or give --root another")
     kind, free = _filesystem(place), os.statvfs(place)
+    if not free.f_blocks:
+        return ok("state directory", f"{path} on {kind}, which does not tell its size")
     room = free.f_bavail * free.f_frsize
     message = f"{path} on {kind}, {size(room)} free"
     if room < ROOM or (free.f_files and free.f_favail < FILES):
@@ -89,7 +91,10 @@ def _backends(paths: Paths) -> Iterator[Finding]:
         if overlay.status == "ok":
             yield _many_layers(trial)
     with _trial_directory(paths.root) as trial:
-        yield _erofs(ErofsBackend(BackendContext(mounts=layers, trial=trial)))
+        erofs = _erofs(ErofsBackend(BackendContext(mounts=layers, trial=trial)))
+        yield erofs
+        if erofs.status == "ok":
+            yield _direct_reads(trial)
 
 
 def _erofs(backend: Backend) -> Finding:
@@ -99,6 +104,29 @@ def _erofs(backend: Backend) -> Finding:
         good="layers are single files, mounted once for all containers",
         without="layers are unpacked to directories instead",
         fix="run Linux 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE; modprobe erofs",
+        required=False,
+    )
+
+
+def _direct_reads(trial: Path) -> Finding:
+    """What the kernel does for a mount with ``directio``: it takes the option, and asks the file's system."""
+
+    def read() -> None:
+        context = syscalls.fsopen("erofs")
+        try:
+            syscalls.fsconfig_set_flag(context, "directio")
+        finally:
+            os.close(context)
+        file = trial / "direct"
+        file.touch()
+        os.close(os.open(file, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC))
+
+    return tried(
+        "erofs reads",
+        read,
+        good="past the page cache below: one copy of a layer's pages in memory",
+        without="through the page cache below: a layer's pages are in memory twice",
+        fix="run Linux 6.13 or later; put the state directory on ext4, xfs or btrfs",
         required=False,
     )
 

@@ -252,12 +252,15 @@ class Ingest:
         self.resumed = 0
 
     def require_space(self) -> None:
-        """Raise Exhausted at once when the file system has no room for what is still missing."""
+        """Raise Exhausted at once when the file system has no room for what is still missing.
+
+        Some do not say (ramfs, some of FUSE's): their size is told as 0.
+        """
         if self.size is None or not self._keep:
             return
         free = os.fstatvfs(self._fd)
         room, missing = free.f_bavail * free.f_frsize, self.size - self.offset
-        if room < missing:
+        if free.f_blocks and room < missing:
             self.discard()
             raise Exhausted(
                 f"no space for blob {self.digest}: it needs {shown_size(missing)} more, "
