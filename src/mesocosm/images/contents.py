@@ -19,7 +19,7 @@ from mesocosm.images.erofs_read import ErofsImage
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.layer_mounts import mount_image
-from mesocosm.images.layer_tree import Node
+from mesocosm.images.layer_tree import Node, new_directory, new_node
 from mesocosm.images.layers import Form
 from mesocosm.images.looks import IMPLIED, OPAQUE, closing
 from mesocosm.images.ready_erofs import is_ready
@@ -52,7 +52,7 @@ class Contents:
 
     def __init__(self, layers: dict[str, LayerReader], order: tuple[str, ...]) -> None:
         self._layers = layers
-        self.root = File(b"", Node(stat.S_IFDIR | 0o755), "")
+        self.root = File(b"", new_directory(), "")
         trees = {diff_id: layer.tree() for diff_id, layer in layers.items()}
         for diff_id in order:
             _apply(self.root, trees[diff_id], diff_id)
@@ -137,7 +137,7 @@ def _node_of(path: bytes) -> Node:
     xattrs = _xattrs(path)
     plain = tuple(sorted((name.encode(), value) for name, value in xattrs.items() if not _is_ours(name)))
     is_directory = stat.S_ISDIR(found.st_mode)
-    node = Node(found.st_mode, found.st_uid, found.st_gid, found.st_mtime_ns, plain)
+    node = new_node(found.st_mode, found.st_uid, found.st_gid, found.st_mtime_ns, plain)
     node.nid, node.names = found.st_ino, 1 if is_directory else found.st_nlink
     node.size = 0 if is_directory else found.st_size
     node.opaque, node.implied = xattrs.get(OPAQUE) == b"y", IMPLIED in xattrs

@@ -5,7 +5,6 @@ Sources: OCI image spec, "Image Layer Filesystem Changeset"; attacks I-01, I-04,
 
 from __future__ import annotations
 
-import re
 import stat
 import struct
 
@@ -18,7 +17,6 @@ from mesocosm.images.tar_header import HARDLINK, TarEntry
 WHITEOUT_PREFIX = b".wh."
 OPAQUE_NAME = b".wh..wh..opq"
 _AUFS_PREFIX = b".wh..wh."
-_ODD = re.compile(rb"(?:\A|/)\.{0,2}(?:/|\Z)|[^/]{256}")
 NAME_LENGTH = 255  # bytes of one name, on every file system of Linux
 _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
 
@@ -37,7 +35,8 @@ def clean_path(path: bytes, limits: Limits) -> bytes:
         path = path.rstrip(b"/")
     if path[:2] == b"./":
         path = path[2:]
-    if _ODD.search(path) is not None:
+    # Whatever could hold an empty part, ".", ".." or a long one; a few that do not are looked at in vain.
+    if path[:1] in b"./" or b"//" in path or b"./" in path or path[-1:] == b"." or len(path) > NAME_LENGTH:
         path = _normalised(path)
     if len(path) > limits.path or path.count(b"/") >= limits.depth:
         raise Exhausted(f"layer: a path of {len(path)} bytes is too long or too deep: {path[:60]!r}...")
@@ -99,6 +98,8 @@ def admit(entry: TarEntry, path: bytes, policy: Policy) -> bool:
     that overlayfs would take for a whiteout.  Denied or False for devices that the policy refuses or drops.
     """
     kind = entry.kind
+    if kind == stat.S_IFREG and path:
+        return True
     if not path and (kind != stat.S_IFDIR or not entry.path):
         raise Corrupt(f"layer: {entry.path[:80]!r} would replace the root directory")
     if kind in (stat.S_IFLNK, HARDLINK) and not 0 < len(entry.link) < 4096:

@@ -98,6 +98,7 @@ class ErofsSink:
         xattrs = admitted_xattrs(entry.xattrs, kind, path) if entry.xattrs else ()
         node = Node(kind | entry.mode, entry.uid, entry.gid, entry.mtime, xattrs)
         if kind == stat.S_IFDIR:
+            node.children = {}
             self._tree.put_directory(path, node)
             return
         self._tree.put(path, node)

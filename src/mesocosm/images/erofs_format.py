@@ -5,8 +5,10 @@ Source: the kernel's fs/erofs/erofs_fs.h and Documentation/filesystems/erofs.rst
 
 from __future__ import annotations
 
+import itertools
 import stat
 import struct
+from typing import NamedTuple
 
 MAGIC = 0xE0F5E1E2
 SUPER_OFFSET = 1024
@@ -101,31 +103,49 @@ def device_number(major: int, minor: int) -> int:
     return (minor & 0xFF) | (major << 8) | ((minor & ~0xFF) << 12)
 
 
-def pack_directory(entries: list[tuple[bytes, int, int]], block_size: int) -> bytes:
-    """Return a directory's content from (name, nid, file type), sorted bytewise with ``.`` and ``..`` among
-    them.
+class Directory(NamedTuple):
+    """A directory's names, sorted bytewise with ``.`` and ``..`` among them; where each leads, and its file
+    type.
+    """
+
+    names: list[bytes]
+    nids: list[int]
+    kinds: list[int]
+
+
+def pack_directory(directory: Directory, block_size: int) -> bytes:
+    """Return a directory's content.
 
     Each block starts with its entries, whose names follow; the last block is as long as it needs to be.
     """
-    blocks: list[bytes] = []
-    start = used = 0
-    for index, (name, _, _) in enumerate(entries):
+    names, nids, kinds = directory
+    starts = _block_starts(names, block_size)
+    parts = [slice(start, end) for start, end in itertools.pairwise([*starts, len(names)])]
+    blocks = [_directory_block(names[part], nids[part], kinds[part]) for part in parts]
+    return b"".join([block.ljust(block_size, b"\0") for block in blocks[:-1]] + blocks[-1:])
+
+
+def _block_starts(names: list[bytes], block_size: int) -> list[int]:
+    """Return the index of the first name of each block."""
+    if _length(names) <= block_size:
+        return [0]
+    starts, used = [0], 0
+    for index, name in enumerate(names):
         cost = DIRENT.size + len(name)
         if used + cost > block_size:
-            blocks.append(_directory_block(entries[start:index]).ljust(block_size, b"\0"))
-            start, used = index, 0
+            starts.append(index)
+            used = 0
         used += cost
-    blocks.append(_directory_block(entries[start:]))
-    return b"".join(blocks)
+    return starts
 
 
-def _directory_block(entries: list[tuple[bytes, int, int]]) -> bytes:
-    offset = DIRENT.size * len(entries)
-    heads = []
-    for name, nid, kind in entries:
-        heads.append(DIRENT.pack(nid, offset, kind, 0))
-        offset += len(name)
-    return b"".join(heads) + b"".join(entry[0] for entry in entries)
+def _length(names: list[bytes]) -> int:
+    return DIRENT.size * len(names) + sum(map(len, names))
+
+
+def _directory_block(names: list[bytes], nids: list[int], kinds: list[int]) -> bytes:
+    offsets = itertools.accumulate(map(len, names), initial=DIRENT.size * len(names))
+    return b"".join([*map(DIRENT.pack, nids, offsets, kinds, itertools.repeat(0)), *names])
 
 
 def unpack_directory(content: bytes, block_size: int) -> list[tuple[bytes, int]]:
@@ -144,13 +164,8 @@ def unpack_directory(content: bytes, block_size: int) -> list[tuple[bytes, int]]
 
 def directory_size(names: list[bytes], block_size: int) -> int:
     """Return the length of what `pack_directory` makes of these names."""
-    size = used = 0
-    for name in names:
-        cost = DIRENT.size + len(name)
-        if used + cost > block_size:
-            size, used = size + block_size, 0
-        used += cost
-    return size + used
+    starts = _block_starts(names, block_size)
+    return (len(starts) - 1) * block_size + _length(names[starts[-1] :])
 
 
 def _crc32c_table() -> tuple[int, ...]:

@@ -24,7 +24,7 @@ from mesocosm.images.erofs_file import LayerFile, SealKind, new_seal
 from mesocosm.images.erofs_meta import complete
 from mesocosm.images.erofs_read import ErofsImage
 from mesocosm.images.layer_facts import ErofsFacts
-from mesocosm.images.layer_tree import LayerTree, Node
+from mesocosm.images.layer_tree import LayerTree, Node, new_node
 from mesocosm.images.limits import DEFAULT_LIMITS, Limits
 
 PRIMARY_BLOCKS = 1 << 22
@@ -98,7 +98,7 @@ def write_skeleton(path: Path, points: Sequence[Point], *, limits: Limits = DEFA
             tree.white_out(Whiteout(where, opaque=False))
             continue
         kind = stat.S_IFREG if point.kind == "file" else stat.S_IFDIR
-        node = Node(kind | point.mode, point.uid, point.gid, point.mtime)
+        node = new_node(kind | point.mode, point.uid, point.gid, point.mtime)
         if kind == stat.S_IFREG:
             tree.put(where, node)
             continue

@@ -5,6 +5,7 @@ Order and content follow from the tree alone: no clock, no chance.  Equal trees 
 
 from __future__ import annotations
 
+import bisect
 import operator
 import stat
 import struct
@@ -64,32 +65,6 @@ def complete(
     return ErofsFacts(size, seal_text(seal, certain(file.seal, "the seal")), len(inodes), implied)
 
 
-_OFFSET = operator.attrgetter("offset")
-
-
-class Placed:
-    """Where one inode goes: ``offset`` in the file, its attributes packed, the content that it brings
-    along.
-    """
-
-    __slots__ = ("content_size", "layout", "node", "offset", "xattrs")
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self.offset = 0
-        self.layout = fmt.FLAT_PLAIN
-        marked = node.xattrs or node.opaque or node.implied
-        self.xattrs = fmt.pack_xattrs(_all_xattrs(node)) if marked else b""
-        self.content_size = 0
-
-
-def _all_xattrs(node: Node) -> fmt.Xattrs:
-    extra: fmt.Xattrs = (OPAQUE_XATTR,) if node.opaque else ()
-    if node.implied:
-        extra += (IMPLIED_XATTR,)
-    return node.xattrs + extra
-
-
 class Metadata:
     """Lays out and writes the metadata of ``inodes``, the root first, at the end of ``file``."""
 
@@ -100,7 +75,7 @@ class Metadata:
         self.start = file.position
         self._cursor = self.start + _FIRST_SLOT * fmt.SLOT
         self._gap = self._gap_end = self._cursor
-        self._placed = [Placed(node) for node in inodes]
+        self._inodes = inodes
         self._above = {
             id(child): node
             for node in inodes
@@ -111,41 +86,41 @@ class Metadata:
 
     def write(self) -> None:
         """Write all of it; the file then ends at a block's end."""
-        for placed in self._placed:
-            self._place(placed)
-        bulky = [placed for placed in self._placed if placed.content_size]
+        for node in self._inodes:
+            self._place(node)
+        bulky = [node for node in self._inodes if self._outside(node)]
         self._place_content(bulky)
-        self._placed.sort(key=_OFFSET)
-        for at in range(0, len(self._placed), _TOGETHER):
-            self._write_inodes(self._placed[at : at + _TOGETHER])
-        for placed in bulky:
-            self._write_content(placed)
+        inodes = sorted(self._inodes, key=_NUMBER)
+        for at in range(0, len(inodes), _TOGETHER):
+            self._write_inodes(inodes[at : at + _TOGETHER])
+        for node in bulky:
+            self._fill_to(node.address << self._bits)
+            self._file.append(self._content(node)[: self._outside(node)])
         self._file.pad(self._block)
 
     # --- layout ---------------------------------------------------------------------------------------------
 
-    def _place(self, placed: Placed) -> None:
+    def _place(self, node: Node) -> None:
         """Find room for an inode; one with inline data may not cross a block's end (kernel:
         erofs_map_blocks).
         """
-        node = placed.node
-        size = fmt.INODE_SIZE + len(placed.xattrs)
+        size = fmt.INODE_SIZE
+        if node.xattrs or node.opaque or node.implied:
+            node.packed = fmt.pack_xattrs(_all_xattrs(node))
+            size += len(node.packed)
         if node.children is not None:
-            names = sorted([b".", b"..", *node.children])
-            placed.content_size = node.size = fmt.directory_size(names, self._block)
+            node.size = fmt.directory_size(_names(node), self._block)
             inline = node.size % self._block
         else:
             inline = len(node.tail)
-            if inline and stat.S_ISLNK(node.mode):
-                placed.content_size = inline
+        node.layout = fmt.FLAT_PLAIN
         if node.chunks is not None:
-            placed.layout = fmt.CHUNK_BASED
+            node.layout = fmt.CHUNK_BASED
             size += 4 * len(node.chunks)
         elif inline and size + inline <= self._block:
-            placed.layout = fmt.FLAT_INLINE
+            node.layout = fmt.FLAT_INLINE
             size += inline
-        placed.offset = self._room(size)
-        node.nid = (placed.offset - self.start) // fmt.SLOT
+        node.nid = (self._room(size) - self.start) // fmt.SLOT
 
     def _room(self, size: int) -> int:
         """Return an offset with ``size`` bytes within one block, or at a block's start when it needs more.
@@ -165,22 +140,20 @@ class Metadata:
         self._cursor = offset + size
         return offset
 
-    def _place_content(self, bulky: list[Placed]) -> None:
+    def _place_content(self, bulky: list[Node]) -> None:
         """Give whole blocks of directories, and links too long to be inline, addresses behind the inodes."""
         at = (self._cursor + self._block - 1) >> self._bits
-        for placed in bulky:
-            length = self._outside(placed)
-            if length:
-                placed.node.address = at
-                at += (length + self._block - 1) >> self._bits
+        for node in bulky:
+            node.address = at
+            at += (self._outside(node) + self._block - 1) >> self._bits
         if at >= fmt.MAX_BLOCKS:
             raise Exhausted("layer file has more blocks than EROFS can address")
 
-    def _outside(self, placed: Placed) -> int:
-        """Return the bytes of the inode's content that stand in blocks of their own."""
-        if placed.layout == fmt.FLAT_INLINE:
-            return placed.content_size & -self._block
-        return placed.content_size
+    def _outside(self, node: Node) -> int:
+        """Return the bytes of a directory or a link that stand in blocks of their own, behind the inodes."""
+        if node.children is None and not stat.S_ISLNK(node.mode):
+            return 0
+        return node.size & -self._block if node.layout == fmt.FLAT_INLINE else node.size
 
     # --- writing --------------------------------------------------------------------------------------------
 
@@ -189,30 +162,31 @@ class Metadata:
         if missing:
             self._file.append(bytes(missing))
 
-    def _write_inodes(self, some: list[Placed]) -> None:
+    def _write_inodes(self, some: list[Node]) -> None:
         at = self._file.position
         pieces = []
-        for placed in some:
-            if placed.offset != at:
-                pieces.append(bytes(placed.offset - at))
-            inode = self._inode(placed)
-            pieces.append(inode)
-            at = placed.offset + len(inode)
+        for node in some:
+            offset = self.start + node.nid * fmt.SLOT
+            if offset != at:
+                pieces.append(bytes(offset - at))
+            head, tail = self._head(node), self._behind(node)
+            pieces.append(head)
+            pieces.append(tail)
+            at = offset + len(head) + len(tail)
         self._file.append(b"".join(pieces))
 
-    def _inode(self, placed: Placed) -> bytes:
-        node = placed.node
+    def _head(self, node: Node) -> bytes:
         seconds, nanos = divmod(node.mtime, 1_000_000_000)
         links = node.names
         if node.children is not None:
             links = 2 + sum(child.children is not None for child in node.children.values())
-        body = fmt.INODE.pack(
-            1 | placed.layout << 1,
-            fmt.xattr_count(placed.xattrs) if placed.xattrs else 0,
+        return fmt.INODE.pack(
+            1 | node.layout << 1,
+            fmt.xattr_count(node.packed) if node.packed else 0,
             node.mode,
             0,
             node.size,
-            _union(node, self._bits) if node.chunks is not None or node.rdev else node.address,
+            node.address if node.chunks is None and not node.rdev else _union(node, self._bits),
             node.nid & 0xFFFFFFFF,
             node.uid,
             node.gid,
@@ -220,31 +194,44 @@ class Metadata:
             nanos,
             links,
         )
-        tail = b""
+
+    def _behind(self, node: Node) -> bytes:
+        """What follows an inode: its attributes, and its chunks or the inline end of its content."""
         if node.chunks is not None:
-            tail = struct.pack(f"<{len(node.chunks)}I", *(each & 0xFFFFFFFF for each in node.chunks))
-        elif placed.layout == fmt.FLAT_INLINE:
-            tail = self._content(placed)[self._outside(placed) :] if node.children is not None else node.tail
-        return body + placed.xattrs + tail
+            chunks = (each & 0xFFFFFFFF for each in node.chunks)
+            return node.packed + struct.pack(f"<{len(node.chunks)}I", *chunks)
+        if node.layout != fmt.FLAT_INLINE:
+            return node.packed
+        tail = node.tail if node.children is None else self._content(node)[self._outside(node) :]
+        return node.packed + tail
 
-    def _write_content(self, placed: Placed) -> None:
-        length = self._outside(placed)
-        if length:
-            self._fill_to(placed.node.address << self._bits)
-            self._file.append(self._content(placed)[:length])
-
-    def _content(self, placed: Placed) -> bytes:
-        node = placed.node
+    def _content(self, node: Node) -> bytes:
         if node.children is None:
             return node.tail
-        parent = self._above.get(id(node), node).nid
-        entries = [(name, child.nid, _file_type(child)) for name, child in node.children.items()]
-        entries += [(b".", node.nid, 2), (b"..", parent, 2)]
-        return fmt.pack_directory(sorted(entries), self._block)
+        names = _names(node)
+        known = {**node.children, b".": node, b"..": self._above.get(id(node), node)}
+        nodes = [known[name] for name in names]
+        kinds = [_KINDS[each.mode >> 12] for each in nodes]
+        return fmt.pack_directory(fmt.Directory(names, [each.nid for each in nodes], kinds), self._block)
 
 
-def _file_type(node: Node) -> int:
-    return fmt.FILE_TYPES[stat.S_IFMT(node.mode)]
+_KINDS = {mode >> 12: kind for mode, kind in fmt.FILE_TYPES.items()}
+_NUMBER = operator.attrgetter("nid")
+
+
+def _all_xattrs(node: Node) -> fmt.Xattrs:
+    extra: fmt.Xattrs = (OPAQUE_XATTR,) if node.opaque else ()
+    if node.implied:
+        extra += (IMPLIED_XATTR,)
+    return node.xattrs + extra
+
+
+def _names(directory: Node) -> list[bytes]:
+    """The names in a directory, which settled in order, with those that every directory has."""
+    names = list(certain(directory.children, "the directory"))
+    bisect.insort(names, b".")
+    bisect.insort(names, b"..")
+    return names
 
 
 def _union(node: Node, block_bits: int) -> int:

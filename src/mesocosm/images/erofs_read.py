@@ -18,7 +18,7 @@ from mesocosm.errors import Corrupt, Exhausted, NotFound
 from mesocosm.images import erofs_format as fmt
 from mesocosm.images.certain import certain
 from mesocosm.images.erofs_meta import IMPLIED_XATTR, OPAQUE_XATTR
-from mesocosm.images.layer_tree import LINK_HOPS, Node
+from mesocosm.images.layer_tree import LINK_HOPS, Node, new_node
 
 _MAX_META = 1 << 30
 _FORMATS = {fmt.FLAT_PLAIN, fmt.FLAT_INLINE, fmt.CHUNK_BASED}
@@ -94,7 +94,7 @@ class ErofsImage:
         xattr_size = fmt.xattr_size(fields[1])
         packed = self._read(offset + fmt.INODE_SIZE, xattr_size)
         xattrs = fmt.unpack_xattrs(packed) if packed else ()
-        node = Node(mode, fields[7], fields[8], fields[9] * 1_000_000_000 + fields[10])
+        node = new_node(mode, fields[7], fields[8], fields[9] * 1_000_000_000 + fields[10])
         node.opaque = OPAQUE_XATTR in xattrs
         node.implied = IMPLIED_XATTR in xattrs
         node.xattrs = tuple(pair for pair in xattrs if pair not in (OPAQUE_XATTR, IMPLIED_XATTR))

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import stat
 
+import msgspec
+
 from mesocosm.errors import Corrupt, Exhausted
 from mesocosm.images.certain import certain
 from mesocosm.images.entries import Whiteout
@@ -20,61 +22,48 @@ LINK_HOPS = 40
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
-class Node:
+class Node(msgspec.Struct, eq=False, gc=False):
     """One inode.  ``mode`` with its type bits, ``mtime`` in nanoseconds.
 
     ``address`` is where the data starts (a block number for an EROFS file), ``tail`` what is kept with the
     inode: the end of a file, or a link's target; ``chunks`` the block numbers of a sparse file's chunks of
     ``1 << chunk_bits`` bytes, -1 for a hole.  ``names`` counts the entries that lead here.
     Directories have ``children``; ``opaque`` hides what lower layers have in it, ``implied`` marks a
-    directory that no member described and whose look lower layers decide.
+    directory that no member described and whose look lower layers decide.  ``layout`` and ``packed`` are the
+    form that an EROFS file keeps it in, and its attributes there.
+
+    A tree has no cycles, so the collector of garbage need not look for any.
     """
 
-    __slots__ = (
-        "address",
-        "children",
-        "chunk_bits",
-        "chunks",
-        "gid",
-        "implied",
-        "mode",
-        "mtime",
-        "names",
-        "nid",
-        "opaque",
-        "rdev",
-        "size",
-        "tail",
-        "uid",
-        "whiteouts",
-        "xattrs",
-    )
+    mode: int
+    uid: int = 0
+    gid: int = 0
+    mtime: int = 0
+    xattrs: Xattrs = ()
+    children: dict[bytes, Node] | None = None
+    size: int = 0
+    address: int = 0
+    tail: bytes = b""
+    rdev: int = 0
+    nid: int = 0
+    names: int = 1
+    chunks: list[int] | None = None
+    chunk_bits: int = 0
+    whiteouts: set[bytes] | None = None
+    opaque: bool = False
+    implied: bool = False
+    layout: int = 0
+    packed: bytes = b""
 
-    def __init__(self, mode: int, uid: int = 0, gid: int = 0, mtime: int = 0, xattrs: Xattrs = ()) -> None:
-        self.mode = mode
-        self.uid = uid
-        self.gid = gid
-        self.mtime = mtime
-        self.xattrs = xattrs
-        self.size = 0
-        self.address = 0
-        self.tail = b""
-        self.rdev = 0
-        self.nid = 0
-        self.names = 1
-        self.chunks: list[int] | None = None
-        self.chunk_bits = 0
-        self.children: dict[bytes, Node] | None = {} if mode & 0o170000 == 0o040000 else None
-        self.whiteouts: set[bytes] | None = None
-        self.opaque = False
-        self.implied = False
+
+def new_node(mode: int, uid: int = 0, gid: int = 0, mtime: int = 0, xattrs: Xattrs = ()) -> Node:
+    """Return an inode of any kind; a directory is empty."""
+    return Node(mode, uid, gid, mtime, xattrs, {} if stat.S_ISDIR(mode) else None)
 
 
 def new_directory(*, implied: bool = False) -> Node:
     """Return a directory as it is made when nobody describes it: root's, 0755, at the epoch."""
-    node = Node(stat.S_IFDIR | 0o755)
-    node.implied = implied
-    return node
+    return Node(stat.S_IFDIR | 0o755, children={}, implied=implied)
 
 
 def new_whiteout() -> Node:
@@ -155,7 +144,7 @@ class LayerTree:
         which hides the lower one by being there.
         """
         inodes: list[Node] = []
-        linked: set[int] = set()
+        linked: dict[int, list[Node]] = {}
         pending = [self.root]
         while pending:
             directory = pending.pop()
@@ -166,16 +155,16 @@ class LayerTree:
             for child in directory.children.values():
                 if child.children is not None:
                     directories.append(child)
-                elif child.names < 2 and id(child) not in linked:
-                    child.names = 1
+                elif child.names < 2:
                     inodes.append(child)
-                elif id(child) in linked:
-                    child.names += 1
+                elif (meetings := linked.get(id(child))) is not None:
+                    meetings.append(child)
                 else:
-                    child.names = 1
-                    linked.add(id(child))
+                    linked[id(child)] = [child]
                     inodes.append(child)
             pending.extend(reversed(directories))
+        for meetings in linked.values():
+            meetings[0].names = len(meetings)
         return inodes
 
     # --- ways -----------------------------------------------------------------------------------------------

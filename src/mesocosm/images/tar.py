@@ -18,13 +18,12 @@ from mesocosm.images.tar_header import (
     BLOCK,
     HARDLINK,
     MAX_ID,
-    Extents,
-    Header,
     Records,
     TarEntry,
     apply_records,
     bounded,
     decimal,
+    extension_size,
     kind_of,
     number,
     parse_header,
@@ -76,8 +75,8 @@ class TarReader:
         self._records: Records | None = None
         self._long_name: bytes | None = None
         self._long_link: bytes | None = None
-        self._sparse: tuple[Header, list[tuple[int, int]], int] | None = None
-        self._map: tuple[Header, dict[bytes, bytes], int, tar_sparse.MapReader] | None = None
+        self._sparse: tuple[TarEntry, list[tuple[int, int]], int] | None = None
+        self._map: tuple[TarEntry, int, tar_sparse.MapReader] | None = None
 
     # --- the stream -----------------------------------------------------------------------------------------
 
@@ -162,35 +161,35 @@ class TarReader:
     # --- headers --------------------------------------------------------------------------------------------
 
     def _take_header(self, block: bytes) -> None:
-        header = parse_header(block)
-        if header.flag in _META:
-            self._begin_meta(header)
+        if block[156] in _META:
+            self._begin_meta(block[156], extension_size(block))
             return
+        entry = parse_header(block)
         self.entries += 1
         if self.entries > self._limits.entries:
             raise Exhausted(
                 f"tar: more than {self._limits.entries} members", hint="raise the limit on entries"
             )
-        if header.flag == 0x53:
-            self._begin_old_sparse(header, block)
+        if entry.flag == 0x53:
+            self._begin_old_sparse(entry, block)
         elif self._records is None and not self._globals:
-            self._apply_long_names(header)
-            self._emit(header, (), None, header.size)
+            self._apply_long_names(entry)
+            self._emit(entry, entry.size)
         else:
-            self._emit_with_records(header)
+            self._emit_with_records(entry)
 
-    def _begin_meta(self, header: Header) -> None:
-        bounded(header.size, 0, 2**63 - 1, "size")
-        if header.size > self._limits.records:
+    def _begin_meta(self, flag: int, size: int) -> None:
+        bounded(size, 0, 2**63 - 1, "size")
+        if size > self._limits.records:
             raise Exhausted(
-                f"tar: an extended header has {header.size} bytes, more than {self._limits.records}",
+                f"tar: an extended header has {size} bytes, more than {self._limits.records}",
                 hint="no honest archive needs it",
             )
-        self._meta_flag = header.flag
+        self._meta_flag = flag
         self._meta = bytearray()
-        self._data = header.size
-        self._padding = -header.size % BLOCK
-        if not header.size:
+        self._data = size
+        self._padding = -size % BLOCK
+        if not size:
             self._end_meta(b"")
 
     def _end_meta(self, body: bytes) -> None:
@@ -209,77 +208,61 @@ class TarReader:
         else:
             raise Corrupt("tar: two extended headers of one kind for one member")
 
-    def _apply_long_names(self, header: Header) -> None:
+    def _apply_long_names(self, entry: TarEntry) -> None:
         if self._long_name is not None:
-            header.path, self._long_name = self._long_name, None
+            entry.path, self._long_name = self._long_name, None
         if self._long_link is not None:
-            header.link, self._long_link = self._long_link, None
+            entry.link, self._long_link = self._long_link, None
 
-    def _emit_with_records(self, header: Header) -> None:
+    def _emit_with_records(self, entry: TarEntry) -> None:
         records = self._records or []
         self._records = None
         merged = dict(records) if not self._globals else {**self._globals, **dict(records)}
         if self._long_name is not None and merged.get(b"path"):
             raise Corrupt("tar: a member has two long names, GNU's and PAX's")
-        self._apply_long_names(header)
-        apply_records(header, merged)
-        xattrs = xattrs_of(merged, self._limits)
-        if not any(key[:11] == b"GNU.sparse." for key in merged):
-            self._emit(header, xattrs, None, header.size)
-            return
-        self._emit_pax_sparse(header, merged, records, xattrs)
+        self._apply_long_names(entry)
+        if apply_records(entry, merged):
+            entry.xattrs = xattrs_of(merged, self._limits)
+            if any(key[:11] == b"GNU.sparse." for key in merged):
+                self._emit_pax_sparse(entry, merged, records)
+                return
+        self._emit(entry, entry.size)
 
-    def _emit(
-        self, header: Header, xattrs: tuple[tuple[bytes, bytes], ...], extents: Extents | None, stored: int
-    ) -> None:
+    def _emit(self, entry: TarEntry, stored: int) -> None:
         """Check what the header says, and hand the member over."""
-        kind = kind_of(header)
-        if not 0 <= header.size <= self._limits.file:
-            self._refuse_size(header)
-        if kind != stat.S_IFREG and header.size:
-            raise Corrupt(f"tar: {header.path[:80]!r} has data but is no regular file")
-        if not (0 <= header.uid <= MAX_ID and 0 <= header.gid <= MAX_ID):
-            raise Corrupt(f"tar: {header.path[:80]!r} has an owner out of range: {header.uid}:{header.gid}")
+        kind = entry.kind = kind_of(entry)
+        if not 0 <= entry.size <= self._limits.file:
+            self._refuse_size(entry)
+        if kind != stat.S_IFREG and entry.size:
+            raise Corrupt(f"tar: {entry.path[:80]!r} has data but is no regular file")
+        if not (0 <= entry.uid <= MAX_ID and 0 <= entry.gid <= MAX_ID):
+            raise Corrupt(f"tar: {entry.path[:80]!r} has an owner out of range: {entry.uid}:{entry.gid}")
         if kind in _DEVICES:
-            bounded(header.major, 0, (1 << 12) - 1, "major device number")
-            bounded(header.minor, 0, (1 << 20) - 1, "minor device number")
-        entry = TarEntry(
-            header.path,
-            kind,
-            header.mode & 0o7777,
-            header.uid,
-            header.gid,
-            header.size,
-            header.mtime,
-            header.link,
-            header.major,
-            header.minor,
-            self.position,
-            stored,
-            xattrs,
-            extents,
-        )
-        self._data = stored
+            bounded(entry.major, 0, (1 << 12) - 1, "major device number")
+            bounded(entry.minor, 0, (1 << 20) - 1, "minor device number")
+        entry.mode &= 0o7777
+        entry.offset = self.position
+        entry.stored = self._data = stored
         self._padding = -stored % BLOCK
         self._sink.begin(entry)
         if kind == stat.S_IFREG and not stored:
             self._sink.end()
 
-    def _refuse_size(self, header: Header) -> None:
-        if header.size < 0:
-            raise Corrupt(f"tar: {header.path[:80]!r} has a negative size")
-        raise Exhausted(f"tar: {header.path[:80]!r} has {header.size} bytes, more than {self._limits.file}")
+    def _refuse_size(self, entry: TarEntry) -> None:
+        if entry.size < 0:
+            raise Corrupt(f"tar: {entry.path[:80]!r} has a negative size")
+        raise Exhausted(f"tar: {entry.path[:80]!r} has {entry.size} bytes, more than {self._limits.file}")
 
     # --- sparse files ---------------------------------------------------------------------------------------
 
-    def _begin_old_sparse(self, header: Header, block: bytes) -> None:
+    def _begin_old_sparse(self, entry: TarEntry, block: bytes) -> None:
         if self._records is not None:
-            apply_records(header, {**self._globals, **dict(self._records)})
+            apply_records(entry, {**self._globals, **dict(self._records)})
             self._records = None
-        self._apply_long_names(header)
+        self._apply_long_names(entry)
         extents = tar_sparse.old_header_extents(block, 386, 4)
         real = number(block[483:495], "size")
-        self._sparse = (header, extents, real)
+        self._sparse = (entry, extents, real)
         if not block[482]:
             self._end_old_sparse()
 
@@ -292,35 +275,30 @@ class TarReader:
             self._end_old_sparse()
 
     def _end_old_sparse(self) -> None:
-        (header, extents, real), self._sparse = certain(self._sparse, "its sparse header"), None
-        stored, header.size = header.size, real
-        self._emit(header, (), tar_sparse.checked(extents, real, stored, self._limits), stored)
+        (entry, extents, real), self._sparse = certain(self._sparse, "its sparse header"), None
+        self._emit_sparse(entry, extents, real, entry.size)
 
-    def _emit_pax_sparse(
-        self,
-        header: Header,
-        merged: dict[bytes, bytes],
-        records: Records,
-        xattrs: tuple[tuple[bytes, bytes], ...],
-    ) -> None:
+    def _emit_pax_sparse(self, entry: TarEntry, merged: dict[bytes, bytes], records: Records) -> None:
         if merged.get(b"GNU.sparse.name"):
-            header.path = text(merged[b"GNU.sparse.name"], "sparse name")
+            entry.path = text(merged[b"GNU.sparse.name"], "sparse name")
         size = merged.get(b"GNU.sparse.realsize") or merged.get(b"GNU.sparse.size") or b""
         real = decimal(size, "sparse size")
         if merged.get(b"GNU.sparse.major") == b"1" and merged.get(b"GNU.sparse.minor") == b"0":
-            self._map = (header, merged, real, tar_sparse.MapReader(self._limits))
+            self._map = (entry, real, tar_sparse.MapReader(self._limits))
             return
         extents = tar_sparse.record_extents(records)
         if extents is None:
-            raise Corrupt(f"tar: {header.path[:80]!r} is sparse in an unknown way")
-        stored, header.size = header.size, real
-        self._emit(header, xattrs, tar_sparse.checked(extents, real, stored, self._limits), stored)
+            raise Corrupt(f"tar: {entry.path[:80]!r} is sparse in an unknown way")
+        self._emit_sparse(entry, extents, real, entry.size)
 
     def _take_map(self, block: bytes) -> None:
-        header, merged, real, reader = certain(self._map, "its sparse map")
+        entry, real, reader = certain(self._map, "its sparse map")
         if not reader.feed(block):
             return
         self._map = None
-        stored, header.size = header.size - reader.taken, real
-        extents = tar_sparse.checked(reader.extents or [], real, stored, self._limits)
-        self._emit(header, xattrs_of(merged, self._limits), extents, stored)
+        self._emit_sparse(entry, reader.extents or [], real, entry.size - reader.taken)
+
+    def _emit_sparse(self, entry: TarEntry, extents: list[tuple[int, int]], real: int, stored: int) -> None:
+        entry.size = real
+        entry.extents = tar_sparse.checked(extents, real, stored, self._limits)
+        self._emit(entry, stored)

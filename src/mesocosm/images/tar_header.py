@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import re
 import stat
+import struct
 import zlib
+from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -43,46 +46,57 @@ _KINDS = {
     ord("6"): stat.S_IFIFO,
 }
 
-_COMMON_NUMBERS = re.compile(
-    rb"([0-7]{7})[\0 ]([0-7]{7})[\0 ]([0-7]{7})[\0 ]([0-7]{11})[\0 ]([0-7]{11})[\0 ]([0-7]{6})\0 (.)",
-    re.DOTALL,
-)
+_FIELDS = struct.Struct("100s24s12s12s8sB")
+"""Name; mode and owners; size; time; checksum; type."""
+
 _OCTAL = re.compile(rb"[ ]*([0-7]*)[ \0]*", re.ASCII)
 _DECIMAL = re.compile(rb"[0-9]{1,19}", re.ASCII)
 _TIME = re.compile(rb"(-?)([0-9]{1,14})(?:\.([0-9]*))?", re.ASCII)
 _ADLER = 65521
+_REMEMBERED = 4096
+"""Fields whose meaning is remembered: an archive's members have few owners, modes and seconds."""
 
 
-class TarEntry(msgspec.Struct, frozen=True, gc=False):
-    """One member as the archive describes it, nothing cleaned yet.
+class TarEntry(msgspec.Struct, gc=False):
+    """One member as the archive describes it, nothing cleaned yet; only its reader changes it.
 
-    ``path`` and ``link`` (target of a symbolic or hard link) are raw bytes without NUL.  ``kind`` is
-    ``S_IFREG``,
-    ``S_IFDIR``, ``S_IFLNK``, ``S_IFCHR``, ``S_IFBLK``, ``S_IFIFO`` or `HARDLINK`; ``mode`` the lower twelve
-    bits.
+    ``path`` and ``link`` (target of a symbolic or hard link) are raw bytes without NUL.  ``flag`` is the type
+    byte, ``kind`` what it means: ``S_IFREG``, ``S_IFDIR``, ``S_IFLNK``, ``S_IFCHR``, ``S_IFBLK``, ``S_IFIFO``
+    or `HARDLINK`; ``mode`` the lower twelve bits.
     ``size`` is the file's apparent size, ``stored`` the bytes of it in the archive, at ``offset`` of the
     stream; they differ when ``extents`` is not None (sparse).  ``mtime`` is in nanoseconds since the epoch.
     ``xattrs`` are (name, value) as found.
     """
 
     path: bytes
-    kind: int
+    flag: int
     mode: int
     uid: int
     gid: int
     size: int
     mtime: int
     link: bytes
-    major: int
-    minor: int
-    offset: int
-    stored: int
+    kind: int = -1
+    major: int = 0
+    minor: int = 0
+    offset: int = 0
+    stored: int = 0
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
     extents: Extents | None = None
 
 
 def number(field: bytes, what: str) -> int:
     """Return an octal or base-256 number field; Corrupt unless it is one of the two, whole."""
+    digits = field.rstrip(b" \0")
+    if digits.isdigit():  # ASCII digits only: it is bytes that are asked
+        try:
+            return int(digits, 8)
+        except ValueError:
+            pass  # an 8 or a 9
+    return _odd_number(field, what)
+
+
+def _odd_number(field: bytes, what: str) -> int:
     if field[0] & 0x80:
         value = int.from_bytes(field, "big", signed=False) & ((1 << (8 * len(field) - 1)) - 1)
         if field[0] & 0x40:
@@ -111,16 +125,15 @@ def text(field: bytes, what: str) -> bytes:
     return value
 
 
-def check_sum(block: bytes, stored: int) -> None:
+def check_sum(block: bytes, field: bytes) -> None:
     """Check a header's sum; historic writers added signed bytes, so both readings pass.
 
-    The low half of Adler-32 is one plus the sum of all bytes modulo 65521, which makes the usual case one C
-    call.
+    The low half of Adler-32 is one plus the sum of all bytes modulo 65521, which makes the usual case two C
+    calls.
     """
-    own = block[148:156]
-    if ((zlib.adler32(block) & 0xFFFF) - 1 - sum(own) + 256 - stored) % _ADLER == 0:
-        return
-    if _sum_matches(block, stored):
+    stored = number(field, "checksum")
+    found = (zlib.adler32(block) & 0xFFFF) - (zlib.adler32(field) & 0xFFFF) + 256
+    if (found - stored) % _ADLER == 0 or _sum_matches(block, stored):
         return
     raise Corrupt("tar header: wrong checksum", hint="the stream is damaged, or it is no tar archive")
 
@@ -131,60 +144,54 @@ def _sum_matches(block: bytes, stored: int) -> bool:
     return stored in (unsigned, unsigned - 256 * sum(byte > 127 for byte in rest))
 
 
-class Header(msgspec.Struct, gc=False):
-    """The fixed fields of one header block; ``flag`` is the type byte.  Mutable: extensions overrule it."""
-
-    path: bytes
-    mode: int
-    uid: int
-    gid: int
-    size: int
-    mtime: int
-    flag: int
-    link: bytes
-    major: int = 0
-    minor: int = 0
-
-
-def parse_header(block: bytes) -> Header:
-    """Return the fields of a 512-byte header that is not all zero; Corrupt otherwise."""
-    match = _COMMON_NUMBERS.match(block, 100)
-    if match is not None:
-        one, two, three, four, five, six, _ = match.groups()
-        check_sum(block, int(six, 8))
-        mode, uid, gid, size, mtime = int(one, 8), int(two, 8), int(three, 8), int(four, 8), int(five, 8)
-    else:
-        check_sum(block, number(block[148:156], "checksum"))
-        mode = number(block[100:108], "mode")
-        uid = number(block[108:116], "user ID")
-        gid = number(block[116:124], "group ID")
-        size = number(block[124:136], "size")
-        mtime = bounded(number(block[136:148], "time"), -MAX_SECONDS, MAX_SECONDS, "time")
-    flag = block[156]
+def parse_header(block: bytes) -> TarEntry:
+    """Return what a member's 512-byte header says; Corrupt unless its fields are well-formed."""
+    name, owned, size, time, checksum, flag = _FIELDS.unpack_from(block)
+    check_sum(block, checksum)
+    mode, uid, gid = _mode_and_owners(owned)
     link = text(block[157:257], "link name") if block[157] else b""
-    header = Header(_name(block), mode, uid, gid, size, mtime * 1_000_000_000, flag, link)
+    if block[345]:
+        name = _prefixed(block)
+    entry = TarEntry(text(name, "name"), flag, mode, uid, gid, number(size, "size"), _time(time), link)
     if flag == 51 or flag == 52:
-        header.major = number(block[329:337], "device number")
-        header.minor = number(block[337:345], "device number")
-    return header
+        entry.major = number(block[329:337], "device number")
+        entry.minor = number(block[337:345], "device number")
+    return entry
 
 
-def _name(block: bytes) -> bytes:
-    name = text(block[:100], "name")
-    if block[257:263] != b"ustar\0" or not block[345]:
-        return name  # v7 has no prefix, GNU keeps times and sparse maps in its place
+def extension_size(block: bytes) -> int:
+    """Return the size of the extended header whose 512-byte header this is; nothing else in it counts."""
+    check_sum(block, block[148:156])
+    return number(block[124:136], "size")
+
+
+@functools.lru_cache(_REMEMBERED)
+def _mode_and_owners(fields: bytes) -> tuple[int, int, int]:
+    return number(fields[:8], "mode"), number(fields[8:16], "user ID"), number(fields[16:], "group ID")
+
+
+@functools.lru_cache(_REMEMBERED)
+def _time(field: bytes) -> int:
+    return bounded(number(field, "time"), -MAX_SECONDS, MAX_SECONDS, "time") * 1_000_000_000
+
+
+def _prefixed(block: bytes) -> bytes:
+    """The name behind its prefix; v7 has none, GNU keeps times and sparse maps in its place."""
+    name = block[:100]
+    if block[257:263] != b"ustar\0":
+        return name
     end = 476 if block[508:512] == b"tar\0" else 500
-    return text(block[345:end], "name prefix") + b"/" + name
+    return text(block[345:end], "name prefix") + b"/" + text(name, "name")
 
 
-def kind_of(header: Header) -> int:
+def kind_of(entry: TarEntry) -> int:
     """Return the kind of a member; v7 archives mark a directory by a slash only.  Unknown types are
     Corrupt.
     """
-    kind = _KINDS.get(header.flag)
+    kind = _KINDS.get(entry.flag)
     if kind is None:
-        raise Corrupt(f"tar: unknown member type {chr(header.flag)!r} for {header.path[:80]!r}")
-    if header.flag in (0, 48) and header.path.endswith(b"/"):
+        raise Corrupt(f"tar: unknown member type {chr(entry.flag)!r} for {entry.path[:80]!r}")
+    if kind == stat.S_IFREG and entry.path[-1:] == b"/" and entry.flag in (0, 48):
         return stat.S_IFDIR
     return kind
 
@@ -222,6 +229,9 @@ def decimal(value: bytes, what: str, high: int = 2**63 - 1) -> int:
 
 def nanoseconds(value: bytes) -> int:
     """Return a record's time in nanoseconds, rounded down; Corrupt when it is none."""
+    whole, _, fraction = value.partition(b".")
+    if whole.isdigit() and len(whole) < 12 and fraction.isdigit() and len(fraction) < 10:
+        return int(whole) * 1_000_000_000 + int(fraction.ljust(9, b"0"))
     match = _TIME.fullmatch(value)
     if match is None:
         raise Corrupt(f"tar: not a time: {value[:40]!r}")
@@ -233,31 +243,41 @@ def nanoseconds(value: bytes) -> int:
     return -(seconds + nanos + (1 if fraction[9:].strip(b"0") else 0))
 
 
-def apply_records(header: Header, records: dict[bytes, bytes]) -> None:
-    """Let extended records overrule the header's fields.  An empty value falls back to the field (pax(1))."""
-    get = records.get
-    if value := get(b"mtime"):
-        header.mtime = nanoseconds(value)
-    if value := get(b"path"):
-        header.path = _no_nul(value, "path")
-    if value := get(b"linkpath"):
-        header.link = _no_nul(value, "link path")
-    if value := get(b"size"):
-        header.size = decimal(value, "size")
-    if value := get(b"uid"):
-        header.uid = decimal(value, "user ID")
-    if value := get(b"gid"):
-        header.gid = decimal(value, "group ID")
-    if value := get(b"SCHILY.devmajor"):
-        header.major = decimal(value, "device number")
-    if value := get(b"SCHILY.devminor"):
-        header.minor = decimal(value, "device number")
-
-
 def _no_nul(value: bytes, what: str) -> bytes:
     if b"\0" in value:
         raise Corrupt(f"tar: {what} holds a NUL: {value[:80]!r}")
     return value
+
+
+_OVERRULED: dict[bytes, tuple[str, Callable[[bytes], bytes | int]]] = {
+    b"mtime": ("mtime", nanoseconds),
+    b"path": ("path", functools.partial(_no_nul, what="path")),
+    b"linkpath": ("link", functools.partial(_no_nul, what="link path")),
+    b"size": ("size", functools.partial(decimal, what="size")),
+    b"uid": ("uid", functools.partial(decimal, what="user ID")),
+    b"gid": ("gid", functools.partial(decimal, what="group ID")),
+    b"SCHILY.devmajor": ("major", functools.partial(decimal, what="device number")),
+    b"SCHILY.devminor": ("minor", functools.partial(decimal, what="device number")),
+}
+
+
+_PASSED_OVER = frozenset((b"atime", b"ctime", b"uname", b"gname"))
+
+
+def apply_records(entry: TarEntry, records: dict[bytes, bytes]) -> bool:
+    """Let extended records overrule the header's fields, and say whether there are others.
+
+    An empty value falls back to the field (pax(1)).
+    """
+    others = False
+    for key, value in records.items():
+        overruled = _OVERRULED.get(key)
+        if overruled is None:
+            others = others or key not in _PASSED_OVER
+        elif value:
+            attribute, meaning = overruled
+            setattr(entry, attribute, meaning(value))
+    return others
 
 
 def xattrs_of(records: dict[bytes, bytes], limits: Limits) -> tuple[tuple[bytes, bytes], ...]:
