@@ -1,9 +1,10 @@
-"""From a compressed layer stream to a usable layer: verify, decompress, read, write, in one pass and one
-thread.
+"""From a compressed layer stream to a usable layer: verify, decompress, read, write, in one pass.
 
     chunks -> SHA-256 (blob) -> decompress -> SHA-256 (diff ID) -> tar -> sink (EROFS file or directory)
+                                                               └ from here on in a thread of its own
 
-Every big step releases the interpreter lock, so layers are ingested in parallel by giving each a thread.
+Every big step releases the interpreter lock, so layers are ingested in parallel by giving each a thread, and
+a single one still has two processors.
 Nothing is published here: the sink writes under a name of the caller's choosing, and only after `finish`
 returned have both digests matched and is the result durable (attack I-14).
 """
@@ -16,6 +17,7 @@ from typing import Protocol
 
 from mesocosm.errors import Corrupt
 from mesocosm.images.certain import certain
+from mesocosm.images.conveyor import Conveyor
 from mesocosm.images.decompress import Compression, Decompressor
 from mesocosm.images.digest import Digest, Verifier
 from mesocosm.images.erofs import ErofsSink
@@ -67,6 +69,7 @@ class LayerIngest:
         self._tar_hash = hashlib.new(diff_id.algorithm if diff_id is not None else "sha256")
         self._plain = Decompressor(compression, limits)
         self._reader = TarReader(sink, limits, whole=diff_id is None)
+        self._conveyor = Conveyor(self._read)
 
     @property
     def taken(self) -> int:
@@ -82,7 +85,7 @@ class LayerIngest:
                 self._blob_hash.update(chunk)
             self._take(self._plain.feed(chunk))
         except BaseException:
-            self._sink.abort()
+            self.abort()
             raise
 
     def finish(self) -> LayerFacts:
@@ -91,11 +94,12 @@ class LayerIngest:
             self._take(self._plain.finish())
             if self._verifier is not None:
                 self._verifier.finish()
+            self._conveyor.finish()
             self._reader.finish()
             diff_id = self._checked_diff_id()
             made = self._sink.finish(self._tar_hash)
         except BaseException:
-            self._sink.abort()
+            self.abort()
             raise
         if self._blob_hash is not None:
             blob = Digest("sha256", self._blob_hash.hexdigest())
@@ -113,13 +117,17 @@ class LayerIngest:
 
     def abort(self) -> None:
         """Give up: remove what the sink made.  Callable at any time, also twice."""
+        self._conveyor.abort()
         self._sink.abort()
 
     def _take(self, pieces: Iterator[bytes]) -> None:
         for piece in pieces:
+            self._conveyor.put(piece)
             self._tar_hash.update(piece)
-            self._sink.raw(piece)
-            self._reader.feed(piece)
+
+    def _read(self, piece: bytes) -> None:
+        self._sink.raw(piece)
+        self._reader.feed(piece)
 
     def _checked_diff_id(self) -> Digest:
         found = Digest(self._tar_hash.name, self._tar_hash.hexdigest())
