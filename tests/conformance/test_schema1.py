@@ -169,6 +169,21 @@ async def test_what_runs_has_the_layers_files_and_the_topmost_steps_words(tmp_pa
             assert [(root / one).read_text() for one in ("base", "top")] == ["b", "t"]
 
 
+@pytest.mark.parametrize("backend", ["erofs", "copy"])
+async def test_before_throwaway_was_known_the_empty_layer_was_there_many_times(
+    tmp_path: Path, backend: str
+) -> None:
+    image = image_of([BASE, [], TOP, [], []])
+    async with MaliciousRegistry() as registry, opened(tmp_path, ALLOWED) as provisioner:
+        serve(registry, image)
+        name = f"{registry.host}/a/b"
+        made = await provisioner.provision(new_id(), name, backend=backend, scratch=tmp_path / "s")
+        with shown(made.root, tmp_path / "root") as root:
+            assert sorted(path.name for path in root.iterdir()) == ["base", "top"]
+        fetched = [one for one in registry.seen if "/blobs/" in one.path and one.method == "GET"]
+        assert len(fetched) == 3
+
+
 async def test_a_second_pull_costs_one_conditional_request(tmp_path: Path) -> None:
     async with MaliciousRegistry() as registry, opened(tmp_path, ALLOWED) as provisioner:
         serve(registry, IMAGE)

@@ -21,8 +21,12 @@ from mesocosm.paths import Paths
 
 
 async def live(folder: Path, one: str, two: str, backend: str | None = None) -> None:
-    """Recover, pull, provision, pull another, pin, remove, collect: every kind of change to a store."""
-    async with Provisioner.open(Paths(folder / "state", folder / "run")) as provisioner:
+    """Recover, pull, provision, pull another, pin, remove, collect: every kind of change to a store.
+
+    A ``policy.toml`` in the folder holds.
+    """
+    paths, policy = Paths(folder / "state", folder / "run"), folder / "policy.toml"
+    async with Provisioner.open(paths, policy=policy) as provisioner:
         container = ContainerID.parse("container")
         await provisioner.recover(set())
         await provisioner.pull(one, backend=backend)

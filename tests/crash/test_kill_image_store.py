@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from crash import invariants
+from fixtures.images import Layout
+from fixtures.registry import Registry
 from mesocosm.model import ContainerID
 from provisions import image_of, opened, shown
 from registry_fixtures import write_layout
@@ -25,14 +27,22 @@ ONE = image_of([[SHARED], [file(b"d/one", b"1")]])
 TWO = image_of([[SHARED, file(b"d/x")], [file(b"d/two", b"2")], [SHARED]])
 
 
-def live(folder: Path, *rest: str) -> subprocess.CompletedProcess[str]:
+ALLOWED = 'allow-schema1 = ["127.0.0.1:*/old/*"]\n'
+
+
+def layouts(folder: Path) -> list[str]:
+    """The names of both images, in layouts beside a store."""
+    return [f"oci:{folder.parent / name}" for name in ("layout-one", "layout-two")]
+
+
+def live(folder: Path, *rest: str, names: list[str] | None = None) -> subprocess.CompletedProcess[str]:
     """Run the program on a store below ``folder``."""
     folder.mkdir(exist_ok=True)
-    names = [f"oci:{folder.parent / name}" for name in ("layout-one", "layout-two")]
+    (folder / "policy.toml").write_text(ALLOWED)
     for name in ("state", "run"):
         (folder / name).mkdir(exist_ok=True)
     return subprocess.run(
-        [sys.executable, str(PROGRAM), str(folder), *names, *rest],
+        [sys.executable, str(PROGRAM), str(folder), *(names or layouts(folder)), *rest],
         capture_output=True,
         text=True,
         check=False,
@@ -40,16 +50,15 @@ def live(folder: Path, *rest: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-async def check(folder: Path, at: str) -> None:
+async def check(folder: Path, at: str, names: list[str] | None = None) -> None:
     """The store is whole, goes on, and ends empty."""
-    names = [f"oci:{folder.parent / name}" for name in ("layout-one", "layout-two")]
-    async with opened(folder) as provisioner:
+    async with opened(folder, ALLOWED) as provisioner:
         await provisioner.recover(set())
         assert provisioner.store.leases.owners() == [], at
         for image in await provisioner.images():
             assert (await provisioner.verify(image.digest)).sound, at
             assert image.complete, at
-        for name, own in zip(names, ("one", "two"), strict=True):
+        for name, own in zip(names or layouts(folder), ("one", "two"), strict=True):
             container = ContainerID.parse(own)
             provision = await provisioner.provision(container, name, scratch=folder / own)
             with shown(provision.root, folder / "root") as root:
@@ -79,6 +88,24 @@ async def test_killed_at_every_point(tmp_path: Path) -> None:
             died = live(folder, point, str(number))
             assert died.returncode == -9, f"{point} {number}: {died.returncode} {died.stderr}"
             await check(folder, f"{point} {number}")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_killed_while_an_image_in_schema_1_is_pulled(tmp_path: Path, registry: Registry) -> None:
+    write_layout(ONE, tmp_path / "layout-one")
+    write_layout(TWO, tmp_path / "layout-two")
+    old = registry.push(Layout(tmp_path / "layout-one", "latest"), "old/one:1", "--format", "v2s1")
+    names = [old, layouts(tmp_path / "any")[1]]
+    dry = live(tmp_path / "dry", names=names)
+    assert dry.returncode == 0, dry.stderr
+    passed = [point for point in dict.fromkeys(dry.stdout.split()) if point.startswith(("pull.", "blobs."))]
+    assert {"pull.outlined", "pull.measured", "pull.documents", "pull.recorded"} <= set(passed)
+    for point in passed:
+        folder = tmp_path / point
+        died = live(folder, point, "1", names=names)
+        assert died.returncode == -9, f"{point}: {died.returncode} {died.stderr}"
+        await check(folder, point, names)
 
 
 @pytest.mark.slow

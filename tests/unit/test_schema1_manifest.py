@@ -213,6 +213,16 @@ def test_G02_a_huge_history_is_refused(steps: int) -> None:
         parsed(document)
 
 
+def test_a_layer_that_was_pushed_twice_is_there_once() -> None:
+    """Old dockers now and then wrote a layer twice in a row, with all that they said of it."""
+    twice = {key: [DOCUMENT[key][0], *DOCUMENT[key], DOCUMENT[key][1]] for key in ("fsLayers", "history")}
+    manifest = parsed(DOCUMENT | twice)
+    assert (manifest.layers, manifest.steps) == (parsed(DOCUMENT).layers, parsed(DOCUMENT).steps)
+    other = {"fsLayers": [LAYERS[1], *LAYERS], "history": [HISTORY[0], *HISTORY]}
+    with pytest.raises(Corrupt, match="one ID"):
+        parsed(DOCUMENT | other)
+
+
 def test_many_steps_without_layers_are_fine() -> None:
     manifest = parsed(document_of(IMAGE, idle=STEP_LIMIT - 2))
     assert (len(manifest.layers), len(manifest.steps)) == (2, STEP_LIMIT)

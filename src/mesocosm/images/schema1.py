@@ -142,6 +142,7 @@ def parse_schema1(payload: bytes, what: str) -> Schema1:
         raise fields.fail("fsLayers", "are missing")
     if len(layers) > STEP_LIMIT:
         raise Exhausted(f"{what} has {len(layers)} layers, more than the {STEP_LIMIT} allowed")
+    layers, history = _each_once(layers, history)
     steps = tuple(_step(item, f"{what}, history {n}") for n, item in enumerate(history))
     _require_chain(steps, what)
     blobs = [_blob(item, f"{what}, layer {n}") for n, item in enumerate(layers)]
@@ -184,6 +185,13 @@ def _base64url(fields: Fields, name: str) -> bytes:
     if base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii") != text:
         raise fields.fail(name, "is not base64url in its one form")
     return data
+
+
+def _each_once(layers: Sequence[Json], history: Sequence[Json]) -> tuple[list[Json], list[Json]]:
+    """Both lists without what only repeats what stands before it: old dockers now and then wrote that."""
+    pairs = list(zip(layers, history, strict=True))
+    kept = [pair for number, pair in enumerate(pairs) if number == 0 or pair != pairs[number - 1]]
+    return [layer for layer, _ in kept], [step for _, step in kept]
 
 
 def _step(item: Json, where: str) -> V1Image:
