@@ -80,7 +80,7 @@ class _RootSink:
         link = entry.link
         if entry.kind == HARDLINK:
             link = _inside(link) or b""
-        self._size = entry.size if entry.kind == stat.S_IFREG else 0
+        self._size = entry.stored if entry.kind == stat.S_IFREG else 0
         self._out.append(member(msgspec.structs.replace(entry, path=path or b"./", link=link)))
 
     def data(self, view: memoryview) -> None:

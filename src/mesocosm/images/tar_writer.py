@@ -1,14 +1,15 @@
-"""Writing tar members again that were read from another archive: ustar, with PAX records where ustar is too
-small.
+"""Writing tar members: ustar, with PAX records where ustar is too small, and GNU's form 1.0 for sparse files.
 
-Deterministic: the same entries give the same bytes (POSIX.1-2017, pax(1)).
+Deterministic: the same entries give the same bytes (POSIX.1-2017, pax(1); GNU tar manual, "Storing Sparse
+Files").
 """
 
 from __future__ import annotations
 
 import stat
 
-from mesocosm.errors import Unsupported
+import msgspec
+
 from mesocosm.images.tar_header import BLOCK, HARDLINK, TarEntry
 
 _FLAGS = {
@@ -25,27 +26,55 @@ END = bytes(2 * BLOCK)
 
 
 def member(entry: TarEntry) -> bytes:
-    """Return what stands before a member's data: PAX records as needed, and the header."""
-    if entry.extents is not None:
-        raise Unsupported("tar: a sparse file cannot be written again")
-    records = b"".join(_record(name, value) for name, value in _records(entry))
+    """Return what stands before a member's data: PAX records as needed, the header, a sparse file's map.
+
+    Of a sparse file the data are its extents, one behind the other.
+    """
+    sparse, extents = _sparse(entry)
+    entry = msgspec.structs.replace(entry, size=len(extents) + entry.stored) if sparse else entry
+    records = b"".join(_record(name, value) for name, value in [*_records(entry), *sparse])
     extended = b""
     if records:
         extended = _header(b"pax", b"x", 0o644, 0, 0, len(records), 0, b"", 0, 0)
         extended += records + bytes(-len(records) % BLOCK)
     size = entry.size if entry.kind == stat.S_IFREG else 0
-    return extended + _header(
-        entry.path[:100],
-        _FLAGS[entry.kind],
-        entry.mode,
-        _fitting(entry.uid, 21),
-        _fitting(entry.gid, 21),
-        _fitting(size, 33),
-        _fitting(entry.mtime // _SECOND, 33),
-        entry.link[:100],
-        entry.major,
-        entry.minor,
+    return (
+        extended
+        + _header(
+            _other_name(entry.path)[:100] if sparse else entry.path[:100],
+            _FLAGS[entry.kind],
+            entry.mode,
+            _fitting(entry.uid, 21),
+            _fitting(entry.gid, 21),
+            _fitting(size, 33),
+            _fitting(entry.mtime // _SECOND, 33),
+            entry.link[:100],
+            entry.major,
+            entry.minor,
+        )
+        + extents
     )
+
+
+def _sparse(entry: TarEntry) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """The records and the map of a sparse file.  Its last extent is empty: a hole may come last."""
+    if entry.extents is None:
+        return [], b""
+    pairs = [*entry.extents, (entry.size, 0)]
+    listed = b"%d\n" % len(pairs) + b"".join(b"%d\n%d\n" % pair for pair in pairs)
+    records = [
+        (b"GNU.sparse.major", b"1"),
+        (b"GNU.sparse.minor", b"0"),
+        (b"GNU.sparse.name", entry.path),
+        (b"GNU.sparse.realsize", b"%d" % entry.size),
+    ]
+    return records, listed + bytes(-len(listed) % BLOCK)
+
+
+def _other_name(path: bytes) -> bytes:
+    """The name that readers see who know nothing of sparse files, as GNU tar has it."""
+    parent, slash, name = path.rpartition(b"/")
+    return parent + slash + b"GNUSparseFile.0/" + name
 
 
 def _records(entry: TarEntry) -> list[tuple[bytes, bytes]]:
