@@ -17,6 +17,7 @@
             lock                       held (flock) by whoever is changing the container
             status.json                state, processes, what failed to be cleaned up
             plan.json                  the launch plan as it was run
+            paused                     there while its processes are stopped, so that its root can be read
             supervisor/                the first process' supervisor
                 lock                   held (flock) as long as the supervisor lives
                 socket                 start, signal
@@ -118,6 +119,11 @@ class ContainerPaths(msgspec.Struct, frozen=True, dict=True):
     def plan(self) -> Path:
         """The launch plan as run."""
         return self.runtime / "plan.json"
+
+    @functools.cached_property
+    def paused(self) -> Path:
+        """There while its processes are stopped."""
+        return self.runtime / "paused"
 
     @functools.cached_property
     def supervisor(self) -> SessionPaths:

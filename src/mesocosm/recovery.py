@@ -9,8 +9,9 @@ For each container the evidence, in this order, decides:
     lock free, the container's cgroup populated          LOST          destroy, the supervisor was killed
     lock free, cgroup empty                              LOST if it had been created, else INTERRUPTED
 
-A cgroup without a container directory is an orphan and destroyed.  A record that cannot be read is set aside
-and reported.  A container whose lock somebody holds is that somebody's business.
+What is alive and was left paused goes on.  A cgroup without a container directory is an orphan and
+destroyed.  A record that cannot be read is set aside and reported.  A container whose lock somebody holds is
+that somebody's business.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from mesocosm.launch.session import Evidence
 from mesocosm.lifecycle import State
 from mesocosm.linux.processes import boot_id
 from mesocosm.model import ContainerID, Termination
+from mesocosm.pause import resume
 from mesocosm.records import Damaged, Record
 from mesocosm.teardown import purge, tear_down
 
@@ -138,6 +140,7 @@ async def _recover_one(engine: Engine, container: ContainerID, found: _Findings)
         conclusion = conclude(record, evidence, boot_id())
         trace.point(f"recovery.{conclusion}")
         if conclusion is Conclusion.ALIVE:
+            resume(engine, container)
             found.alive.append(container)
         elif conclusion is not Conclusion.DONE:
             await _finish(engine, record, conclusion, found)

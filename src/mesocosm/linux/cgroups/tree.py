@@ -9,6 +9,7 @@ container with nested ones live one level deeper, in ``.leaf``.  No ID segment b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import re
@@ -31,6 +32,15 @@ TREE = "tree"
 
 _ATTEMPTS = 16
 """At moving processes away while new ones are born."""
+
+_FREEZER = {
+    True: (("cgroup.freeze", "1"), ("freezer.state", "FROZEN")),
+    False: (("cgroup.freeze", "0"), ("freezer.state", "THAWED")),
+}
+"""Files of either version, and what stops the processes or lets them go on."""
+
+_FREEZING = 0.002
+"""Seconds between looks at the v1 freezer, which tells nobody when it is done."""
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
@@ -176,6 +186,32 @@ class CgroupTree:
                     _kill(group)
                     _thaw(present)
                     await _until_empty(group)
+
+    async def freeze(self, container: str, *, within: float = 10.0) -> None:
+        """Stop every process of the container and of those nested in it where it is, until `thaw`.
+
+        TimeoutError when one does not stop ``within`` seconds, such as one in uninterruptible sleep; some are
+        frozen then.  Unsupported where the kernel cannot (cgroup-v2 before Linux 5.2).
+        """
+        group = self.tracking(container)
+        if not _freezable(group):
+            raise Unsupported("this kernel cannot pause a container", hint="Linux 5.2 and later can")
+        async with asyncio.timeout(within):
+            _frozen(group, frozen=True)
+            if group.version == 2:
+                await events.wait_counter(group, "cgroup.events", "frozen")
+            else:
+                await _until_frozen(group)
+
+    def thaw(self, container: str) -> None:
+        """Undo `freeze`; nothing to do for a container that has no cgroup any more."""
+        with contextlib.suppress(FileNotFoundError):
+            _frozen(self.tracking(container), frozen=False)
+
+    def thawing(self, container: str) -> tuple[tuple[str, str], ...]:
+        """What `thaw` writes: files, and the word for each."""
+        group = self.tracking(container)
+        return tuple((f"{group.path}/{name}", word) for name, word in _FREEZER[False] if group.has(name))
 
     async def wait_empty(self, container: str) -> None:
         """Wait until no living process is in any cgroup of the container."""
@@ -340,12 +376,18 @@ def _frozen(group: Cgroup, *, frozen: bool) -> None:
     """Freeze or thaw where the hierarchy can.  SIGKILL ends a frozen process on v2 at once, on v1 when
     thawed.
     """
-    for name, word in (
-        ("cgroup.freeze", str(int(frozen))),
-        ("freezer.state", "FROZEN" if frozen else "THAWED"),
-    ):
+    for name, word in _FREEZER[frozen]:
         if group.has(name):
             group.write(name, word)
+
+
+async def _until_frozen(group: Cgroup) -> None:
+    while group.read("freezer.state").strip() != "FROZEN":  # noqa: ASYNC110  (v1 tells nobody)
+        await asyncio.sleep(_FREEZING)
+
+
+def _freezable(group: Cgroup) -> bool:
+    return any(group.has(name) for name, _ in _FREEZER[True])
 
 
 async def _until_empty(group: Cgroup) -> None:
