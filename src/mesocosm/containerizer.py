@@ -47,12 +47,13 @@ from mesocosm.plan import LaunchPlan
 from mesocosm.records import Intent, Record
 from mesocosm.recovery import Recovery, recover
 from mesocosm.reports import Report
+from mesocosm.root_files import RootFiles
 from mesocosm.session import Session
 from mesocosm.setup import output_of, set_up
 from mesocosm.teardown import purge, tear_down, usage_of
 
 
-class Containerizer:
+class Containerizer(RootFiles):
     """Containers below one pair of roots.
 
         async with Containerizer.open() as containerizer:

@@ -31,6 +31,7 @@ class Tier(NamedTuple):
 
 
 CONTAINERIZER_PARTS = ("engine", "setup", "teardown", "guard", "session", "host_steps", "image_volumes")
+ROOT_READING_PARTS = ("pause", "container_root", "root_files")
 REPORTING_PARTS = ("explanation", "reports", "logs", "scripting", "doctor")
 
 TIERS = (
@@ -40,7 +41,7 @@ TIERS = (
     Tier(("linux", "durable")),
     Tier(("records",)),
     Tier(("isolators", "images", "launch"), strangers=True),
-    Tier(("containerizer", "recovery", *CONTAINERIZER_PARTS, *REPORTING_PARTS)),
+    Tier(("containerizer", "recovery", *CONTAINERIZER_PARTS, *ROOT_READING_PARTS, *REPORTING_PARTS)),
     Tier(("agent",)),
     Tier(("frontends",)),
 )

@@ -14,14 +14,15 @@ PAGE = (ROOT / "docs" / "security.md").read_text()
 ROWS = {
     row: tests.split()
     for row, tests in re.findall(
-        r"^\| ((?:I|G|PRV|APC|BK|GAP)-[0-9]+) \|[^|]*\| ([^|]*) \|$", PAGE, re.MULTILINE
+        r"^\| ((?:I|G|A|PRV|APC|BK|GAP)-[0-9]+) \|[^|]*\| ([^|]*) \|$", PAGE, re.MULTILINE
     )
 }
 WANTED = [
     *(f"I-{number:02}" for number in range(1, 22)),
     *(f"G-{number:02}" for number in range(1, 14)),
+    "A-10",
     *("PRV-1", "PRV-2", "PRV-3", "PRV-4", "PRV-5", "PRV-6", "BK-1", "BK-2", "BK-3", "BK-4", "APC-1"),
-    *(f"GAP-{number}" for number in range(20, 27)),
+    *(f"GAP-{number}" for number in range(20, 28)),
 ]
 
 

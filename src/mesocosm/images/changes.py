@@ -1,13 +1,14 @@
 """What an image says of its process, written as in a Dockerfile: ``CMD ["/bin/sh"]``, ``ENV A=b``.
 
-Source: docker's ``import --change`` and the Dockerfile reference.
+Source: docker's ``import --change``, ``commit --change`` and the Dockerfile reference.
 """
 
 from __future__ import annotations
 
+import posixpath
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -20,9 +21,14 @@ _WORD = re.compile(r"([A-Za-z]+)\s+(\S.*)", re.ASCII | re.DOTALL)
 _SHELL: Final = ("/bin/sh", "-c")
 
 
-def runtime_of(changes: Iterable[str]) -> dict[str, Json]:
-    """Return the ``config`` member of an image configuration; InvalidConfig for what is not understood."""
-    runtime: dict[str, Json] = {}
+def runtime_of(changes: Iterable[str], before: Mapping[str, Json] | None = None) -> dict[str, Json]:
+    """Return the ``config`` member of an image configuration; InvalidConfig for what is not understood.
+
+    ``before`` is what it was: variables and labels of the same name are replaced, ports and volumes added. As
+    in a Dockerfile a new entrypoint takes the old command away, unless there is a new one too.
+    """
+    runtime = dict(before or {})
+    told = set()
     for change in changes:
         match = _WORD.fullmatch(change.strip())
         instruction = match[1].upper() if match else ""
@@ -35,6 +41,9 @@ def runtime_of(changes: Iterable[str]) -> dict[str, Json]:
             _INSTRUCTIONS[instruction](runtime, match[2].strip())
         except ValueError as error:
             raise InvalidConfig(f"change {shown(change, 80)!r}: {shown(error, 80)}") from None
+        told.add(instruction)
+    if "ENTRYPOINT" in told and "CMD" not in told:
+        runtime.pop("Cmd", None)
     return runtime
 
 
@@ -62,16 +71,24 @@ def _text(name: str) -> Callable[[dict[str, Json], str], None]:
     return change
 
 
+def _workdir(runtime: dict[str, Json], value: str) -> None:
+    """One that is not absolute lies in the one before."""
+    runtime["WorkingDir"] = posixpath.join("/", str(runtime.get("WorkingDir") or ""), value)
+
+
 def _environment(runtime: dict[str, Json], value: str) -> None:
-    present = runtime.setdefault("Env", [])
-    if isinstance(present, list):
-        present += [f"{key}={text}" for key, text in _pairs(value)]
+    present = runtime.get("Env")
+    held = {str(entry).partition("=")[0]: entry for entry in present} if isinstance(present, list) else {}
+    runtime["Env"] = [*{**held, **{key: f"{key}={text}" for key, text in _pairs(value)}}.values()]
 
 
 def _labels(runtime: dict[str, Json], value: str) -> None:
-    present = runtime.setdefault("Labels", {})
-    if isinstance(present, dict):
-        present.update(_pairs(value))
+    runtime["Labels"] = {**_table(runtime, "Labels"), **dict(_pairs(value))}
+
+
+def _table(runtime: dict[str, Json], name: str) -> dict[str, Json]:
+    present = runtime.get(name)
+    return present if isinstance(present, dict) else {}
 
 
 def _pairs(value: str) -> list[tuple[str, str]]:
@@ -90,9 +107,8 @@ def _pairs(value: str) -> list[tuple[str, str]]:
 
 def _keys(name: str, finish: Callable[[str], str]) -> Callable[[dict[str, Json], str], None]:
     def change(runtime: dict[str, Json], value: str) -> None:
-        present = runtime.setdefault(name, {})
-        if isinstance(present, dict):
-            present.update({finish(word): {} for word in _exec_form(value) or value.split()})
+        words: dict[str, Json] = {finish(word): {} for word in _exec_form(value) or value.split()}
+        runtime[name] = {**_table(runtime, name), **words}
 
     return change
 
@@ -110,5 +126,5 @@ _INSTRUCTIONS: Final[dict[str, Callable[[dict[str, Json], str], None]]] = {
     "STOPSIGNAL": _text("StopSignal"),
     "USER": _text("User"),
     "VOLUME": _keys("Volumes", str),
-    "WORKDIR": _text("WorkingDir"),
+    "WORKDIR": _workdir,
 }

@@ -15,17 +15,18 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from mesocosm import trace
-from mesocosm.errors import Corrupt, InvalidConfig, Unsupported
+from mesocosm.errors import Corrupt, InvalidConfig, MesocosmError, NotFound, Unsupported
 from mesocosm.images import policy, root_changes
 from mesocosm.images.backends import backend_class
 from mesocosm.images.backends.base import Backend, StackedLayer
+from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
 from mesocosm.images.image import ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
@@ -40,16 +41,19 @@ from mesocosm.images.rebuild import rebuild
 from mesocosm.images.reference import Reference
 from mesocosm.images.store_faults import store_faults
 from mesocosm.images.stores.base import StoreContext
-from mesocosm.images.transfer import in_thread
+from mesocosm.images.supply import have_blobs
+from mesocosm.images.transfer import Discard, in_thread
 from mesocosm.model import ContainerID, ImageIdentity, ImageRuntime, RootChanges
 from mesocosm.paths import Paths
 from mesocosm.plan import RootStep
 from mesocosm.plan.operations import OverlayRoot
 
 if TYPE_CHECKING:
+    from mesocosm.images.committing import CommitRequest, Committed, Packed
     from mesocosm.images.registry.client import CredentialSource
     from mesocosm.images.registry.hosts import HostsConfig
     from mesocosm.images.registry.throttle import Throttle
+    from mesocosm.images.spool import Spool
 
 ATTEMPTS: Final = 3
 """Times that an image is brought back when a collector took it between finding and leasing it."""
@@ -187,6 +191,59 @@ class Provisioner(Library):
                 hint="a directory of the host is mounted by type=bind",
             )
 
+    @contextlib.asynccontextmanager
+    async def leased(self, digest: str) -> AsyncIterator[ImageRecord]:
+        """The image with that manifest, which stays as long as the context, or its process.  NotFound."""
+        with self.store.leases.pulling() as lease:
+            image: ImageRecord = await in_thread(self.store.catalogue.require, digest)
+            blobs = [Digest.parse(layer.digest) for layer in image.layers]
+            await in_thread(lease.need, [*image.documents, *blobs], image.stored)
+            yield image
+
+    async def again(self, image: ImageRecord, place: Path, *, backend: str | None) -> RootStep:
+        """The root whose changes were kept in ``place``, prepared as for a container that goes on with it.
+
+        The image is leased.  Raises NotFound when layers of it have gone, Unsupported.
+        """
+        chosen: Backend = await in_thread(self._backends.get, backend)
+        _require_keeping(chosen)
+        if not await in_thread(self.store.complete, image, chosen.form):
+            raise NotFound(f"layers of image {image.digest} are not on this host", hint="pull it again")
+        wish = _Wish(place, read_only=False, changes=None)
+        step: RootStep = await in_thread(self._prepare, image, chosen, wish)
+        return step
+
+    async def commit(
+        self,
+        image: ImageRecord,
+        reference: str,
+        request: CommitRequest,
+        layer: Callable[[Spool], Awaitable[Packed]],
+    ) -> Committed:
+        """Make an image of a leased one and the layer that ``layer`` writes into a spool.
+
+        ``reference`` is the name that the image was asked for by.  Raises InvalidConfig before anything is
+        written, Denied where policy does not admit the new name or the use of the old image.
+        """
+        from mesocosm.images import committing
+        from mesocosm.images.spool import spooling
+
+        draft = await in_thread(committing.drafted, self.store, image, request)
+        named = None if is_whole_id(reference) else canonical(reference)
+        await self._rights.require(named, image)
+        with contextlib.suppress(MesocosmError):  # without them it can be used, though not sent elsewhere
+            await have_blobs(self.store, self._families, image, self._report)
+        chosen: Backend = await in_thread(self._backends.get, None)
+        with spooling(self.store) as spool:
+            packed = await layer(spool)
+            found = committing.found_of(self.store, draft, packed, spool.path, request)
+            made = await self._puller.keep(found, chosen.form, self._report)
+            if packed.layer is not None and not self.store.blobs.has(packed.layer.digest):
+                await found.fetch(
+                    self.store.blobs, packed.layer, sink=Discard, report=self._report, keep=True
+                )
+        return committing.Committed(await in_thread(self._inspection.image, made), packed.left_out)
+
     async def release(self, container: ContainerID) -> None:
         """Let go of what the container held; idempotent.  ``scratch`` stays its caller's."""
         self.store.leases.drop(f"{CONTAINER}{container}")  # one unlink(2): a thread would take longer
@@ -246,21 +303,26 @@ class Provisioner(Library):
             trace.point("provisioner.leased")
             if not self.store.complete(image, backend.form):
                 return None
+            wish.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if wish.changes is not None:
+            _require_keeping(backend)
+            name = str(reference) if reference else image.digest
+            root_changes.claim(wish.changes, image, name, str(container), wish.scratch)
+        step = self._prepare(image, backend, wish)
+        trace.point("provisioner.prepared")
+        self.store.catalogue.used(image.digest, time.time())
+        return step
+
+    def _prepare(self, image: ImageRecord, backend: Backend, wish: _Wish) -> RootStep:
+        """The root of an image that is leased and whole."""
+        with store_faults(self.store.root):
             if (
                 image.merge is not None
                 and backend.form is Form.EROFS
                 and not self.mounts.has(image.merge.hex)
             ):
                 self.store.merges.have(image)
-            wish.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if wish.changes is not None:
-            _require_keeping(backend)
-            name = str(reference) if reference else image.digest
-            root_changes.claim(wish.changes, image, name, str(container), wish.scratch)
-        with store_faults(self.store.root):
             step = backend.root(self._stacked(image, backend), wish.place, read_only=wish.read_only)
-        trace.point("provisioner.prepared")
-        self.store.catalogue.used(image.digest, time.time())
         return _kept(step, wish)
 
     def _stacked(self, image: ImageRecord, backend: Backend) -> tuple[StackedLayer, ...]:

@@ -20,7 +20,7 @@ from typing import TypeVar
 import msgspec
 
 from mesocosm import durable
-from mesocosm.errors import Busy, Corrupt, InvalidConfig, WrongState
+from mesocosm.errors import Busy, Corrupt, InvalidConfig, NotFound, WrongState
 from mesocosm.images.image import ImageRecord
 from mesocosm.linux.processes import boot_id
 from mesocosm.model import RootChanges
@@ -76,6 +76,22 @@ def claim(changes: RootChanges, image: ImageRecord, reference: str, container: s
         durable.write(path / "holder.json", msgspec.json.encode(holder))
         base = Base(chain_id=str(image.chain_id), digest=image.digest, reference=reference)
         durable.write(path / "base.json", msgspec.json.encode(base))
+
+
+def kept_for(path: Path, container: str) -> Base:
+    """What the changes of an ended container were made to; blocking.
+
+    Raises NotFound when they are gone, WrongState when another container has had them since.
+    """
+    holder, base = _read(path / "holder.json", Holder), _read(path / "base.json", Base)
+    if base is None or not (path / "upper").is_dir():
+        raise NotFound(f"there are no root changes in {path} any more")
+    if holder is None or holder.container != container:
+        raise WrongState(
+            f"the root changes in {path} are not those of container {container} any more",
+            hint=f"container {holder.container} has gone on with them" if holder else None,
+        )
+    return base
 
 
 def _check_directory(path: Path) -> None:

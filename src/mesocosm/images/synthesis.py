@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -26,6 +27,11 @@ class Measured(NamedTuple):
 def layer_descriptor(compression: str, digest: Digest, size: int) -> Descriptor:
     """Return a layer's descriptor.  What OCI has no name for counts as plain: the unpacker looks."""
     return Descriptor(mediatypes.OCI_LAYER + _SUFFIX.get(compression, ""), digest, size)
+
+
+def moment(seconds: float) -> str:
+    """Return a time since the epoch as documents have it (RFC 3339), to the second."""
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def config_bytes(

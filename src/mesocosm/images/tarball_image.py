@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from mesocosm.images.measuring import measure
 from mesocosm.images.platform import Platform
 from mesocosm.images.stores.base import Document, Found, fetching
 from mesocosm.images.strict import Json
-from mesocosm.images.synthesis import config_bytes, manifest_document
+from mesocosm.images.synthesis import config_bytes, manifest_document, moment
 
 
 def image_of(path: Path, platform: Platform, runtime: Mapping[str, Json], message: str, now: float) -> Found:
@@ -24,7 +23,7 @@ def image_of(path: Path, platform: Platform, runtime: Mapping[str, Json], messag
     ``now``, seconds since the epoch, is the image's date.  Raises Corrupt, InvalidConfig.
     """
     layer, diff_id = measure(path)
-    when = datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    when = moment(now)
     step: dict[str, Json] = {"created": when, "comment": message or "imported from a tarball"}
     config = config_bytes(platform, [diff_id], runtime, created=when, history=[step])
     top, documents = manifest_document(config, [layer])

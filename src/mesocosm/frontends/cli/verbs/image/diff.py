@@ -16,7 +16,7 @@ from mesocosm.frontends.cli.output import HELP, show
 if TYPE_CHECKING:
     from mesocosm.images.comparison import Change
 
-_LETTERS = {"added": ("A", "good"), "changed": ("C", "notice"), "removed": ("D", "bad")}
+LETTERS = {"added": ("A", "good"), "changed": ("C", "notice"), "removed": ("D", "bad")}
 
 
 @click.command()
@@ -39,7 +39,7 @@ async def command(
     show(
         form,
         lambda paint: render(found, verbose, paint),
-        lambda: [{**msgspec.to_builtins(change), "letter": _LETTERS[change.kind][0]} for change in found],
+        lambda: [{**msgspec.to_builtins(change), "letter": LETTERS[change.kind][0]} for change in found],
         found,
     )
 
@@ -50,7 +50,12 @@ def render(changes: list[Change], verbose: bool, paint: Paint = plain) -> str:
 
 
 def _line(change: Change, verbose: bool, paint: Paint) -> str:
-    letter, style = _LETTERS[change.kind]
     what = f"  ({', '.join(change.what)})" if verbose and change.what else ""
-    path = safe(change.path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
-    return f"{paint(letter, style)} {path}{what}"
+    return f"{line(change.kind, change.path, paint)}{what}"
+
+
+def line(kind: str, path: str, paint: Paint) -> str:
+    """The letter and the path, with what a terminal would take for orders spelt out."""
+    letter, style = LETTERS[kind]
+    shown = safe(path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace"))
+    return f"{paint(letter, style)} {shown}"
