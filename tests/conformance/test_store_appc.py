@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -189,7 +190,8 @@ async def test_i19_what_is_no_image_is_refused(tmp_path: Path) -> None:
 def test_members_are_written_as_they_were_read(tmp_path: Path) -> None:
     """GNU tar reads what is written: names, owners, times beyond ustar's fields."""
     long = b"d" * 90 + b"/" + b"f" * 90
-    entry = TarEntry(long, 0o100000, 0o640, 3_000_000, 70_000, 5, 1_234_567_890_123_456_789, b"", 0, 0, 0, 5)
+    when = 1_234_567_890_123_456_789
+    entry = TarEntry(long, 0, 0o640, 3_000_000, 70_000, 5, when, b"", stat.S_IFREG, stored=5)
     path = tmp_path / "one.tar"
     path.write_bytes(member(entry) + b"hello".ljust(512, b"\0") + END)
     run("tar", "--numeric-owner", "-C", tmp_path, "-xf", path)
