@@ -5,7 +5,8 @@
 
 Every answer is read from these files, so there is nothing to rebuild, a damaged one costs exactly one image
 or name, and the store may be copied or moved.  A file that cannot be read is set aside as ``*.damaged`` and
-the image counts as absent: the next pull finds its layers and blobs still there.
+the image counts as absent: the next pull finds its layers and blobs still there.  A name, which nothing else
+knows of, is restored from its copy, ``refs/<hash>.copy``.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from mesocosm import durable
-from mesocosm.errors import Corrupt, InvalidConfig, NotFound
+from mesocosm.errors import Corrupt, InvalidConfig, MesocosmError, NotFound
 from mesocosm.images.digest import Digest
 from mesocosm.images.foreign import shown
 from mesocosm.images.image import VERSION, ImageRecord, RefRecord
@@ -30,6 +31,8 @@ from mesocosm.images.store_faults import store_faults
 
 _Record = TypeVar("_Record", ImageRecord, RefRecord)
 _HEX = re.compile(r"[a-f0-9]{4,128}", re.ASCII)
+COPY: Final = ".copy"
+DAMAGED: Final = ".damaged"
 SHORTEST: Final = 4
 """Hex digits by which an image can be named, when they are unique."""
 
@@ -87,19 +90,47 @@ class Catalogue:
 
     def name(self, ref: RefRecord) -> None:
         """Let a name point at an image, durably; replaces where it pointed."""
-        replace(self._ingest, self._ref(ref.reference, ref.platform), msgspec.json.encode(ref))
+        path, data = self._ref(ref.reference, ref.platform), msgspec.json.encode(ref)
+        _discard(path.with_suffix(COPY))  # it never says what the name meant before
+        replace(self._ingest, path, data)
+        with contextlib.suppress(OSError, MesocosmError):
+            replace(self._ingest, path.with_suffix(COPY), data, durable=False)
+        _discard(path.with_suffix(DAMAGED))
 
     def ref(self, reference: str, platform: str = "") -> RefRecord | None:
         """Return where a canonical reference points."""
-        return _read(self._ref(reference, platform), RefRecord)
+        return self._read_ref(self._ref(reference, platform))
 
     def refs(self) -> Iterator[RefRecord]:
         """Yield every name, in no order."""
-        yield from _read_all(self._refs, RefRecord)
+        for name in sorted({Path(name).stem for name in os.listdir(self._refs)}):  # noqa: PTH208
+            ref = self._read_ref(self._refs / f"{name}.json")
+            if ref is not None:
+                yield ref
 
     def unname(self, reference: str, platform: str = "") -> bool:
         """Remove a name; whether there was one."""
-        return _remove(self._ref(reference, platform))
+        path = self._ref(reference, platform)
+        for suffix in (COPY, DAMAGED):
+            _discard(path.with_suffix(suffix))
+        return _remove(path)
+
+    def _read_ref(self, path: Path) -> RefRecord | None:
+        """A name; one whose file is damaged is restored from its copy, unless it was given anew meanwhile."""
+        ref = _read(path, RefRecord)
+        if ref is not None or not path.with_suffix(DAMAGED).exists():
+            return ref
+        copy = path.with_suffix(COPY)
+        with contextlib.suppress(OSError, MesocosmError, msgspec.MsgspecError, UnicodeDecodeError):
+            data = durable.read(copy)
+            ref = msgspec.json.decode(data, type=RefRecord)
+            if ref.version > VERSION or self._ref(ref.reference, ref.platform) != path:
+                return None
+            os.link(copy, path)
+            replace(self._ingest, copy, data, durable=False)  # a copy is another file
+            _discard(path.with_suffix(DAMAGED))
+            return ref
+        return _read(path, RefRecord)
 
     # --- by what people write -------------------------------------------------------------------------------
 
@@ -179,6 +210,11 @@ def _remove(path: Path) -> bool:
     return True
 
 
+def _discard(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()
+
+
 def _set_aside(path: Path) -> None:
     with contextlib.suppress(OSError):
-        path.rename(path.with_suffix(".damaged"))
+        path.rename(path.with_suffix(DAMAGED))

@@ -16,7 +16,7 @@ from typing import Final
 import msgspec
 
 from mesocosm import trace
-from mesocosm.images.digest import Digest
+from mesocosm.images.digest import Digest, hex_of
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.layers import Form
@@ -74,7 +74,7 @@ class Collector:
             rebuild(self._store)
         with store_faults(self._store.root), self._store.leases.frozen() as needed:
             plan = self._plan(needed, limits, dangling)
-            self._condemn(plan)
+            self._condemn(needed, plan)
         self._store.sweep(older_than=time.time() - PARTIAL_AGE)
         return plan
 
@@ -83,13 +83,14 @@ class Collector:
         with store_faults(self._store.root), self._store.leases.frozen() as needed:
             doomed = frozenset(digests) - needed.digests
             plan = self._sweep(needed, doomed)
-            self._condemn(plan)
+            self._condemn(needed, plan)
         self._store.sweep(older_than=time.time() - PARTIAL_AGE)
         return plan
 
-    def _condemn_looks(self) -> None:
+    def _condemn_looks(self, needed: Needed) -> None:
         images = self._store.catalogue.images()
-        self._store.condemn_looks(frozenset(image.chain_id.hex for image in images if image.looks))
+        kept = {image.chain_id.hex for image in images if image.looks}
+        self._store.condemn_looks(kept | set(map(hex_of, needed.layers)))
 
     # --- marking --------------------------------------------------------------------------------------------
 
@@ -163,7 +164,7 @@ class Collector:
 
     # --- sweeping -------------------------------------------------------------------------------------------
 
-    def _condemn(self, plan: Plan) -> None:
+    def _condemn(self, needed: Needed, plan: Plan) -> None:
         doomed = set(plan.images)
         for ref in [ref for ref in self._store.catalogue.refs() if ref.digest in doomed]:
             self._store.catalogue.unname(ref.reference, ref.platform)
@@ -178,4 +179,4 @@ class Collector:
         for digest in plan.blobs:
             self._store.blobs.delete(Digest.parse(digest))
             trace.point("collect.blob")
-        self._condemn_looks()
+        self._condemn_looks(needed)

@@ -18,39 +18,57 @@ from mesocosm.images.compress import Written, compressor
 from mesocosm.images.decompress import Decompressor
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor, descriptor_json
-from mesocosm.images.image import ImageRecord, record_of
+from mesocosm.images.image import ImageRecord, RefRecord, record_of
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.known import found_here
 from mesocosm.images.leases import Pulling
 from mesocosm.images.progress import Phase, Progress, Report
 from mesocosm.images.ready_erofs import require_archives
+from mesocosm.images.reference import Reference
 from mesocosm.images.spool import Spool, spooling
 from mesocosm.images.stores.base import Found
 from mesocosm.images.synthesis import layer_descriptor
 from mesocosm.images.transfer import fetch, in_thread
 
 
-async def convert(store: ImageStore, image: ImageRecord, kind: Written, report: Report) -> ImageRecord:
+async def convert(
+    store: ImageStore,
+    image: ImageRecord,
+    kind: Written,
+    report: Report,
+    name: Reference | None = None,
+    platform: str = "",
+) -> ImageRecord:
     """Record the image with all layers compressed by ``kind``, in OCI's types; return its record.
 
     Its blobs have to be there.  Layers that are so already stay as they are; so does the image when all are.
-    Raises Corrupt when a stored
-    blob is not what it was.
+    With a ``name`` that means it from then on, on ``platform``.  Raises Corrupt when a stored blob is not
+    what it was.
     """
     require_archives(image)
+    with store.leases.pulling() as lease:
+        await in_thread(lease.need, image.documents, image.diff_ids)
+        made = await _converted(store, image, kind, lease, report)
+        if name is not None:
+            ref = RefRecord(reference=str(name), digest=made.digest, platform=platform)
+            await in_thread(store.catalogue.name, ref)
+        return made
+
+
+async def _converted(
+    store: ImageStore, image: ImageRecord, kind: Written, lease: Pulling, report: Report
+) -> ImageRecord:
     found: Found = await in_thread(found_here, store, image)
     if found.manifest.media_type == mediatypes.OCI_MANIFEST and all(
         _is_so(layer, kind) for layer in found.manifest.layers
     ):
         return image
-    with store.leases.pulling() as lease:
-        await in_thread(lease.need, image.documents, image.diff_ids)
-        made: dict[Digest, Descriptor] = {}
-        for layer, diff_id in zip(found.manifest.layers, found.config.diff_ids, strict=True):
-            if diff_id not in made:
-                made[diff_id] = await _layer(store, layer, diff_id, kind, lease, report)
-        layers = [made[one] for one in found.config.diff_ids]
-        return await in_thread(_record, store, image, found, layers, lease)
+    made: dict[Digest, Descriptor] = {}
+    for layer, diff_id in zip(found.manifest.layers, found.config.diff_ids, strict=True):
+        if diff_id not in made:
+            made[diff_id] = await _layer(store, layer, diff_id, kind, lease, report)
+    layers = [made[one] for one in found.config.diff_ids]
+    return await in_thread(_record, store, image, found, layers, lease)
 
 
 def _is_so(layer: Descriptor, kind: Written) -> bool:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -103,7 +104,7 @@ class ImageStore:
                     return number
         return 0
 
-    def condemn_looks(self, needed: frozenset[str]) -> None:
+    def condemn_looks(self, needed: Collection[str]) -> None:
         """Move the trees of images that are gone to the trash; ``needed`` are hex chain IDs."""
         for name in os.listdir(self.root / "looks"):  # noqa: PTH208
             if name not in needed:

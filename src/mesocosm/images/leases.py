@@ -19,6 +19,7 @@ import fcntl
 import os
 import secrets
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Final
 
@@ -38,7 +39,10 @@ PIN: Final = "pin-"
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
-    """What one owner needs: digests of documents and blobs, and diff IDs of layers, as text."""
+    """What one owner needs: digests of documents and blobs, and diff IDs of layers, as text.
+
+    Among the layers are the chain IDs of merges and, for a pull, of the look that directories may need.
+    """
 
     owner: str
     digests: tuple[str, ...] = ()
@@ -119,9 +123,12 @@ class Leases:
         with self._locked(), store_faults(self._root.parent):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX)
+        pulling = Pulling(self, fd, path.name)
+        outer = _under_way.set(pulling)
         try:
-            yield Pulling(self, fd, path.name)
+            yield pulling
         finally:
+            _under_way.reset(outer)
             path.unlink(missing_ok=True)
             os.close(fd)
 
@@ -216,10 +223,24 @@ class Pulling:
     def need(self, digests: Iterable[Digest], layers: Iterable[Digest]) -> None:
         """Record what the pull is about to look for."""
         more = Lease(owner="", digests=tuple(map(str, digests)), layers=tuple(map(str, layers)))
-        self._lease = self._lease.merged(more)
         with self._leases._locked(), store_faults(self._leases.lock.parent):
-            data = msgspec.json.encode(self._lease)
-            os.pwrite(self._fd, data, 0)
+            self._lease = self._lease.merged(more)
+            os.pwrite(self._fd, msgspec.json.encode(self._lease), 0)
+
+
+_under_way: ContextVar[Pulling | None] = ContextVar("pulling", default=None)
+"""The lease of the pull that this task, or a thread of its, works for."""
+
+
+def hold(digest: Digest) -> None:
+    """Have the pull under way here hold a blob that is about to be published, or looked for; blocking.
+
+    For what is found on the way to an image: a file from a web server is a blob before it is known to be a
+    layer of one.
+    """
+    pulling = _under_way.get()
+    if pulling is not None:
+        pulling.need([digest], [])
 
 
 def _decode(data: bytes, path: Path) -> Lease | None:

@@ -21,7 +21,7 @@ from mesocosm.images.collect import Collector, Limits, Plan
 from mesocosm.images.digest import hex_of
 from mesocosm.images.families import Families
 from mesocosm.images.having import Having
-from mesocosm.images.image import Image, ImageRecord, RefRecord
+from mesocosm.images.image import Image, ImageRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.inspection import Inspection, Step, Usage
 from mesocosm.images.layer_mounts import LayerMounts
@@ -35,6 +35,7 @@ from mesocosm.images.remote import Remote
 from mesocosm.images.removal import Removal, pin_owner, remove_each
 from mesocosm.images.rights import Rights
 from mesocosm.images.supply import have_blobs, have_documents, keep_blobs
+from mesocosm.images.tagging import tag
 from mesocosm.images.transfer import in_thread
 from mesocosm.images.verification import Verdict, Verification
 from mesocosm.paths import Paths
@@ -159,10 +160,10 @@ class Library:
         return await in_thread(self._inspection.usage)
 
     async def tag(self, text: str, name: str, *, platform: str | None = None) -> Image:
-        """Give an image one more name, or move the name to it: ``HOST/NAME:TAG``."""
+        """Give an image one more name, or move the name to it, for its platform: ``HOST/NAME:TAG``."""
         reference = new_name(name)
-        image = await self._here(text, platform)
-        await in_thread(self.store.catalogue.name, RefRecord(reference=str(reference), digest=image.digest))
+        named: Named = await in_thread(self._naming.require, text, platform_of(platform))
+        image = await in_thread(tag, self.store, named, reference)
         return await in_thread(self._inspection.image, image)
 
     async def remove(self, text: str, *, force: bool = False, platform: str | None = None) -> Removal:
@@ -329,10 +330,7 @@ class Library:
         report = progress or self._report
         named: Named = await in_thread(self._naming.require, text, platform_of(platform))
         image = await self._with_blobs(named, report)
-        made = await convert(self.store, image, compression, report)
-        if target is not None:
-            ref = RefRecord(reference=str(target), digest=made.digest)
-            await in_thread(self.store.catalogue.name, ref)
+        made = await convert(self.store, image, compression, report, target, named.platform_key)
         return await in_thread(self._inspection.image, made)
 
     async def push(

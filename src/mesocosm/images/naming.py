@@ -11,7 +11,7 @@ from mesocosm.errors import InvalidConfig, NotFound
 from mesocosm.images.catalogue import Catalogue
 from mesocosm.images.foreign import shown
 from mesocosm.images.image import ImageRecord, RefRecord
-from mesocosm.images.platform import Platform, host_platform
+from mesocosm.images.platform import Platform, host_platform, parse_platform
 from mesocosm.images.reference import Reference, parse_reference
 
 _ID = re.compile(r"(?:sha256:)?[a-f0-9]{4,64}", re.ASCII)
@@ -31,6 +31,13 @@ class Named(msgspec.Struct, frozen=True):
         if self.image is None:
             raise missing(self.reference, "")
         return self.image
+
+    @property
+    def platform_key(self) -> str:
+        """The platform as part of further names of the image: that of this one, else what it is made for."""
+        if self.ref is not None:
+            return self.ref.platform
+        return platform_key(parse_platform(self.require_image().platform))
 
 
 def canonical(text: str) -> Reference:

@@ -122,18 +122,31 @@ class Puller:
                     hint=f"mesocosm pull {wanted.reference.familiar}",
                 )
             found = there
-        await self._with_room(lambda: self._bring_in(wanted, found, report, Proof.NONE))
+        await self._with_room(lambda: self._held(wanted, found, report))
 
     async def keep(self, found: Found, form: Form, report: Report) -> ImageRecord:
         """Bring in what an archive has, under the names it gives."""
         wanted = Wanted(found.names[0] if found.names else _NAMELESS, found.config.platform, form)
-        image = await self._with_room(lambda: self._bring_in(wanted, found, report, Proof.ARCHIVE))
-        for name in found.names:
-            ref = RefRecord(reference=str(name), digest=image.digest, platform=wanted.platform_key)
-            await in_thread(self._store.catalogue.name, ref)
-        return image
+        return await self._with_room(lambda: self._keep(wanted, found, report))
+
+    async def _keep(self, wanted: Wanted, found: Found, report: Report) -> ImageRecord:
+        with self._store.leases.pulling() as lease:
+            image = await self._bring_in(wanted, found, report, Proof.ARCHIVE, lease)
+            for name in found.names:
+                ref = RefRecord(reference=str(name), digest=image.digest, platform=wanted.platform_key)
+                await in_thread(self._store.catalogue.name, ref)
+            return image
+
+    async def _held(self, wanted: Wanted, found: Found, report: Report) -> None:
+        with self._store.leases.pulling() as lease:
+            await self._bring_in(wanted, found, report, Proof.NONE, lease)
 
     async def _pull(self, wanted: Wanted, report: Report) -> Pulled:
+        """From asking to the name under one lease: nothing found on the way goes before it is named."""
+        with self._store.leases.pulling() as lease:
+            return await self._brought(wanted, report, lease)
+
+    async def _brought(self, wanted: Wanted, report: Report, lease: Pulling) -> Pulled:
         subject = wanted.reference.familiar
         report(Progress(Phase.RESOLVE, subject))
         known = await in_thread(self._named, wanted)
@@ -147,7 +160,7 @@ class Puller:
             found = await recognised(found, known.image) or found
         if known is not None and found.etag is None and known.image.digest == _digest(found):
             return known
-        image = await self._bring_in(wanted, found, report, Proof.SOURCE)
+        image = await self._bring_in(wanted, found, report, Proof.SOURCE, lease)
         ref = RefRecord(
             reference=str(wanted.reference),
             digest=image.digest,
@@ -179,30 +192,30 @@ class Puller:
         return Pulled(known.image, ref)
 
     async def _bring_in(
-        self, wanted: Wanted, source: Found | Outline, report: Report, proof: Proof
+        self, wanted: Wanted, source: Found | Outline, report: Report, proof: Proof, lease: Pulling
     ) -> ImageRecord:
         hearsay = Hearsay(report)
         await self._check(wanted.reference, source)
-        with self._store.leases.pulling() as lease:
-            found = await self._filled_in(wanted, source, lease, hearsay)
-            image = record_of(found.manifest, found.config, found.source, time.time(), found.origin)
-            documents = [document.descriptor.digest for document in found.documents]
-            blobs = [layer.digest for layer in found.manifest.layers]
-            await in_thread(lease.need, [*documents, *blobs], image.stored)
-            trace.point("pull.leased")
-            for document in found.documents:
-                await in_thread(self._store.blobs.put, document.data, document.descriptor.digest)
-            trace.point("pull.documents")
-            await self._layers(wanted.form, found, hearsay)
-            if proof is not Proof.NONE:
-                asked = proof is Proof.SOURCE
-                await self._rights.prove(wanted.reference, found, wanted.form, hearsay.blobs, asked=asked)
-            trace.point("pull.layers")
-            image = await in_thread(self._store.settle_looks, image, wanted.form)
-            if wanted.form is Form.EROFS:
-                await in_thread(self._store.merges.have, image)
-            await in_thread(self._store.catalogue.add, image)
-            trace.point("pull.recorded")
+        found = await self._filled_in(wanted, source, lease, hearsay)
+        image = record_of(found.manifest, found.config, found.source, time.time(), found.origin)
+        documents = [document.descriptor.digest for document in found.documents]
+        blobs = [layer.digest for layer in found.manifest.layers]
+        await in_thread(lease.need, [*documents, *blobs], [*image.stored, image.chain_id])
+        trace.point("pull.leased")
+        for document in found.documents:
+            await in_thread(self._store.blobs.put, document.data, document.descriptor.digest)
+        trace.point("pull.documents")
+        await self._layers(wanted.form, found, hearsay)
+        if proof is not Proof.NONE:
+            asked = proof is Proof.SOURCE
+            await self._rights.prove(wanted.reference, found, wanted.form, hearsay.blobs, asked=asked)
+        trace.point("pull.layers")
+        image = await in_thread(self._store.settle_looks, image, wanted.form)
+        if wanted.form is Form.EROFS:
+            await in_thread(self._store.merges.have, image)
+        trace.point("pull.settled")
+        await in_thread(self._store.catalogue.add, image)
+        trace.point("pull.recorded")
         return image
 
     async def _filled_in(

@@ -8,8 +8,10 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+from mesocosm import trace
 from mesocosm.images.blobs import BlobStore, open_locked, write_all
 from mesocosm.images.digest import Digest, new_hash
+from mesocosm.images.leases import hold
 from mesocosm.images.store_faults import store_faults
 
 
@@ -35,10 +37,12 @@ class Unnamed:
         self._hash = new_hash("sha256")
 
     def publish(self) -> Digest:
-        """Name the bytes by their SHA-256 digest and keep them; blocking."""
+        """Name the bytes by their SHA-256 digest and keep them, for the pull under way; blocking."""
         digest = Digest("sha256", self._hash.hexdigest())
+        hold(digest)
         if not self._store.has(digest):
             self._store.publish_file(self._fd, self._path, digest)
+        trace.point("unnamed.published")
         return digest
 
 

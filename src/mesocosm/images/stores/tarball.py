@@ -16,6 +16,7 @@ from mesocosm.errors import Corrupt
 from mesocosm.images.archive import Span, chunks, digest_of
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
+from mesocosm.images.leases import hold
 from mesocosm.images.limits import DEFAULT_LIMITS
 from mesocosm.images.measuring import measure
 from mesocosm.images.platform import Platform
@@ -47,8 +48,10 @@ class TarballStore(Store):
         if not reference.is_url:
             return await _image(Path(reference.path).absolute(), reference, platform)
         pin, blobs = reference.digest, self.context.blobs
-        if pin is not None and await in_thread(blobs.has, pin):
-            return await _image(blobs.path(pin), reference, platform)
+        if pin is not None:
+            await in_thread(hold, pin)
+            if await in_thread(blobs.has, pin):
+                return await _image(blobs.path(pin), reference, platform)
         with arriving(blobs) as blob:
             came = await self._client().fetch(
                 reference.path,
