@@ -15,7 +15,7 @@ set -e
 mount -t tmpfs policy "$1"
 mkdir "$1/upper" "$1/work"
 mount -t overlay -o "lowerdir=/etc,upperdir=$1/upper,workdir=$1/work" policy /etc
-mkdir /etc/mesocosm
+mkdir -p /etc/mesocosm
 printf '%s' "$2" >/etc/mesocosm/policy.toml
 shift 2
 exec "$@"
