@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         ContainerConfig,
         ContainerID,
         HostPathMount,
+        IDMap,
+        IDRange,
         NamespaceModes,
         Resources,
         Rlimit,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         Termination,
         TmpfsMount,
         Usage,
+        parse_idmap,
     )
     from mesocosm.scripting import Completed, Failed, run
 
@@ -42,6 +45,8 @@ _WHERE = {
     "Containerizer": "mesocosm.containerizer",
     "Failed": "mesocosm.scripting",
     "HostPathMount": "mesocosm.model",
+    "IDMap": "mesocosm.model",
+    "IDRange": "mesocosm.model",
     "MesocosmError": "mesocosm.errors",
     "NamespaceModes": "mesocosm.model",
     "Resources": "mesocosm.model",
@@ -50,6 +55,7 @@ _WHERE = {
     "Termination": "mesocosm.model",
     "TmpfsMount": "mesocosm.model",
     "Usage": "mesocosm.model",
+    "parse_idmap": "mesocosm.model",
     "run": "mesocosm.scripting",
 }
 
@@ -73,6 +79,8 @@ __all__ = [
     "Containerizer",
     "Failed",
     "HostPathMount",
+    "IDMap",
+    "IDRange",
     "MesocosmError",
     "NamespaceModes",
     "Resources",
@@ -81,5 +89,6 @@ __all__ = [
     "Termination",
     "TmpfsMount",
     "Usage",
+    "parse_idmap",
     "run",
 ]

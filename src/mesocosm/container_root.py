@@ -86,7 +86,7 @@ async def root_of(engine: Engine, container: ContainerID) -> AsyncIterator[Conta
             directories=directories,
             changed=changed,
             mounts=_mounts(record, plan),
-            owners=_owners(step if lives else _root_step(plan)),
+            owners=_owners(step, record.config.idmap),
             lives=lives,
         )
 
@@ -153,9 +153,11 @@ def _root_step(plan: LaunchPlan | None) -> RootStep | None:
     return next((step for step in steps if isinstance(step, OverlayRoot | BindRoot | HostRoot)), None)
 
 
-def _owners(step: RootStep | None) -> IDMap | None:
-    """Layers are mapped by their mounts, and so is a tree that is the whole root; an upper layer is not."""
-    return step.idmap if isinstance(step, OverlayRoot) else None
+def _owners(step: RootStep, idmap: IDMap | None) -> IDMap | None:
+    """Layers are mapped by their mounts, and so is a tree that is the whole root; what was written for the
+    container, an upper layer or a copy, has the host's IDs.
+    """
+    return None if isinstance(step, BindRoot) and step.idmap is not None else idmap
 
 
 def _directories(step: RootStep, upper: Path) -> tuple[tuple[Path, ...], bool]:

@@ -71,5 +71,6 @@ async def _preview(engine: Engine, container: ContainerID, config: ContainerConf
         backend=config.backend,
         read_only=config.read_only,
         changes=config.root_changes,
+        idmap=config.idmap,
         scratch=engine.where(container).scratch,
     )

@@ -118,6 +118,8 @@ def _write_file(step: WriteHostFile) -> None:
     try:
         descriptor = os.open(step.path, flags, step.mode)
         with os.fdopen(descriptor, "wb") as file:
+            if step.owner is not None:
+                os.fchown(descriptor, *step.owner)
             os.fchmod(descriptor, step.mode)
             file.write(step.content.encode())
     except OSError as error:

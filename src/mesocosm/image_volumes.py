@@ -30,6 +30,7 @@ async def provision(engine: Engine, intent: Intent) -> tuple[ImageVolume, ...]:
             platform=mount.platform or config.platform,
             backend=config.backend,
             read_only=mount.read_only,
+            idmap=config.idmap,
             scratch=scratch / str(number),
         )
         trace.point("image_volumes.provisioned")
@@ -48,6 +49,7 @@ async def preview(engine: Engine, container: ContainerID, config: ContainerConfi
             platform=mount.platform or config.platform,
             backend=config.backend,
             read_only=mount.read_only,
+            idmap=config.idmap,
             scratch=scratch / str(number),
         )
         volumes.append(_volume(mount, found))

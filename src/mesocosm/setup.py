@@ -110,6 +110,7 @@ async def _provision(engine: Engine, intent: Intent) -> Provision | None:
         backend=config.backend,
         read_only=config.read_only,
         changes=config.root_changes,
+        idmap=config.idmap,
         scratch=engine.where(intent.id).scratch,
     )
 

@@ -11,74 +11,24 @@ import msgspec
 import pytest
 
 from fixtures import isolated
-from fixtures.launching import PROC, TMP, Desk, compose
+from fixtures.launching import Desk
+from fixtures.owners import BEYOND, MAP, NOBODY, owned, owner_of, plan_of
 from mesocosm.errors import LaunchError
 from mesocosm.linux import mounts, syscalls, userns
-from mesocosm.model.idmap import IDMap, parse_idmap
-from mesocosm.plan import LaunchPlan, RootStep, Step
+from mesocosm.model import parse_idmap
 from mesocosm.plan.operations import (
     BindMount,
     BindRoot,
     ChangeDirectory,
-    CutPropagation,
-    EnterRoot,
-    Execute,
     HostRoot,
-    LookUpUser,
     MakeDirectory,
-    MakeFilesAs,
     MountFilesystem,
     OverlayRoot,
-    SetUser,
 )
 
-MAP = parse_idmap("uids=0:100000:65536;gids=0:200000:65536")
-BEYOND = 70_000
-"""An ID that the mapping does not have."""
-NOBODY = 65_534
-"""What the kernel shows for it."""
 WALL = 0x40000000
 SETUID = "0100000280000000000000000000000000000000"
 """CAP_SETUID, permitted and effective, as security.capability of version 2."""
-
-
-def plan_of(
-    root: RootStep,
-    script: str,
-    *steps: Step,
-    mapping: IDMap | None = MAP,
-    user: str = "0",
-    memory: tuple[Step, ...] = (TMP,),
-) -> LaunchPlan:
-    """A plan that runs a shell script in a root that belongs to the mapping's root."""
-    owner: tuple[Step, ...] = ()
-    if mapping is not None and mapping.owner is not None:
-        owner = (MakeFilesAs(uid=mapping.owner[0], gid=mapping.owner[1]),)
-    return compose(
-        CutPropagation(),
-        root,
-        *owner,
-        PROC,
-        *memory,
-        *steps,
-        LookUpUser(user=user),
-        SetUser(),
-        EnterRoot(),
-        Execute(arguments=("sh", "-c", script), environment=("PATH=/bin",)),
-    )
-
-
-def owned(path: Path, uid: int, gid: int | None = None, mode: int = 0o644) -> Path:
-    """A file of somebody's."""
-    path.write_text(f"{path.name}\n")
-    os.chown(path, uid, uid if gid is None else gid)
-    path.chmod(mode)
-    return path
-
-
-def owner_of(path: Path) -> tuple[int, int]:
-    status = path.lstat()
-    return status.st_uid, status.st_gid
 
 
 @pytest.fixture

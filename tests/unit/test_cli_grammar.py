@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mesocosm.errors import InvalidConfig, NotFound
 from mesocosm.frontends.cli import grammar
-from mesocosm.model import HostPathMount, Rlimit, TmpfsMount
+from mesocosm.model import HostPathMount, Rlimit, TmpfsMount, parse_idmap
 
 PARSERS: dict[str, Callable[[str], Any]] = {
     "size": lambda text: grammar.size(text, "--memory"),
@@ -86,9 +86,28 @@ def test_volumes() -> None:
     assert grammar.mount("type=bind,src=./x,dst=/y") == HostPathMount(source=relative.source, target="/y")
 
 
+def test_volumes_with_a_mapping() -> None:
+    """podman's words: ``idmap`` alone is the mapping of the root."""
+    whole, both = parse_idmap("0:100000:65536"), "uids=0-1-10#10-11-10;gids=0-100-10"
+    asked = {"idmap=0:100000:65536": whole, f"idmap={both}": parse_idmap(both)}
+    for text, mapping in asked.items():
+        mount = HostPathMount(source="/a", target="/b", idmap=mapping)
+        assert grammar.mount(f"src=/a,dst=/b,{text}") == mount
+    assert grammar.mount("src=/a,dst=/b,idmap") == HostPathMount(source="/a", target="/b", idmap="root")
+    assert grammar.volume("/a:/b:idmap").idmap == "root"
+    assert grammar.volume("/a:/b:ro,idmap=0-100000-65536,noexec") == HostPathMount(
+        source="/a", target="/b", read_only=True, create_source=True, options=("noexec",), idmap=whole
+    )
+    assert grammar.volume(f"/a:/b:idmap={both}").idmap == parse_idmap(both)
+    assert grammar.volume("/a:/b").idmap is None
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
+        ("/a:/b:idmap=0-1", "--volume: idmap: '0-1' is not a range"),
+        ("/a:/b:idmap=0:1:1", "SOURCE:TARGET"),
+        ("/a:/b:idmapped", "'idmapped' is not known"),
         ("/only", "SOURCE:TARGET"),
         ("/a:/b:ro:more", "SOURCE:TARGET"),
         ("named:/b", "named volumes"),
@@ -113,6 +132,8 @@ def test_mounts_in_both_kinds() -> None:
     [
         ("source=/a", "no target"),
         ("type=volume,target=/a", "not there yet"),
+        ("source=/a,target=/b,idmap=1", "--mount: idmap: '1' is not a range"),
+        ("type=tmpfs,target=/t,idmap", "idmap is not known here"),
         ("type=bind,source=a,target=/b", "not a path of the host"),
         ("type=bind,source=/a,target=/b,readonly=ture", "--mount: readonly: 'ture' is neither"),
         ("type=bind,source=/a,target=/b,bind-nonrecursive=x", "bind-nonrecursive: 'x' is neither"),

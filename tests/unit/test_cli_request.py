@@ -62,7 +62,8 @@ def test_every_option_reaches_its_field() -> None:
         *("--cpus", "1.5", "-c", "512", "--pids-limit", "10", "--shm-size", "1m", "--init", "-l", "k=v"),
         *("--stop-signal", "INT", "--stop-timeout", "3", "--pull", "never", "--platform", "linux/arm64"),
         *("--backend", "copy", "--isolation", "cgroups/cpu, linux/seccomp", "--pid", "host", "--ipc", "host"),
-        *("--uts", "host", "--cgroupns", "host", "--net", "host", "image", "cmd"),
+        *("--uts", "host", "--cgroupns", "host", "--net", "host", "--idmap", "0:100000:65536"),
+        *("image", "cmd"),
     )
     assert config.image == "image"
     assert config.command == ("cmd",)
@@ -83,6 +84,7 @@ def test_every_option_reaches_its_field() -> None:
     assert config.shm_size == 1 << 20
     assert config.labels == {"k": "v"}
     assert (config.stop_signal, config.stop_timeout) == ("2", 3.0)
+    assert config.idmap is not None and config.idmap.describe() == "0:100000:65536"
     assert (config.pull, config.platform, config.backend) == ("never", "linux/arm64", "copy")
     assert config.isolation == ("cgroups/cpu", "linux/seccomp")
     spaces = config.namespaces
@@ -105,6 +107,9 @@ def test_an_empty_entrypoint_removes_the_images() -> None:
         (("-w", "relative"), "not an absolute path"),
         (("--tmpfs", "relative"), "not an absolute path"),
         (("--name", "-x"), "name '-x' is not allowed"),
+        (("--idmap", ""), "--idmap: '' is not a range"),
+        (("--idmap", "0:0:1"), "maps to the host's root"),
+        (("--idmap", "1:1:1"), "does not map root"),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(words: tuple[str, ...], reason: str) -> None:

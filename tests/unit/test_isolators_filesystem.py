@@ -11,7 +11,7 @@ import pytest
 from fixtures.isolation import MODES, NAME, ROOT, Mode, container, host, isolator, prepare
 from mesocosm.errors import InvalidConfig
 from mesocosm.isolators.filesystem.linux import MASKED, READ_ONLY
-from mesocosm.model import HostPathMount, NamespaceModes, TmpfsMount
+from mesocosm.model import HostPathMount, NamespaceModes, TmpfsMount, parse_idmap
 from mesocosm.plan import Contribution, LaunchPlan, MakeHostDirectory, WriteHostFile
 from mesocosm.plan.operations import (
     BindMount,
@@ -21,6 +21,7 @@ from mesocosm.plan.operations import (
     HostRoot,
     JoinKeyring,
     MakeDevice,
+    MakeFilesAs,
     MakeSymlink,
     MaskPath,
     MountFilesystem,
@@ -34,6 +35,20 @@ LOCKED = ("nosuid", "nodev", "noexec")
 
 def linux(tmp_path: Path, mode: Mode = "hybrid", **request: Any) -> Contribution:
     return prepare("filesystem/linux", host(tmp_path, mode), **request)
+
+
+def test_a_root_with_mapped_owners_is_set_up_as_its_root(tmp_path: Path) -> None:
+    """What is made in it belongs to the mapped root, from the step after the root on."""
+    found = linux(tmp_path, idmap=parse_idmap("uids=0:100000:9;gids=0:200000:9"), image="x")
+    kinds = [type(step) for step in found.steps]
+    assert kinds.index(MakeFilesAs) == kinds.index(CutPropagation) + 2
+    assert MakeFilesAs(uid=100_000, gid=200_000) in found.steps
+    files = [step for step in found.host if isinstance(step, WriteHostFile)]
+    assert files and all(step.owner == (100_000, 200_000) for step in files)
+    assert "owners mapped by uids=0:100000:9;gids=0:200000:9" in found.notes
+    plain = linux(tmp_path)
+    assert MakeFilesAs not in map(type, plain.steps)
+    assert all(step.owner is None for step in plain.host if isinstance(step, WriteHostFile))
 
 
 def targets(found: Contribution) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -15,7 +16,16 @@ from mesocosm.isolators.base import ImageVolume
 from mesocosm.isolators.volume import host_path
 from mesocosm.isolators.volume.targets import PROC_FILES, checked, covers, normal
 from mesocosm.linux.mountinfo import parse_mountinfo
-from mesocosm.model import HostPathMount, ImageIdentity, ImageMount, ImageRuntime, Mount, TmpfsMount
+from mesocosm.model import (
+    HostPathMount,
+    IDMap,
+    ImageIdentity,
+    ImageMount,
+    ImageRuntime,
+    Mount,
+    TmpfsMount,
+    parse_idmap,
+)
 from mesocosm.plan import Contribution, MakeHostDirectory
 from mesocosm.plan.operations import BindMount, KeepWritable, MountFilesystem, MountImage
 
@@ -35,6 +45,35 @@ def test_unless_asked_for(tmp_path: Path) -> None:
     mount = HostPathMount(source=str(tmp_path), target="/a", options=("suid", "dev", "noexec"))
     (step,) = volumes(tmp_path, mount).volumes
     assert isinstance(step, BindMount) and step.flags == ("noexec",)
+
+
+def test_a_mapping_of_its_own_or_the_roots(tmp_path: Path) -> None:
+    """A mapping to the host's root is somebody's word for it, and then no set-user-ID program counts."""
+    roots, own = parse_idmap("0:100000:65536"), parse_idmap("1000:0:1")
+    for asked, got, words in (("root", roots, "as the root's"), (own, own, "1000:0:1")):
+        mount = HostPathMount(source=str(tmp_path), target="/a", idmap=asked)  # type: ignore[arg-type]
+        found = prepare("volume/host_path", host(tmp_path), mounts=(mount,), idmap=roots, image="x")
+        (step,) = found.volumes
+        assert isinstance(step, BindMount) and step.idmap == got and "nosuid" in step.flags
+        assert found.notes == (f"volume at /a: {tmp_path}, owners {words}",)
+
+
+@pytest.mark.parametrize(
+    ("idmap", "more", "why"),
+    [
+        ("root", {}, "no idmap that this volume could share"),
+        (parse_idmap("1000:0:1"), {"options": ("suid",)}, "set-user-ID programs"),
+        (parse_idmap("1000:1:1"), {"propagation": "slave"}, "slave propagation"),
+        (parse_idmap("1000:1:1"), {"propagation": "shared"}, "shared propagation"),
+    ],
+)
+def test_mappings_that_would_not_be_what_they_seem(
+    idmap: IDMap | str, more: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    mount = HostPathMount(source=str(tmp_path), target="/a", idmap=idmap, **more)  # type: ignore[arg-type]
+    with pytest.raises(InvalidConfig, match=why) as raised:
+        volumes(tmp_path, mount)
+    assert raised.value.hint
 
 
 @pytest.mark.parametrize("recursive", [True, False])

@@ -9,11 +9,11 @@ from typing import get_args
 
 import pytest
 
-from mesocosm.launch import child, entry, filesystems, identity, limits, roots, setup
+from mesocosm.launch import child, entry, filesystems, identity, limits, owners, roots, setup
 from mesocosm.plan.operations import Operation, Step
 
 KINDS: dict[str, type[Operation]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Step)}
-MODULES: tuple[ModuleType, ...] = (child, entry, filesystems, identity, limits, roots, setup)
+MODULES: tuple[ModuleType, ...] = (child, entry, filesystems, identity, limits, owners, roots, setup)
 
 
 def test_the_table_is_exactly_the_plans_kinds() -> None:

@@ -22,6 +22,7 @@ WANTED = [
     *(f"G-{number:02}" for number in range(1, 14)),
     "A-10",
     *("PRV-1", "PRV-2", "PRV-3", "PRV-4", "PRV-5", "PRV-6", "BK-1", "BK-2", "BK-3", "BK-4", "APC-1"),
+    "GAP-1",
     *(f"GAP-{number}" for number in range(20, 28)),
 ]
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from mesocosm.doctor import owners
 from mesocosm.doctor.finding import Finding, missing, ok, tried, warning
 from mesocosm.images.backends.base import Backend, BackendContext
 from mesocosm.images.backends.erofs import ErofsBackend
@@ -95,6 +96,8 @@ def _backends(paths: Paths) -> Iterator[Finding]:
         yield erofs
         if erofs.status == "ok":
             yield _direct_reads(trial)
+    with _trial_directory(paths.root) as trial:
+        yield owners.examine(trial)
 
 
 def _erofs(backend: Backend) -> Finding:

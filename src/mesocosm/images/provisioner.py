@@ -26,6 +26,7 @@ from mesocosm.errors import Corrupt, InvalidConfig, MesocosmError, NotFound, Uns
 from mesocosm.images import policy, root_changes
 from mesocosm.images.backends import backend_class
 from mesocosm.images.backends.base import Backend, StackedLayer
+from mesocosm.images.backends.overlay import make_changes
 from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
 from mesocosm.images.image import ImageRecord, RefRecord
@@ -44,6 +45,7 @@ from mesocosm.images.stores.base import StoreContext
 from mesocosm.images.supply import have_blobs
 from mesocosm.images.transfer import Discard, in_thread
 from mesocosm.model import ContainerID, ImageIdentity, ImageRuntime, RootChanges
+from mesocosm.model.idmap import IDMap
 from mesocosm.paths import Paths
 from mesocosm.plan import RootStep
 from mesocosm.plan.operations import OverlayRoot
@@ -68,11 +70,12 @@ class Provision(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Wish(msgspec.Struct, frozen=True):
-    """What a root is to be: where its changes go, whether there are any, and where they are kept."""
+    """What a root is to be: where its changes go, whether there are any, where they are kept, whose it is."""
 
     scratch: Path
     read_only: bool
     changes: RootChanges | None
+    idmap: IDMap | None = None
 
     @property
     def place(self) -> Path:
@@ -129,15 +132,17 @@ class Provisioner(Library):
         backend: str | None = None,
         read_only: bool = False,
         changes: RootChanges | None = None,
+        idmap: IDMap | None = None,
         scratch: Path,
     ) -> Provision:
         """Have the image, lease it for the container, and prepare its root; changes go below ``scratch``.
 
         With ``changes`` they are kept (root_changes.py), and ``scratch`` only stands for the container.
+        With ``idmap`` files look owned by whom it maps their owners to, and layers keep theirs.
         May be called again for the same container: leases add up.  ``read_only`` roots have an upper layer
         too, in which mount points are made before the root becomes read-only.
         """
-        wish = _Wish(scratch, read_only, changes)
+        wish = _Wish(scratch, read_only, changes, idmap)
         direct = self._direct(reference, backend, wish)
         if direct is not None:
             return direct
@@ -165,21 +170,23 @@ class Provisioner(Library):
         backend: str | None = None,
         read_only: bool = False,
         changes: RootChanges | None = None,
+        idmap: IDMap | None = None,
         scratch: Path,
     ) -> Provision:
         """Say what `provision` would, without changing anything.  NotFound for images that are not here."""
+        wish = _Wish(scratch, read_only, changes, idmap)
         named = await in_thread(self._naming.find, reference, platform_of(platform))
         if named.reference is not None and not self._families.store(named.reference).layered:
-            return _direct(named.reference, self._families, _Wish(scratch, read_only, changes))
+            return _direct(named.reference, self._families, wish)
         image = named.image
         if image is None:
             raise missing(named.reference, reference)
         chosen: Backend = await in_thread(self._backends.likely, backend)
-        wish = _Wish(scratch, read_only, changes)
         if changes is not None:
             _require_keeping(chosen)
-            await in_thread(root_changes.check, changes, image)
-        step = chosen.preview(self._stacked(image, chosen), wish.place, read_only=read_only)
+            await in_thread(root_changes.check, changes, image, idmap)
+        stack = self._stacked(image, chosen)
+        step = chosen.preview(stack, wish.place, read_only=read_only, idmap=idmap)
         return _provision(named, image, named.ref, _kept(step, wish))
 
     def require_layers(self, text: str) -> None:
@@ -267,7 +274,8 @@ class Provisioner(Library):
             return None
         self._admission.direct(reference)
         found = _direct(reference, self._families, wish)
-        _make_changes(wish.scratch)
+        wish.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_changes(wish.scratch, wish.idmap)
         return found
 
     def _at_once(
@@ -307,7 +315,7 @@ class Provisioner(Library):
         if wish.changes is not None:
             _require_keeping(backend)
             name = str(reference) if reference else image.digest
-            root_changes.claim(wish.changes, image, name, str(container), wish.scratch)
+            root_changes.claim(wish.changes, image, wish.idmap, name, str(container), wish.scratch)
         step = self._prepare(image, backend, wish)
         trace.point("provisioner.prepared")
         self.store.catalogue.used(image.digest, time.time())
@@ -322,7 +330,8 @@ class Provisioner(Library):
                 and not self.mounts.has(image.merge.hex)
             ):
                 self.store.merges.have(image)
-            step = backend.root(self._stacked(image, backend), wish.place, read_only=wish.read_only)
+            stack = self._stacked(image, backend)
+            step = backend.root(stack, wish.place, read_only=wish.read_only, idmap=wish.idmap)
         return _kept(step, wish)
 
     def _stacked(self, image: ImageRecord, backend: Backend) -> tuple[StackedLayer, ...]:
@@ -356,12 +365,6 @@ def _provision(named: Named, image: ImageRecord, ref: RefRecord | None, step: Ro
     return Provision(identity=identity, runtime=image.runtime, root=step)
 
 
-def _make_changes(scratch: Path) -> None:
-    for directory, mode in ((scratch, 0o700), (scratch / "upper", 0o755), (scratch / "work", 0o700)):
-        directory.mkdir(mode=mode, parents=True, exist_ok=True)
-        directory.chmod(mode)
-
-
 def _require_keeping(backend: Backend) -> None:
     if not backend.keeps:
         raise Unsupported(
@@ -385,4 +388,5 @@ def _direct(reference: Reference, families: Families, wish: _Wish) -> Provision:
         )
     root = families.store(reference).root(reference, scratch=wish.scratch, read_only=wish.read_only)
     identity = ImageIdentity(reference=root.reference, platform=str(host_platform()), checked_at=time.time())
-    return Provision(identity=identity, runtime=ImageRuntime(), root=root.step)
+    step = msgspec.structs.replace(root.step, idmap=wish.idmap)
+    return Provision(identity=identity, runtime=ImageRuntime(), root=step)

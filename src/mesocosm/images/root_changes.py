@@ -24,6 +24,7 @@ from mesocosm.errors import Busy, Corrupt, InvalidConfig, NotFound, WrongState
 from mesocosm.images.image import ImageRecord
 from mesocosm.linux.processes import boot_id
 from mesocosm.model import RootChanges
+from mesocosm.model.idmap import IDMap
 
 _OURS = {"upper", "work", "base.json", "holder.json", "lock"}
 _OVERLAYS = ("upper", "work")
@@ -34,11 +35,15 @@ _Kept = TypeVar("_Kept", "Base", "Holder")
 
 
 class Base(msgspec.Struct, frozen=True, kw_only=True):
-    """The image that changes were made to: the stack's chain ID, the manifest's digest, its name then."""
+    """The image that changes were made to: the stack's chain ID, the manifest's digest, its name then.
+
+    ``idmap`` is the mapping that their owners are written by: an upper layer has the host's IDs.
+    """
 
     chain_id: str
     digest: str
     reference: str
+    idmap: IDMap | None = None
     version: int = 1
 
 
@@ -51,19 +56,27 @@ class Holder(msgspec.Struct, frozen=True, kw_only=True):
     version: int = 1
 
 
-def check(changes: RootChanges, image: ImageRecord) -> None:
+def check(changes: RootChanges, image: ImageRecord, idmap: IDMap | None = None) -> None:
     """Raise what `claim` would for these changes on this image, and change nothing; blocking."""
     path = Path(changes.path)
     if path.exists() or path.is_symlink():
         _check_directory(path)
         _check_base(path, image, changes)
+        _check_owners(path, idmap)
 
 
-def claim(changes: RootChanges, image: ImageRecord, reference: str, container: str, scratch: Path) -> None:
+def claim(
+    changes: RootChanges,
+    image: ImageRecord,
+    idmap: IDMap | None,
+    reference: str,
+    container: str,
+    scratch: Path,
+) -> None:
     """Have the directory for a container whose ``scratch`` directory exists; blocking.
 
     Raises Busy while another container has it, WrongState for changes to another image unless they are to be
-    rebased, InvalidConfig for a directory that has something else in it.
+    rebased and for changes with other owners, InvalidConfig for a directory that has something else in it.
     """
     path = Path(changes.path)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -72,9 +85,10 @@ def claim(changes: RootChanges, image: ImageRecord, reference: str, container: s
     with durable.locked(path / "lock"):
         _check_free(path, container)
         _check_base(path, image, changes)
+        _check_owners(path, idmap)
         holder = Holder(container=container, scratch=str(scratch), boot_id=boot_id())
         durable.write(path / "holder.json", msgspec.json.encode(holder))
-        base = Base(chain_id=str(image.chain_id), digest=image.digest, reference=reference)
+        base = Base(chain_id=str(image.chain_id), digest=image.digest, reference=reference, idmap=idmap)
         durable.write(path / "base.json", msgspec.json.encode(base))
 
 
@@ -145,6 +159,18 @@ def _check_base(path: Path, image: ImageRecord, changes: RootChanges) -> None:
         f"the root changes in {path} were made to image {base.reference} ({base.digest}), "
         f"not to {image.digest}",
         hint="run that image, give another directory, or allow a rebase to lay them over this one",
+    )
+
+
+def _check_owners(path: Path, idmap: IDMap | None) -> None:
+    """Files of one mapping are strangers' in another, and root's without one."""
+    base = _read(path / "base.json", Base)
+    if base is None or base.idmap == idmap:
+        return
+    then = "without an idmap" if base.idmap is None else f"with the idmap {base.idmap.describe()}"
+    raise WrongState(
+        f"the root changes in {path} were made {then}: their files would be somebody else's",
+        hint="give the same idmap, or another directory",
     )
 
 

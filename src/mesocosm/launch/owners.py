@@ -32,7 +32,8 @@ def make_mappings(setup: Setup) -> None:
     From then on our root directory is not the topmost one any more, and user_namespaces(7) refuses a process
     in a chroot(2) a namespace of its own.
     """
-    for step in setup.steps:
+    images = [step["root"] for step in setup.steps if step["op"] == "mount-image"]
+    for step in (*setup.steps, *images):
         idmap = step.get("root", step).get("idmap")  # an image that is mounted is assembled like a root
         if idmap is not None and _key(idmap) not in setup.mappings:
             try:

@@ -11,6 +11,7 @@ from mesocosm.model.config import (
     RootChanges,
     TmpfsMount,
 )
+from mesocosm.model.idmap import IDMap, IDRange, parse_idmap
 from mesocosm.model.ids import ContainerID, check_name
 from mesocosm.model.image import ImageIdentity, ImageRuntime
 from mesocosm.model.resources import Resources
@@ -23,6 +24,8 @@ __all__ = [
     "ContainerID",
     "Exit",
     "HostPathMount",
+    "IDMap",
+    "IDRange",
     "ImageIdentity",
     "ImageMount",
     "ImageRuntime",
@@ -37,4 +40,5 @@ __all__ = [
     "TmpfsMount",
     "Usage",
     "check_name",
+    "parse_idmap",
 ]

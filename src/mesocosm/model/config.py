@@ -7,6 +7,7 @@ from typing import Literal
 import msgspec
 
 from mesocosm.errors import InvalidConfig
+from mesocosm.model.idmap import IDMap, require_root
 from mesocosm.model.ids import check_name
 from mesocosm.model.resources import Resources
 
@@ -18,7 +19,8 @@ class HostPathMount(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
 
     ``source`` and ``target`` are absolute.  With ``create_source`` a missing source becomes a directory.
     ``propagation`` is the mount's relation to the host's: ``private``, ``slave`` (host to container) or
-    ``shared`` (both ways; the source must lie on a shared mount).
+    ``shared`` (both ways; the source must lie on a shared mount).  ``idmap`` shows the files with other
+    owners, ``"root"`` with those that the root's mapping gives them; nothing changes on the host.
     """
 
     source: str
@@ -28,6 +30,7 @@ class HostPathMount(msgspec.Struct, frozen=True, kw_only=True, tag_field="type",
     create_source: bool = False
     propagation: Literal["private", "slave", "shared"] = "private"
     options: tuple[str, ...] = ()  # any of nosuid, nodev, noexec, and their opposites suid, dev, exec
+    idmap: IDMap | Literal["root"] | None = None
 
 
 class TmpfsMount(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="tmpfs"):
@@ -112,6 +115,7 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``env``          ``KEY=VALUE`` strings; they win over the image's
     ``user``         ``name|uid[:group|gid]``; None takes the image's
     ``root_changes`` where changes to the root stay; None lets them go with the container
+    ``idmap``        owners of the root's files, mapped to IDs of the host that are not its root's
     ``seccomp``      ``default``, ``unconfined`` or a profile's JSON text (Docker's format)
     ``isolation``    isolator names or aliases; empty takes the default set
     ``stop_timeout`` seconds between the stop signal and the kill
@@ -130,6 +134,7 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     mounts: tuple[Mount, ...] = ()
     read_only: bool = False
     root_changes: RootChanges | None = None
+    idmap: IDMap | None = None
     capabilities: CapabilityRequest = CapabilityRequest()
     seccomp: str = "default"
     no_new_privileges: bool = True
@@ -161,10 +166,18 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
         if self.workdir and not self.workdir.startswith("/"):
             raise InvalidConfig(f"working directory {self.workdir!r} is not an absolute path")
         self._check_root_changes()
+        self._check_idmap()
         if self.stop_timeout < 0:
             raise InvalidConfig(f"stop timeout {self.stop_timeout} is negative")
         if not 0 <= self.shm_size < 1 << 62:
             raise InvalidConfig(f"shm size {self.shm_size} is out of range")
+
+    def _check_idmap(self) -> None:
+        if self.idmap is None:
+            return
+        require_root(self.idmap, "idmap")
+        if self.image is None:
+            raise InvalidConfig("without an image the root is the host's own: its owners cannot be mapped")
 
     def _check_root_changes(self) -> None:
         changes = self.root_changes

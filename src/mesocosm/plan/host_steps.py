@@ -65,11 +65,12 @@ class MakeHostDirectory(HostStep, frozen=True, kw_only=True, tag="host-directory
 
 
 class WriteHostFile(HostStep, frozen=True, kw_only=True, tag="host-file"):
-    """A small file on the host, replaced as a whole."""
+    """A small file on the host, replaced as a whole; ``owner`` is a user and a group, None for ourselves."""
 
     path: str
     content: str
     mode: int = 0o644
+    owner: tuple[int, int] | None = None
 
     def describe(self) -> str:
         return f"write host file {self.path}"

@@ -256,7 +256,8 @@ class MountImage(Operation, frozen=True, kw_only=True, tag="mount-image"):
     def describe(self) -> str:
         part = f"/{self.subpath} of " if self.subpath else ""
         words = f" ({', '.join(self.flags)})" if self.flags else ""
-        return f"show {part}image {self.reference} at {self.target}{words}"
+        owners = _owners(self.root.idmap)
+        return f"show {part}image {self.reference} at {self.target}{words}{owners}"
 
 
 class KeepWritable(Operation, frozen=True, kw_only=True, tag="keep-writable"):

@@ -10,11 +10,21 @@ import os
 import re
 import signal
 from pathlib import Path
+from typing import Literal
 
 from mesocosm.errors import InvalidConfig, NotFound
 from mesocosm.isolators.words import nearest
 from mesocosm.linux.rlimits import NUMBERS, canonical
-from mesocosm.model import HostPathMount, ImageMount, Mount, Rlimit, RootChanges, TmpfsMount
+from mesocosm.model import (
+    HostPathMount,
+    IDMap,
+    ImageMount,
+    Mount,
+    Rlimit,
+    RootChanges,
+    TmpfsMount,
+    parse_idmap,
+)
 from mesocosm.model.size import parse_size
 
 _MOUNT_FLAGS = ("nosuid", "nodev", "noexec", "suid", "dev", "exec")
@@ -59,7 +69,9 @@ def signal_number(text: str) -> int:
 
 
 def volume(text: str) -> HostPathMount:
-    """``SOURCE:TARGET[:OPTIONS]``; options ro, rw, nosuid …, rslave, rshared; a missing source is made."""
+    """``SOURCE:TARGET[:OPTIONS]``; options ro, rw, nosuid …, rslave, rshared, idmap[=0-100000-65536]; a
+    missing source is made.
+    """
     parts = text.split(":")
     if len(parts) not in (2, 3) or not all(parts):
         raise InvalidConfig(f"--volume: {text!r} is not SOURCE:TARGET[:OPTIONS]", hint="as in /data:/data:ro")
@@ -74,7 +86,8 @@ def volume(text: str) -> HostPathMount:
 
 
 def mount(text: str) -> Mount:
-    """``type=bind,source=…,target=…[,readonly]``, ``type=tmpfs,target=…[,tmpfs-size=…][,tmpfs-mode=…]`` or
+    """``type=bind,source=…,target=…[,readonly][,idmap[=…]]``,
+    ``type=tmpfs,target=…[,tmpfs-size=…][,tmpfs-mode=…]`` or
     ``type=image,source=…,target=…[,subpath=…][,platform=…][,readonly|rw]``.
     """
     fields = _mount_fields(text)
@@ -98,6 +111,8 @@ def mount(text: str) -> Mount:
     options.read_only = _truth("--mount: readonly", fields.pop("readonly", "false"))
     options.take_propagation(fields.pop("bind-propagation", "rprivate"))
     options.recursive = not _truth("--mount: bind-nonrecursive", fields.pop("bind-nonrecursive", "false"))
+    if "idmap" in fields:
+        options.take_idmap(fields.pop("idmap"))
     _refuse_rest("--mount", fields)
     return options.host_path(source, target, create_source=False)
 
@@ -214,6 +229,7 @@ class _Options:
         self.recursive = True
         self.propagation = "private"
         self.flags: list[str] = []
+        self.idmap: IDMap | Literal["root"] | None = None
         for word in words:
             self._take(word)
 
@@ -224,9 +240,11 @@ class _Options:
             self.flags.append(word)
         elif word.removeprefix("r") in _PROPAGATION:
             self.take_propagation(word)
+        elif word.partition("=")[0] == "idmap":
+            self.take_idmap(word.partition("=")[2])
         elif word not in ("z", "Z", "bind", "rbind"):
             raise InvalidConfig(
-                f"{self.option}: option {word!r} is not known", hint="ro, rw, nosuid, rslave …"
+                f"{self.option}: option {word!r} is not known", hint="ro, rw, nosuid, rslave, idmap …"
             )
 
     def take_propagation(self, word: str) -> None:
@@ -235,6 +253,10 @@ class _Options:
                 f"{self.option}: propagation {word!r} is not known", hint="rprivate, rslave, rshared"
             )
         self.propagation = _PROPAGATION[word.removeprefix("r")]
+
+    def take_idmap(self, ranges: str) -> None:
+        """Without ranges a volume has the root's mapping, as podman's has its user namespace's."""
+        self.idmap = parse_idmap(ranges, f"{self.option}: idmap") if ranges else "root"
 
     def host_path(self, source: str, target: str, *, create_source: bool) -> HostPathMount:
         return HostPathMount(
@@ -245,6 +267,7 @@ class _Options:
             create_source=create_source,
             propagation=self.propagation,  # type: ignore[arg-type]
             options=tuple(self.flags),
+            idmap=self.idmap,
         )
 
 

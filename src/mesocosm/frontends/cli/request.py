@@ -11,7 +11,7 @@ import msgspec
 
 from mesocosm.errors import InvalidConfig, NotFound
 from mesocosm.frontends.cli import grammar
-from mesocosm.model import CapabilityRequest, ContainerConfig, Mount, NamespaceModes, Resources
+from mesocosm.model import CapabilityRequest, ContainerConfig, Mount, NamespaceModes, Resources, parse_idmap
 from mesocosm.model.config import PULL_POLICIES
 
 Command = Callable[..., Any]
@@ -82,6 +82,11 @@ _OPTIONS = [
         metavar="PATH[,rebase]",
         help="Keep changes to the root in a directory; rebase lays them over another image.",
     ),
+    click.option(
+        "--idmap",
+        metavar="CONTAINER:HOST:LENGTH",
+        help="Show the root's files as owned by other IDs of the host; more ranges after #.",
+    ),
     click.option("--cap-add", multiple=True, metavar="NAME", help="Add a capability, or ALL."),
     click.option("--cap-drop", multiple=True, metavar="NAME", help="Drop a capability, or ALL."),
     click.option(
@@ -145,6 +150,7 @@ def config_of(given: dict[str, Any], *, auto_remove: bool = False, stdin: bool =
         mounts=tuple(mounts),
         read_only=given["read_only"],
         root_changes=grammar.root_changes(given["root_changes"]) if given["root_changes"] else None,
+        idmap=parse_idmap(given["idmap"], "--idmap") if given["idmap"] is not None else None,
         capabilities=CapabilityRequest(add=given["cap_add"], drop=given["cap_drop"]),
         seccomp=seccomp,
         no_new_privileges=no_new_privileges,

@@ -9,6 +9,7 @@ asked.
 *For a container* ``root`` is called with the layers in the form that the backend named, top first, and
 answers how the child assembles the root: one step of the launch plan.  What it prepares lies below
 ``scratch``, which is the container's.  ``preview`` gives the same step with nothing done, for ``explain``.
+With a mapping of IDs the root shows the owners that it maps to, and the layers keep theirs.
 
 Backends of others come as entry points of the group ``mesocosm.backends``.
 """
@@ -23,6 +24,7 @@ import msgspec
 
 from mesocosm.images.layer_mounts import LayerMounts
 from mesocosm.images.layers import Form
+from mesocosm.model.idmap import IDMap
 from mesocosm.plan import RootStep
 
 
@@ -65,14 +67,18 @@ class Backend:
         """Raise Unsupported, with what to do, where this host cannot; blocking."""
         raise NotImplementedError
 
-    def root(self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool) -> RootStep:
+    def root(
+        self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool, idmap: IDMap | None = None
+    ) -> RootStep:
         """Prepare, and say how the root is assembled; blocking.
 
         The layers are there, and leased.  ``read_only``: nothing is kept of what the container changes.
-        Raises Unsupported.
+        ``idmap`` maps root.  Raises Unsupported.
         """
         raise NotImplementedError
 
-    def preview(self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool) -> RootStep:
+    def preview(
+        self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool, idmap: IDMap | None = None
+    ) -> RootStep:
         """Say what `root` would, without doing anything."""
         raise NotImplementedError

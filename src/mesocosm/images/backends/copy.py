@@ -17,7 +17,9 @@ from typing import Final, TypeVar
 
 from mesocosm.images.backends.base import Backend, StackedLayer
 from mesocosm.images.layers import Form
+from mesocosm.images.owners import Owners
 from mesocosm.linux import beneath
+from mesocosm.model.idmap import IDMap
 from mesocosm.plan import RootStep
 from mesocosm.plan.operations import BindRoot
 
@@ -41,29 +43,40 @@ class CopyBackend(Backend):
     def probe(self) -> None:
         """Every Linux can."""
 
-    def root(self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool) -> RootStep:
-        """As `Backend.root`: copies every layer, lowest first, the upper ones' whiteouts applied."""
+    def root(
+        self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool, idmap: IDMap | None = None
+    ) -> RootStep:
+        """As `Backend.root`: copies every layer, lowest first, the upper ones' whiteouts applied.
+
+        A copy is written once and is nobody else's, so its files get the mapped owners at once: that costs
+        nothing, and works on every file system.  InvalidConfig for an owner that the mapping lacks.
+        """
+        owners = Owners(idmap)
         target = scratch / "root"
         if target.exists():
             _remove(scratch, target.name)
         target.mkdir(mode=0o755)
+        if idmap is not None and idmap.owner is not None:
+            os.chown(target, *idmap.owner)
         for layer in reversed(layers):
-            copy_layer(layer.content, target)
-        return self.preview(layers, scratch, read_only=read_only)
+            copy_layer(layer.content, target, owners)
+        return self.preview(layers, scratch, read_only=read_only, idmap=idmap)
 
-    def preview(self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool) -> RootStep:
+    def preview(
+        self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool, idmap: IDMap | None = None
+    ) -> RootStep:
         """As `Backend.preview`.  A read-only root is made so after its mounts, as for every backend."""
-        del layers, read_only
+        del layers, read_only, idmap
         return BindRoot(source=str(scratch / "root"), read_only=False)
 
 
-def copy_layer(source: Path, target: Path) -> None:
+def copy_layer(source: Path, target: Path, owners: Owners | None = None) -> None:
     """Put the layer tree ``source`` over the tree ``target``; blocking.  Raises OSError."""
     source_fd = os.open(source, _DIRECTORY)
     try:
         target_fd = os.open(target, _DIRECTORY)
         try:
-            _Copy(source_fd, target_fd).run()
+            _Copy(source_fd, target_fd, owners or Owners()).run()
         finally:
             os.close(target_fd)
     finally:
@@ -73,9 +86,10 @@ def copy_layer(source: Path, target: Path) -> None:
 class _Copy:
     """The copy of one layer.  Holds two directories open at a time, however deep the layer is."""
 
-    def __init__(self, source: int, target: int) -> None:
+    def __init__(self, source: int, target: int, owners: Owners) -> None:
         self._source = source
         self._target = target
+        self._owners = owners
         self._linked: dict[int, tuple[bytes, bytes]] = {}
 
     def run(self) -> None:
@@ -87,7 +101,7 @@ class _Copy:
             done.append(path)
             pending += self._with_both(path, self._fill)
         for path in reversed(done):
-            self._with_both(path, _dress_directory)
+            self._with_both(path, self._dress_directory)
 
     def _with_both(self, path: bytes, act: Callable[[bytes, int, int], _Result]) -> _Result:
         inner = beneath.open_beneath(self._source, path, _DIRECTORY)
@@ -122,15 +136,19 @@ class _Copy:
         if status.st_nlink > 1:
             self._linked[status.st_ino] = (path, name)
         if stat.S_ISREG(status.st_mode):
-            _copy_file(source, target, name, status)
+            _copy_file(source, target, name, status, self._owners)
             return
         if stat.S_ISLNK(status.st_mode):
             os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
         else:
             kind, mode = stat.S_IFMT(status.st_mode), stat.S_IMODE(status.st_mode)
             beneath.make_node(target, name, kind, mode, status.st_rdev)
-        os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+        os.chown(name, *self._owners.of(status), dir_fd=target, follow_symlinks=False)
         os.utime(name, ns=_times(status), dir_fd=target, follow_symlinks=False)
+
+    def _dress_directory(self, path: bytes, source: int, target: int) -> None:
+        del path
+        _dress(source, target, os.fstat(source), self._owners)
 
     def _link(self, known: tuple[bytes, bytes], target: int, name: bytes) -> None:
         parent = beneath.open_beneath(self._target, known[0], _DIRECTORY)
@@ -170,13 +188,13 @@ def _is_whiteout(status: os.stat_result) -> bool:
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
-def _copy_file(source: int, target: int, name: bytes, status: os.stat_result) -> None:
+def _copy_file(source: int, target: int, name: bytes, status: os.stat_result, owners: Owners) -> None:
     inner = os.open(name, _READ, dir_fd=source)
     try:
         outer = os.open(name, _CREATE, 0o600, dir_fd=target)
         try:
             _copy_data(inner, outer, status.st_size)
-            _dress(inner, outer, status)
+            _dress(inner, outer, status, owners)
         finally:
             os.close(outer)
     finally:
@@ -212,24 +230,19 @@ def _copy_extent(source: int, target: int, start: int, end: int) -> None:
         start += done
 
 
-def _dress_directory(path: bytes, source: int, target: int) -> None:
-    del path
-    _dress(source, target, os.fstat(source))
-
-
-def _dress(source: int, target: int, status: os.stat_result) -> None:
+def _dress(source: int, target: int, status: os.stat_result, owners: Owners) -> None:
     """Owner before mode and attributes: chown(2) takes set-id bits and capabilities away.
 
     A directory that a lower layer made loses the attributes it had: those of the topmost layer hold.
     """
-    os.fchown(target, status.st_uid, status.st_gid)
+    os.fchown(target, *owners.of(status))
     os.fchmod(target, stat.S_IMODE(status.st_mode))
     wanted = [name for name in os.listxattr(source) if not name.startswith("trusted.overlay.")]
     for name in os.listxattr(target):
         if name.startswith("user.") and name not in wanted:
             os.removexattr(target, name)
     for name in wanted:
-        os.setxattr(target, name, os.getxattr(source, name))
+        os.setxattr(target, name, owners.attribute(name, os.getxattr(source, name)))
     os.utime(target, ns=_times(status))
 
 

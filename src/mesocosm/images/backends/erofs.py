@@ -12,6 +12,7 @@ from mesocosm.images.backends.base import Backend, StackedLayer
 from mesocosm.images.backends.overlay import make_changes, stack, try_overlay
 from mesocosm.images.layer_mounts import mount_image
 from mesocosm.images.layers import Form
+from mesocosm.model.idmap import IDMap
 from mesocosm.plan import RootStep
 
 
@@ -24,38 +25,47 @@ class ErofsBackend(Backend):
 
     def probe(self) -> None:
         """Write an empty image, mount it from its file, and put a writable overlay on it."""
-        from mesocosm.images.erofs import ErofsSink  # only for the trial, once per boot
-
-        image = self.context.trial / "layer.erofs"
-        sink = ErofsSink(image)
+        layer = trial_layer(self.context.trial)
         try:
-            sink.finish(hashlib.sha256())
-        except BaseException:
-            sink.abort()
-            raise
-        try:
-            layer = mount_image((image,))
-            try:
-                try_overlay(self.context.trial, [layer])
-            finally:
-                os.close(layer)
+            try_overlay(self.context.trial, [layer])
         finally:
-            with contextlib.suppress(OSError):
-                image.unlink()
+            os.close(layer)
 
-    def root(self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool) -> RootStep:
+    def root(
+        self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool, idmap: IDMap | None = None
+    ) -> RootStep:
         """As `Backend.root`: mounts what is not mounted yet."""
-        make_changes(scratch)
+        make_changes(scratch, idmap)
         images = {
             layer.name: (layer.content, *layer.devices) for layer in layers if layer.form is not Form.TREE
         }
         self.context.mounts.hold(images)
-        return self.preview(layers, scratch, read_only=read_only)
+        return self.preview(layers, scratch, read_only=read_only, idmap=idmap)
 
-    def preview(self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool) -> RootStep:
+    def preview(
+        self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool, idmap: IDMap | None = None
+    ) -> RootStep:
         """As `Backend.preview`."""
         del read_only
-        return stack([str(self._where(layer)) for layer in layers], scratch)
+        return stack([str(self._where(layer)) for layer in layers], scratch, idmap)
 
     def _where(self, layer: StackedLayer) -> Path:
         return layer.content if layer.form is Form.TREE else self.context.mounts.where(layer.name)
+
+
+def trial_layer(trial: Path) -> int:
+    """A detached mount of an empty layer, written to the directory ``trial``; raises Unsupported."""
+    from mesocosm.images.erofs import ErofsSink  # only for the trial, once per boot
+
+    image = trial / "layer.erofs"
+    sink = ErofsSink(image)
+    try:
+        sink.finish(hashlib.sha256())
+    except BaseException:
+        sink.abort()
+        raise
+    try:
+        return mount_image((image,))
+    finally:
+        with contextlib.suppress(OSError):
+            image.unlink()

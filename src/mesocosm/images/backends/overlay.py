@@ -14,6 +14,7 @@ from mesocosm.images.documents import LAYER_LIMIT
 from mesocosm.images.layers import Form
 from mesocosm.images.store_faults import DISK
 from mesocosm.linux import mounts
+from mesocosm.model.idmap import IDMap
 from mesocosm.plan import RootStep
 from mesocosm.plan.operations import BindRoot, OverlayRoot
 
@@ -31,18 +32,22 @@ class OverlayBackend(Backend):
         lower.mkdir(exist_ok=True)
         try_overlay(self.context.trial, [lower])
 
-    def root(self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool) -> RootStep:
+    def root(
+        self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool, idmap: IDMap | None = None
+    ) -> RootStep:
         """As `Backend.root`.  A read-only root has an upper layer too, for the mount points."""
-        make_changes(scratch)
-        return self.preview(layers, scratch, read_only=read_only)
+        make_changes(scratch, idmap)
+        return self.preview(layers, scratch, read_only=read_only, idmap=idmap)
 
-    def preview(self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool) -> RootStep:
+    def preview(
+        self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool, idmap: IDMap | None = None
+    ) -> RootStep:
         """As `Backend.preview`."""
         del read_only
-        return stack([str(layer.content) for layer in layers], scratch)
+        return stack([str(layer.content) for layer in layers], scratch, idmap)
 
 
-def stack(directories: Sequence[str], scratch: Path) -> RootStep:
+def stack(directories: Sequence[str], scratch: Path, idmap: IDMap | None = None) -> RootStep:
     """The step for an overlay of directories, top first, with changes below ``scratch``.
 
     Without any, the root is an empty directory.
@@ -55,19 +60,24 @@ def stack(directories: Sequence[str], scratch: Path) -> RootStep:
     if not directories:
         return BindRoot(source=str(scratch / "upper"), read_only=False)
     return OverlayRoot(
-        layers=tuple(dict.fromkeys(directories)), upper=str(scratch / "upper"), work=str(scratch / "work")
+        layers=tuple(dict.fromkeys(directories)),
+        upper=str(scratch / "upper"),
+        work=str(scratch / "work"),
+        idmap=idmap,
     )
 
 
-def make_changes(scratch: Path) -> None:
+def make_changes(scratch: Path, idmap: IDMap | None = None) -> None:
     """Make the directories for changes, where they are not there yet.
 
-    ``upper`` decides how the container's ``/`` looks: 0755, root's.
+    ``upper`` decides how the container's ``/`` looks: 0755, root's, or whose root is mapped to.
     """
     for name, mode in (("upper", 0o755), ("work", 0o700)):
         with contextlib.suppress(FileExistsError):
             (scratch / name).mkdir()
             (scratch / name).chmod(mode)
+            if idmap is not None and idmap.owner is not None and name == "upper":
+                os.chown(scratch / name, *idmap.owner)
 
 
 def try_overlay(trial: Path, lowers: Sequence[Path | int]) -> None:

@@ -31,10 +31,14 @@ _NO_NETWORK = "# This container has no network, hence no name server.\n"
 
 
 def host_steps(container: Container, paths: Paths, targets: tuple[str, ...]) -> tuple[HostAction, ...]:
-    """Make the files for these targets."""
+    """Make the files for these targets, the root's root's."""
     directory = paths.container(container.id).etc
     contents = _contents(container)
-    files = (WriteHostFile(path=f"{directory}/{_name(path)}", content=contents[path]) for path in targets)
+    owner = container.config.idmap.owner if container.config.idmap is not None else None
+    files = (
+        WriteHostFile(path=f"{directory}/{_name(path)}", content=contents[path], owner=owner)
+        for path in targets
+    )
     return (MakeHostDirectory(path=str(directory)), *files) if targets else ()
 
 

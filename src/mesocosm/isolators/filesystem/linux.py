@@ -17,6 +17,7 @@ from mesocosm.isolators.base import Container, Isolator
 from mesocosm.isolators.filesystem import etc
 from mesocosm.isolators.volume.targets import covers, normal
 from mesocosm.isolators.words import size
+from mesocosm.model.idmap import IDMap
 from mesocosm.plan import Contribution, Step
 from mesocosm.plan.operations import (
     BindMount,
@@ -25,6 +26,7 @@ from mesocosm.plan.operations import (
     HostRoot,
     JoinKeyring,
     MakeDevice,
+    MakeFilesAs,
     MakeSymlink,
     MaskPath,
     MountFilesystem,
@@ -88,6 +90,7 @@ class LinuxFilesystem(Isolator):
             steps=(
                 CutPropagation(),
                 container.root,
+                *_owner(container.config.idmap),
                 *_not_covered(self._mounts(container), taken),
                 *etc.mounts(container, self.paths, files),
                 *_protections(container, self._has_v1),
@@ -125,6 +128,12 @@ class LinuxFilesystem(Isolator):
             )
             place = f"{CGROUPS}/{'unified' if group.version == 2 else 'freezer'}"
         yield BindMount(source=group.path, target=place, recursive=False, flags=("ro", *LOCKED), trusted=True)
+
+
+def _owner(idmap: IDMap | None) -> Iterator[Step]:
+    """What is made for a container whose owners are mapped is its root's."""
+    if idmap is not None and idmap.owner is not None:
+        yield MakeFilesAs(uid=idmap.owner[0], gid=idmap.owner[1])
 
 
 _Mount = MountFilesystem | BindMount | MakeDevice | MakeSymlink
@@ -201,6 +210,8 @@ def _notes(container: Container) -> tuple[str, ...]:
     elif isinstance(root, OverlayRoot) and writable and root.upper is not None:
         kind = f"{len(root.layers)} layer{'' if len(root.layers) == 1 else 's'}, writable"
     notes = [f"root: {kind}"]
+    if container.config.idmap is not None:
+        notes.append(f"owners mapped by {container.config.idmap.describe()}")
     if container.config.root_changes is not None:
         notes.append(f"root changes: kept in {container.config.root_changes.path}")
     if container.config.namespaces.ipc != "host":

@@ -15,7 +15,7 @@ from mesocosm.isolators.base import Container, Isolator
 from mesocosm.isolators.volume.targets import BIND, PROC_FILES, TMPFS, checked, flags, unshared
 from mesocosm.isolators.words import size
 from mesocosm.linux.mountinfo import MountEntry, read_mountinfo
-from mesocosm.model import HostPathMount, TmpfsMount
+from mesocosm.model import HostPathMount, IDMap, TmpfsMount
 from mesocosm.plan import Contribution, HostAction, MakeHostDirectory
 from mesocosm.plan.operations import BindMount, MountFilesystem
 
@@ -41,7 +41,7 @@ class HostPath(Isolator):
         mounts = {checked(mount.target): mount for mount in asked if isinstance(mount, Own)}
         return Contribution(
             host=tuple(_sources(mounts.values())),
-            volumes=tuple(_step(target, mount) for target, mount in mounts.items()),
+            volumes=tuple(_step(target, mount, container) for target, mount in mounts.items()),
             notes=tuple(_note(target, mount) for target, mount in mounts.items()),
         )
 
@@ -64,10 +64,11 @@ def _source(mount: HostPathMount) -> str:
     return mount.source
 
 
-def _step(target: str, mount: Own) -> BindMount | MountFilesystem:
+def _step(target: str, mount: Own, container: Container) -> BindMount | MountFilesystem:
     if isinstance(mount, TmpfsMount):
         options = (f"mode={mount.mode:o}", *(() if mount.size is None else (f"size={mount.size}",)))
         return MountFilesystem(fstype="tmpfs", target=target, options=options, flags=flags(mount, TMPFS))
+    idmap = _idmap(target, mount, container)
     if mount.propagation != "private":
         _check_propagation(mount)
     return BindMount(
@@ -77,7 +78,30 @@ def _step(target: str, mount: Own) -> BindMount | MountFilesystem:
         flags=flags(mount, BIND),
         propagation=mount.propagation,
         trusted=target in PROC_FILES,
+        idmap=idmap,
     )
+
+
+def _idmap(target: str, mount: HostPathMount, container: Container) -> IDMap | None:
+    if mount.idmap is None:
+        return None
+    if mount.propagation != "private":
+        raise InvalidConfig(
+            f"volume on {target}: what {mount.propagation} propagation brings in would not be mapped",
+            hint="leave out the idmap or the propagation",
+        )
+    mapping = container.config.idmap if mount.idmap == "root" else mount.idmap
+    if mapping is None:
+        raise InvalidConfig(
+            f"volume on {target}: the container has no idmap that this volume could share",
+            hint="say which: idmap=0-100000-65536, or give the container one with --idmap",
+        )
+    if mapping.reaches_root and "suid" in mount.options:
+        raise InvalidConfig(
+            f"volume on {target}: set-user-ID programs of others would become the host's root's",
+            hint="leave out suid, or map to other IDs than 0",
+        )
+    return mapping
 
 
 def _check_propagation(mount: HostPathMount) -> None:
@@ -107,4 +131,6 @@ def _note(target: str, mount: Own) -> str:
     suffix = ", read-only" if mount.read_only else ""
     if isinstance(mount, TmpfsMount):
         return f"memory at {target}: {'half of all' if mount.size is None else size(mount.size)}{suffix}"
+    if mount.idmap is not None:
+        suffix += ", owners as the root's" if mount.idmap == "root" else f", owners {mount.idmap.describe()}"
     return f"volume at {target}: {mount.source}{suffix}"
