@@ -6,12 +6,14 @@ import gzip
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_CONFIG = "application/vnd.oci.image.config.v1+json"
 OCI_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 
@@ -91,6 +93,23 @@ def write_layout(image: SmallImage, root: Path, ref: str = "latest") -> Path:
     }
     (root / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
     return root
+
+
+def write_index_layout(images: dict[str, SmallImage], root: Path) -> str:
+    """Write a layout whose only entry is an index of these images, by architecture; return its digest."""
+    entries = []
+    for architecture, image in images.items():
+        write_layout(image, root / "parts" / architecture)
+        shutil.copytree(root / "parts" / architecture, root, dirs_exist_ok=True)
+        platform = {"os": "linux", "architecture": architecture}
+        one = {"mediaType": image.media_type, "digest": image.digest, "size": len(image.manifest)}
+        entries.append({**one, "platform": platform})
+    shutil.rmtree(root / "parts")
+    index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
+    (root / "blobs/sha256" / sha256(index).removeprefix("sha256:")).write_bytes(index)
+    top = {"mediaType": OCI_INDEX, "digest": sha256(index), "size": len(index)}
+    (root / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
+    return sha256(index)
 
 
 def skopeo_copy(source: str, target: str, *options: str) -> None:

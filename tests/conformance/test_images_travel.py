@@ -6,7 +6,6 @@ import gzip
 import json
 import lzma
 import os
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,10 +15,9 @@ from fixtures.registry import Registry
 from mesocosm.errors import Corrupt, InvalidConfig, NotFound
 from mesocosm.images.provisioner import Provisioner
 from provisions import docker_archive, image_of, new_id, opened, shown
-from registry_fixtures import SmallImage, sha256, write_layout
+from registry_fixtures import sha256, write_index_layout, write_layout
 from tarballs import archive, directory, file
 
-OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 ONE = image_of([[file(b"base", b"b" * 70_000)], [directory(b"d"), file(b"d/one", b"1")]])
 TWO = image_of([[file(b"base", b"b" * 70_000)], [file(b"two", b"2")]])
 
@@ -131,33 +129,10 @@ async def test_a_real_tree_by_gnu_tar(busybox_root: Path, tmp_path: Path) -> Non
             assert (root / "bin/busybox").stat().st_size == (busybox_root / "bin/busybox").stat().st_size
 
 
-def several(folder: Path) -> tuple[str, dict[str, SmallImage]]:
-    """A layout whose only entry is an index of two platforms; its digest, and the images by architecture."""
-    images = {one: image_of([[file(b"who", one.encode())]], architecture=one) for one in ("amd64", "arm64")}
-    for number, image in enumerate(images.values()):
-        write_layout(image, folder / f"part-{number}")
-    blobs = folder / "layout/blobs/sha256"
-    shutil.copytree(folder / "part-0", folder / "layout")
-    shutil.copytree(folder / "part-1/blobs", folder / "layout/blobs", dirs_exist_ok=True)
-    entries = [
-        {
-            "mediaType": image.media_type,
-            "digest": image.digest,
-            "size": len(image.manifest),
-            "platform": {"os": "linux", "architecture": architecture},
-        }
-        for architecture, image in images.items()
-    ]
-    index = json.dumps({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}).encode()
-    (blobs / sha256(index).removeprefix("sha256:")).write_bytes(index)
-    top = {"mediaType": OCI_INDEX, "digest": sha256(index), "size": len(index)}
-    (folder / "layout/index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [top]}))
-    return sha256(index), images
-
-
 async def test_every_platform_travels_with_its_index(registry: Registry, tmp_path: Path) -> None:
     """Pulled, pushed, seen by skopeo, saved, loaded elsewhere: one digest all the way."""
-    index, images = several(tmp_path)
+    images = {one: image_of([[file(b"who", one.encode())]], architecture=one) for one in ("amd64", "arm64")}
+    index = write_index_layout(images, tmp_path / "layout")
     digests = {image.digest for image in images.values()}
     name, elsewhere = f"{registry.host}/travel/several:1", f"{registry.host}/travel/part:1"
     run(

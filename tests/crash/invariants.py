@@ -18,7 +18,19 @@ from mesocosm.images.image import ImageRecord, RefRecord
 from mesocosm.images.layers import LayerRecord
 from mesocosm.images.leases import Lease
 
-_PARTS = ("layers", "trees", "merged", "looks", "images", "refs", "leases", "signatures", "ingest", "trash")
+_PARTS = (
+    "layers",
+    "trees",
+    "merged",
+    "looks",
+    "images",
+    "refs",
+    "leases",
+    "signatures",
+    "attached",
+    "ingest",
+    "trash",
+)
 _KNOWN = {*_PARTS, "version", "lock", "blobs", "scrub.json"}
 
 

@@ -22,7 +22,7 @@ from fixtures.command import run
 from fixtures.images import Layout
 from fixtures.registry import Registry
 from provisions import docker_archive, image_of, tar_of
-from registry_fixtures import sha256, write_layout
+from registry_fixtures import sha256, write_index_layout, write_layout
 from tarballs import directory, file
 
 USER, PASSWORD = "someone", "c0rrect-horse-battery"
@@ -507,3 +507,38 @@ def test_tags_and_removal_in_a_registry(two: CommandLine, registry: Registry) ->
     two("image", "tags", f"{name}:1").refused("is one image")
     two("image", "tags", "oci:/somewhere").refused("not a name in a registry")
     assert two("image", "referrers", f"{name}@{ONE.digest}").accepted().split()[0] == "DIGEST"
+
+
+def test_every_platform_is_tagged_shown_and_checked(mesocosm: CommandLine, tmp_path: Path) -> None:
+    images = {one: image_of([[file(b"who", one.encode())]], architecture=one) for one in ("amd64", "arm64")}
+    write_index_layout(images, tmp_path / "layout")
+    source, name = f"oci:{tmp_path / 'layout'}", "example.org/several:1"
+    mesocosm("pull", "-q", "--platform", "all", source).accepted()
+    mesocosm("tag", "--platform", "all", source, name).accepted()
+    mesocosm("rmi", "--platform", "all", source).accepted()
+    every = ("--platform", "all", name)
+    found = decoded(mesocosm("image", "inspect", *every).accepted())
+    assert [one["Architecture"] for one in found] == ["amd64", "arm64"]
+    digests = mesocosm("image", "inspect", "--format", "{{.Digest}}", *every).accepted().split()
+    assert digests == [one.digest for one in images.values()]
+    manifests = mesocosm("image", "inspect", "--manifest", *every).accepted()
+    assert manifests.encode() == b"".join(one.manifest for one in images.values())
+    steps = decoded(mesocosm("history", "--format", "json", *every).accepted())
+    assert {key: len(value) for key, value in steps.items()} == {"linux/amd64": 1, "linux/arm64": 1}
+    assert mesocosm("history", "-q", *every).accepted().count("sha256:") == 2
+    assert "linux/arm64:\n" in mesocosm("history", *every).accepted()
+    verified = mesocosm("image", "verify", *every).accepted()
+    assert verified.splitlines() == [
+        f"{name} for linux/amd64: sound (4 blobs and layers)",
+        f"{name} for linux/arm64: sound (4 blobs and layers)",
+    ]
+    mesocosm("image", "verify", "--platform", "linux/s390x", name).refused("is on this host for")
+
+
+def test_referrers_by_the_command_line(two: CommandLine, registry: Registry, tmp_path: Path) -> None:
+    """Listed, sent along, refused where the form cannot hold them."""
+    name = f"{registry.host}/refer/cli:1"
+    two("push", "-q", "--referrers", "example.org/app:1", name).accepted()
+    two("pull", "-q", "--referrers", name).accepted()
+    two("save", "--referrers", "-o", str(tmp_path / "saved.tar"), name).accepted()
+    two("save", "--referrers", "--format", "docker-archive", name).refused("holds images alone")

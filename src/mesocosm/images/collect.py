@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 import msgspec
@@ -140,7 +140,8 @@ class Collector:
         layers = {str(stored) for image in kept for stored in image.stored} | needed.layers
         blobs = {layer.digest for image in kept for layer in image.layers} | needed.digests
         blobs |= {str(digest) for image in kept for digest in image.kept}
-        blobs |= {ref.top for ref in self._store.catalogue.refs() if ref.top and ref.digest not in doomed}
+        tops = self._tops(doomed)
+        blobs |= tops | self._store.attachments.digests({image.digest for image in kept} | tops)
         old_layers = [
             (str(diff_id), form) for diff_id, form in self._store.layers.list() if str(diff_id) not in layers
         ]
@@ -152,6 +153,11 @@ class Collector:
             size=sum(self._layer_size(*layer) for layer in old_layers)
             + sum(stored.size for stored in old_blobs),
         )
+
+    def _tops(self, doomed: Collection[str]) -> set[str]:
+        """The indexes that names stand for."""
+        refs = [ref for ref in self._store.catalogue.refs() if ref.digest not in doomed]
+        return {top for ref in refs for top in (ref.top, ref.index) if top}
 
     def size(self) -> int:
         """Return the bytes of all layers and blobs."""
@@ -180,3 +186,5 @@ class Collector:
             self._store.blobs.delete(Digest.parse(digest))
             trace.point("collect.blob")
         self._condemn_looks(needed)
+        images = {image.digest for image in self._store.catalogue.images()}
+        self._store.attachments.forget_all_but(images | self._tops(()))

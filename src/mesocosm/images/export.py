@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from mesocosm.errors import InvalidConfig, NotFound
+from mesocosm.images.attachments import Kind
 from mesocosm.images.blobs import BlobStore, write_all
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import REF_NAME, descriptor_json, index_document
@@ -62,6 +63,8 @@ def _blobs(exports: Sequence[Export]) -> list[Digest]:
     images = [image for export in exports for image in export.listed.images]
     digests = {digest for image in images for digest in image.documents}
     digests |= {Digest.parse(layer.digest) for image in images for layer in image.layers}
+    for one in (one.listed for one in exports):
+        digests |= {digest for part in (*one.attestations, *one.attached) for digest in part.digests}
     return sorted(digests)
 
 
@@ -78,7 +81,20 @@ def _entries(exports: Sequence[Export]) -> list[Json]:
             entries.append({**entry, "annotations": annotations})
         if not export.names:
             entries.append(entry)
-    return entries
+    return entries + _attached(exports)
+
+
+def _attached(exports: Sequence[Export]) -> list[Json]:
+    """What refers to the images, as the layout lists it: each once, cosign's under their tags."""
+    entries: dict[Digest, Json] = {}
+    for one in (one for export in exports for one in export.listed.attached):
+        if one.kind is not Kind.CHILD:
+            descriptor = one.descriptor
+            if one.tag:
+                named = {**descriptor.annotations, REF_NAME: one.tag}
+                descriptor = msgspec.structs.replace(descriptor, annotations=named)
+            entries.setdefault(descriptor.digest, descriptor_json(descriptor))
+    return list(entries.values())
 
 
 def _docker(export: Export) -> Iterator[dict[str, Json]]:

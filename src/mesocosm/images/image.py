@@ -120,6 +120,7 @@ class RefRecord(msgspec.Struct, frozen=True, kw_only=True):
     ``platform`` is empty unless the name was pulled for another platform than the host's; ``etag`` what the
     source gave to ask again by; ``checked_at`` seconds since the epoch; ``top`` the digest of the document
     the name stood for at the source (an index, or the manifest itself); None when the name is local only.
+    ``index`` is the digest of the index that a local name stands for on several platforms.
     """
 
     reference: str
@@ -128,6 +129,7 @@ class RefRecord(msgspec.Struct, frozen=True, kw_only=True):
     etag: str | None = None
     checked_at: float | None = None
     top: str | None = None
+    index: str | None = None
     version: int = VERSION
 
 

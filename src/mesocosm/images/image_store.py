@@ -8,6 +8,7 @@
     images/ refs/  what there is and its names     (catalogue.py)
     leases/ lock   who needs what                  (leases.py)
     signatures/    why images were admitted        (admission.py)
+    attached/      signatures, attestations, …     (attachments.py)
     ingest/        whatever is not finished yet
     trash/         renamed here first, removed later
 
@@ -27,6 +28,7 @@ import msgspec
 
 from mesocosm import durable
 from mesocosm.errors import Corrupt, Unsupported
+from mesocosm.images.attachments import Attachments
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.catalogue import Catalogue
 from mesocosm.images.image import ImageRecord
@@ -51,6 +53,7 @@ class ImageStore:
         self.merges = Merges(self.layers)
         self.catalogue = Catalogue(root)
         self.leases = Leases(root)
+        self.attachments = Attachments(root)
 
     @classmethod
     def open(cls, root: Path) -> ImageStore:
@@ -67,7 +70,7 @@ class ImageStore:
         _check_version(root / "version")
         for part in (store.layers, store.catalogue, store.leases):
             part.prepare()
-        for name in ("looks", "signatures"):
+        for name in ("looks", "signatures", "attached"):
             (root / name).mkdir(mode=0o700, exist_ok=True)
         return store
 

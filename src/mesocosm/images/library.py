@@ -15,6 +15,7 @@ import msgspec
 
 from mesocosm.errors import InvalidConfig, MesocosmError
 from mesocosm.images.admission import Admission
+from mesocosm.images.attaching import attach_pulled
 from mesocosm.images.backends.base import Backend
 from mesocosm.images.backends.choice import BackendChoice
 from mesocosm.images.collect import Collector, Limits, Plan
@@ -26,11 +27,11 @@ from mesocosm.images.image_store import ImageStore
 from mesocosm.images.inspection import Inspection, Step, Usage
 from mesocosm.images.layer_mounts import LayerMounts
 from mesocosm.images.naming import Named, Naming, canonical, new_name
+from mesocosm.images.outgoing import Outgoing
 from mesocosm.images.platform import Platform, host_platform, parse_platform
-from mesocosm.images.platforms import ALL, Listed, together
+from mesocosm.images.platforms import ALL
 from mesocosm.images.progress import Report
 from mesocosm.images.pull import Puller
-from mesocosm.images.reference import Reference
 from mesocosm.images.remote import Remote
 from mesocosm.images.removal import Removal, pin_owner, remove_each
 from mesocosm.images.rights import Rights
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from mesocosm.images.description import Description
     from mesocosm.images.scrub import Scrubbed
     from mesocosm.images.spool import Source
+    from mesocosm.images.stores.base import Found
 
 ArchiveForm = Literal["oci-archive", "docker-archive"]
 
@@ -70,6 +72,7 @@ class Library:
         self._rights = Rights(policy, store, families)
         self._puller = Puller(store, families, self._admission.before_fetch, self._rights, self._make_room)
         self._having = Having(store, self._rights, self._puller)
+        self._outgoing = Outgoing(store, families, self._naming, self._rights)
         self._collector = Collector(store)
         self._inspection = Inspection(store, lambda: self._backends.likely(None).form, self.mounts.mounted)
 
@@ -87,15 +90,21 @@ class Library:
         policy: str = "always",
         platform: str | None = None,
         backend: str | None = None,
+        referrers: bool = False,
         progress: Report | None = None,
     ) -> Image:
-        """Have the image on this host as fresh as ``policy`` asks for (`having.POLICIES`)."""
+        """Have the image on this host as fresh as ``policy`` asks for (`having.POLICIES`); with ``referrers``
+        what its source has for it, too: signatures, bills of materials.
+        """
         wanted = platform_of(platform)
         named = await in_thread(self._naming.find, reference, wanted)
         if named.reference is not None and not self._families.store(named.reference).layered:
             raise InvalidConfig(f"{reference} has nothing to pull", hint="it is used as it is")
         chosen: Backend = await in_thread(self._backends.get, backend)
-        image, _ = await self._having.image(named, wanted, chosen, policy, progress or self._report)
+        report = progress or self._report
+        image, _ = await self._having.image(named, wanted, chosen, policy, report)
+        if referrers and named.reference is not None and policy != "never":
+            await attach_pulled(self.store, self._families, named.reference, report)
         found: Image = await in_thread(self._inspection.image, image)
         return found
 
@@ -105,19 +114,30 @@ class Library:
         *,
         policy: str = "always",
         backend: str | None = None,
+        referrers: bool = False,
         progress: Report | None = None,
     ) -> list[Image]:
-        """Have the image for every platform of Linux that its source has, or is here by policy ``never``."""
+        """Have the image for every platform of Linux that its source has, or is here by policy ``never``, and
+        their attestations.  ``referrers``: see `pull`.
+        """
         if policy == "never":
-            here = await in_thread(self._naming.each, reference, host_platform())
-            offered = [one.require_image().platform for one in here]
+            offered = await self.platforms(reference)
         else:
             named = canonical(reference)
             offered = [str(one) for one in await self._families.store(named).platforms(named)]
-        return [
+        found = [
             await self.pull(reference, policy=policy, platform=one, backend=backend, progress=progress)
             for one in offered or [str(host_platform())]
         ]
+        if policy != "never":
+            report = progress or self._report
+            await attach_pulled(self.store, self._families, named, report, referrers=referrers, whole=True)
+        return found
+
+    async def platforms(self, text: str) -> list[str]:
+        """Return the platforms for which an image is here under a name.  Raises NotFound for none."""
+        here: list[Named] = await in_thread(self._naming.each, text, host_platform())
+        return [one.platform_key or str(host_platform()) for one in here]
 
     async def images(self, filters: Sequence[str] = ()) -> list[Image]:
         """Return the images on this host, the latest pulled first; all, or those that selection.py admits.
@@ -160,15 +180,18 @@ class Library:
         return await in_thread(self._inspection.usage)
 
     async def tag(self, text: str, name: str, *, platform: str | None = None) -> Image:
-        """Give an image one more name, or move the name to it, for its platform: ``HOST/NAME:TAG``."""
+        """Give an image one more name, or move the name to it, for its platform: ``HOST/NAME:TAG``; "all": on
+        every platform that is here.
+        """
         reference = new_name(name)
-        named: Named = await in_thread(self._naming.require, text, platform_of(platform))
-        image = await in_thread(tag, self.store, named, reference)
+        chosen = await self._outgoing.meant(text, platform)
+        images = [await in_thread(tag, self.store, named, reference) for named in chosen]
+        image = images[0]
         return await in_thread(self._inspection.image, image)
 
     async def remove(self, text: str, *, force: bool = False, platform: str | None = None) -> Removal:
         """Remove a name, and with the last one the image; Busy while a container holds it."""
-        chosen = await self._meant(text, platform)
+        chosen = await self._outgoing.meant(text, platform)
         return await in_thread(lambda: remove_each(self.store, chosen, force=force))
 
     async def prune(self, limits: Limits | None = None, *, dry_run: bool = False) -> Plan:
@@ -243,9 +266,10 @@ class Library:
         *,
         form: ArchiveForm = "oci-archive",
         platform: str | None = None,
+        referrers: bool = False,
         progress: Report | None = None,
     ) -> None:
-        """Write images to an open file as one archive.
+        """Write images to an open file as one archive; ``referrers``: see `push`.
 
         ``oci-archive`` is an OCI layout and what today's ``docker load`` reads, both at once;
         ``docker-archive`` is what ``docker save`` wrote before it knew OCI.
@@ -254,7 +278,8 @@ class Library:
 
         exports = []
         for text in texts:
-            reference, listed = await self._going_out(text, platform, progress or self._report)
+            report = progress or self._report
+            reference, listed = await self._outgoing.listed(text, platform, report, referrers=referrers)
             exports.append(Export(listed, names_for([reference] if reference else [])))
         if form == "docker-archive":
             from mesocosm.images.export_docker import save_docker
@@ -270,21 +295,17 @@ class Library:
 
         ``source`` is the path of a file, or an open descriptor: a pipe, say; compressed or not.
         """
-        from mesocosm.images.loading import images_in
-        from mesocosm.images.spool import arrived
+        from mesocosm.images.loading import load
 
         report = progress or self._report
         chosen: Backend = await in_thread(self._backends.get, None)
-        origin = str(source) if isinstance(source, Path) else "a pipe"
         wanted = None if platform == ALL else platform_of(platform)
-        loaded = []
-        async with arrived(self.store, source, plain=True) as path:
-            async for found in images_in(path, self._families, wanted):
-                found = msgspec.structs.replace(found, source=origin)
-                image = await self._puller.keep(found, chosen.form, report)
-                await keep_blobs(self.store, found, report)
-                loaded.append(await in_thread(self._inspection.image, image))
-        return loaded
+
+        async def keep(found: Found) -> ImageRecord:
+            return await self._puller.keep(found, chosen.form, report)
+
+        loaded = await load(self.store, self._families, source, wanted, keep, report)
+        return [await in_thread(self._inspection.image, image) for image in loaded]
 
     async def import_tarball(
         self,
@@ -329,7 +350,7 @@ class Library:
         target = new_name(name) if name else None
         report = progress or self._report
         named: Named = await in_thread(self._naming.require, text, platform_of(platform))
-        image = await self._with_blobs(named, report)
+        image = await self._outgoing.with_blobs(named, report)
         made = await convert(self.store, image, compression, report, target, named.platform_key)
         return await in_thread(self._inspection.image, made)
 
@@ -339,42 +360,22 @@ class Library:
         target: str | None = None,
         *,
         platform: str | None = None,
+        referrers: bool = False,
         progress: Report | None = None,
     ) -> str:
         """Have an image in a registry, under its own name or ``target``; returns its digest there.
 
-        ``platform`` "all" sends every platform that is here, and an index of them.
+        ``platform`` "all" sends every platform that is here, and an index of them with their attestations;
+        ``referrers`` what refers to them by what is here, or where none was asked yet by their source.
         """
         from mesocosm.images.pushing import push  # the HTTP library takes long to import
 
         report = progress or self._report
-        reference, listed = await self._going_out(text, platform, report)
+        reference, listed = await self._outgoing.listed(text, platform, report, referrers=referrers)
         name = canonical(target) if target else reference
         if name is None:
             raise InvalidConfig(f"{text} has no name to push it by", hint="give one: HOST/NAME:TAG")
         return str(await push(self.store, self._families, listed, name, report))
-
-    async def _going_out(
-        self, text: str, platform: str | None, report: Report
-    ) -> tuple[Reference | None, Listed]:
-        """What is meant, with every blob; "all": on every platform that is here."""
-        chosen = await self._meant(text, platform)
-        images = [await self._with_blobs(named, report) for named in chosen]
-        return chosen[0].reference, await in_thread(together, self.store, images)
-
-    async def _meant(self, text: str, platform: str | None) -> list[Named]:
-        """What is here under a name for one platform, or for every one."""
-        if platform == ALL:
-            chosen: list[Named] = await in_thread(self._naming.each, text, host_platform())
-            return chosen
-        return [await in_thread(self._naming.require, text, platform_of(platform))]
-
-    async def _with_blobs(self, named: Named, report: Report) -> ImageRecord:
-        """An image that may be used, with every blob that its manifest names."""
-        image = named.require_image()
-        await self._rights.require(named.reference, image)
-        await have_blobs(self.store, self._families, image, report)
-        return image
 
     def _trim(self) -> None:
         with contextlib.suppress(MesocosmError, OSError):  # whoever comes next tries again

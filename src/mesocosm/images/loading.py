@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from mesocosm.errors import InvalidConfig
+from mesocosm.errors import InvalidConfig, Unsupported
 from mesocosm.images import mediatypes
 from mesocosm.images.archive import Archive
+from mesocosm.images.attaching import attach, attach_entries
 from mesocosm.images.digest import Digest
-from mesocosm.images.documents import REF_NAME, Index, parse_document
+from mesocosm.images.documents import REF_NAME, Descriptor, Index, parse_document
 from mesocosm.images.families import Families
+from mesocosm.images.image import ImageRecord
+from mesocosm.images.image_store import ImageStore
 from mesocosm.images.naming import canonical
 from mesocosm.images.platform import Platform, host_platform
+from mesocosm.images.progress import Report
 from mesocosm.images.reference import Reference, parse_docker_name
+from mesocosm.images.spool import Source, arrived
 from mesocosm.images.stores.base import Found
 from mesocosm.images.strict import DOCUMENT_LIMIT
+from mesocosm.images.supply import keep_blobs
 from mesocosm.images.transfer import in_thread
 
 _NAME: Final = "io.containerd.image.name"
+_COSIGN = re.compile(r"sha[0-9]{3}-[a-f0-9]{64,128}\.(?:sig|att|sbom)", re.ASCII)
 
 
 async def images_in(path: Path, families: Families, platform: Platform | None) -> AsyncIterator[Found]:
@@ -43,11 +51,48 @@ async def images_in(path: Path, families: Families, platform: Platform | None) -
             yield image
 
 
+async def load(
+    store: ImageStore,
+    families: Families,
+    source: Source,
+    platform: Platform | None,
+    keep: Callable[[Found], Awaitable[ImageRecord]],
+    report: Report,
+) -> list[ImageRecord]:
+    """Bring in every image of an archive by ``keep``, with what the archive has for it; see `images_in`."""
+    origin = str(source) if isinstance(source, Path) else "a pipe"
+    images, loaded = [], []
+    async with arrived(store, source, plain=True) as path:
+        async for found in images_in(path, families, platform):
+            loaded.append(msgspec.structs.replace(found, source=origin))
+            images.append(await keep(loaded[-1]))
+            await keep_blobs(store, found, report)
+        await _attach(store, families, path, loaded, report)
+    return images
+
+
+async def _attach(
+    store: ImageStore, families: Families, path: Path, loaded: Sequence[Found], report: Report
+) -> None:
+    if "oci-layout" not in await in_thread(Archive.open, path):
+        return
+    reference = canonical(f"oci-archive:{path}")
+    shelf = await families.store(reference).shelf(reference)
+    if shelf is None:
+        return
+    for found in loaded:
+        subject, top = found.manifest.digest, found.top.digest
+        await attach(store, shelf, [subject, top], report)
+        if top != subject:
+            await attach_entries(store, shelf, top, [subject], report)
+
+
 async def _of_layout(archive: Archive, families: Families, platform: Platform | None) -> AsyncIterator[Found]:
     data: bytes = await in_thread(archive.read, "index.json", DOCUMENT_LIMIT)
     what = f"{archive.path}, index.json"
     index = parse_document(data, content_type=mediatypes.OCI_INDEX, what=what)
     names: dict[Digest, list[Reference]] = {}
+    entries = {entry.digest: entry for entry in index.manifests} if isinstance(index, Index) else {}
     for entry in index.manifests if isinstance(index, Index) else ():
         held = names.setdefault(entry.digest, [])
         name = _name(entry.annotations)
@@ -58,9 +103,23 @@ async def _of_layout(archive: Archive, families: Families, platform: Platform | 
         store = families.store(reference)
         offered = [platform] if platform else await store.platforms(reference) or [host_platform()]
         for one in offered:
-            found = await store.discover(reference, one)
+            try:
+                found = await store.discover(reference, one)
+            except Unsupported:
+                if await in_thread(_is_attached, archive, entries[digest]):
+                    continue
+                raise
             if isinstance(found, Found):
                 yield msgspec.structs.replace(found, names=tuple(given))
+
+
+def _is_attached(archive: Archive, entry: Descriptor) -> bool:
+    """Whether an entry, which is no image, is there for another one's sake; blocking."""
+    if _COSIGN.fullmatch(entry.annotations.get(REF_NAME, "")):
+        return True
+    digest = entry.digest
+    data = archive.read(f"blobs/{digest.algorithm}/{digest.hex}", DOCUMENT_LIMIT)
+    return parse_document(data, content_type=entry.media_type).subject is not None
 
 
 def _name(annotations: dict[str, str]) -> Reference | None:

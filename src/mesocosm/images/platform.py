@@ -43,6 +43,7 @@ _ORDERED = {"amd64": ("v1", "v2", "v3", "v4"), "arm": ("v5", "v6", "v7", "v8"), 
 """Variants where code for an earlier one runs on a later one."""
 
 _ATTESTATION = "vnd.docker.reference.type"
+_ATTESTED = "vnd.docker.reference.digest"
 
 
 class Platform(msgspec.Struct, frozen=True):
@@ -131,6 +132,11 @@ def offers(manifests: Sequence[Descriptor]) -> tuple[Platform, ...]:
     """Return the platforms that an index's images name, normalised, each once, in its order."""
     named = (one.platform for one in _images(manifests) if one.platform is not None)
     return tuple(dict.fromkeys(normalised(Platform(one.os, one.architecture, one.variant)) for one in named))
+
+
+def attested(entry: Descriptor) -> str:
+    """Return the digest of the image that an index's entry attests something of; empty for all others."""
+    return entry.annotations.get(_ATTESTED, "") if _ATTESTATION in entry.annotations else ""
 
 
 def _images(manifests: Sequence[Descriptor]) -> list[Descriptor]:

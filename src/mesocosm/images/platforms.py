@@ -9,6 +9,7 @@ import msgspec
 
 from mesocosm.errors import MesocosmError
 from mesocosm.images import mediatypes
+from mesocosm.images.attachments import Attached, Kind
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor, Index, descriptor_json, index_document, parse_document
 from mesocosm.images.image import ImageRecord
@@ -21,20 +22,25 @@ ALL: Final = "all"
 """The word for every platform: of an index that is pulled, or of what is here under a name."""
 
 
-def index_of(store: ImageStore, images: Sequence[ImageRecord]) -> Document:
-    """Return an index of these images; blocking.
+def index_of(
+    store: ImageStore, images: Sequence[ImageRecord], attestations: Sequence[Attached] = ()
+) -> Document:
+    """Return an index of these images and of their attestations; blocking.
 
     The one by which they came, byte for byte, when it lists just them; else a new one, in the order of
-    platforms, without what the old one says of anything else (attestations).
+    platforms, without what the old one says of anything else (other systems).
     """
     held = {image.digest for image in images}
-    tops = {ref.top for ref in store.catalogue.refs() if ref.digest in held and ref.top not in (None, *held)}
+    whole = held | {str(one.descriptor.digest) for one in attestations}
+    refs = [ref for ref in store.catalogue.refs() if ref.digest in held]
+    tops = {top for ref in refs for top in (ref.top, ref.index) if top not in (None, *held)}
     for top in sorted(filter(None, tops)):
         document = _index_here(store, Digest.parse(top))
-        if document is not None and {str(one.digest) for one in _listed(document)} == held:
+        if document is not None and {str(one.digest) for one in _listed(document)} == whole:
             return document
-    entries = [descriptor_json(_entry(one)) for one in sorted(images, key=lambda one: one.platform)]
-    data = index_document(list(entries))
+    entries = [_entry(one) for one in sorted(images, key=lambda one: one.platform)]
+    entries += [one.descriptor for one in attestations]
+    data = index_document([descriptor_json(one) for one in entries])
     return Document(Descriptor(mediatypes.OCI_INDEX, Digest.of(data), len(data)), data)
 
 
@@ -59,10 +65,27 @@ def _listed(document: Document) -> tuple[Descriptor, ...]:
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """Images that go out together: one, or one for each platform with the ``index`` that lists them."""
+    """Images that go out together: one, or one for each platform with the ``index`` that lists them.
+
+    ``attestations`` are those that the index lists too, ``attached`` what goes along otherwise.
+    """
 
     images: tuple[ImageRecord, ...]
     index: Document | None = None
+    attestations: tuple[Attached, ...] = ()
+    attached: tuple[Attached, ...] = ()
+
+    @property
+    def subjects(self) -> tuple[Digest, ...]:
+        """What something may be attached to."""
+        images = tuple(Digest.parse(image.digest) for image in self.images)
+        return images if self.index is None else (*images, self.index.descriptor.digest)
+
+    def with_attached(self, store: ImageStore) -> Listed:
+        """Return the same with all that the store has for it; blocking."""
+        found = [one for subject in self.subjects for one in store.attachments.of(subject)]
+        attached = tuple(one for one in found if one.kind is not Kind.ENTRY)
+        return msgspec.structs.replace(self, attached=attached)
 
     @property
     def top(self) -> Descriptor:
@@ -73,6 +96,13 @@ class Listed(msgspec.Struct, frozen=True):
         return Descriptor(image.media_type, Digest.parse(image.digest), image.manifest_size)
 
 
-def together(store: ImageStore, images: Sequence[ImageRecord]) -> Listed:
-    """Return the images with their index; one image needs none; blocking."""
-    return Listed(tuple(images), index_of(store, images) if len(images) > 1 else None)
+def together(store: ImageStore, images: Sequence[ImageRecord], whole: bool = False) -> Listed:
+    """Return the images with their index, which one image does not need; blocking.
+
+    ``whole``: with the attestations that are here.
+    """
+    found = [one for image in images for one in store.attachments.of(Digest.parse(image.digest)) if whole]
+    attestations = tuple(one for one in found if one.kind is Kind.ENTRY)
+    if len(images) == 1 and not attestations:
+        return Listed(tuple(images))
+    return Listed(tuple(images), index_of(store, images, attestations), attestations)

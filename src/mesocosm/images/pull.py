@@ -132,8 +132,12 @@ class Puller:
     async def _keep(self, wanted: Wanted, found: Found, report: Report) -> ImageRecord:
         with self._store.leases.pulling() as lease:
             image = await self._bring_in(wanted, found, report, Proof.ARCHIVE, lease)
+            top = str(found.top.digest)
+            index = top if top != image.digest else None
             for name in found.names:
-                ref = RefRecord(reference=str(name), digest=image.digest, platform=wanted.platform_key)
+                ref = RefRecord(
+                    reference=str(name), digest=image.digest, platform=wanted.platform_key, index=index
+                )
                 await in_thread(self._store.catalogue.name, ref)
             return image
 

@@ -9,6 +9,7 @@ from typing import Final
 
 from mesocosm.errors import Denied, InvalidConfig, NotFound
 from mesocosm.images.archive import Span, chunks
+from mesocosm.images.attachments import Attached
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
 from mesocosm.images.families import Families
@@ -33,9 +34,10 @@ async def push(
 ) -> Digest:
     """Have the images in the registry under ``target``, and return the digest that it stands for there.
 
-    Several images go by their digests, and then the index that lists them under the name.  A blob that
-    another repository of this registry has by what is known here is mounted from there.  Raises
-    InvalidConfig for a target that is no registry name, NotFound when blobs are not kept here.
+    Several images go by their digests, their attestations too, and then the index that lists them under the
+    name; last what refers to them.  A blob that another repository of this registry has by what is known here
+    is mounted from there.  Raises InvalidConfig for a target that is no registry name, NotFound when blobs
+    are not kept here.
     """
     client = await registry_client(families, target)
     if target.tag is None:
@@ -45,10 +47,30 @@ async def push(
         manifest = await _send_image(store, client, target, image, homes, report)
         name = str(manifest.descriptor.digest) if listed.index else target.tag
         await client.push_manifest(target.repository, name, manifest.data, manifest.descriptor.media_type)
+    for one in listed.attestations:
+        await _send_attached(store, client, target, one, homes, report)
     if listed.index is not None:
         kind = listed.index.descriptor.media_type
         await client.push_manifest(target.repository, target.tag, listed.index.data, kind)
+    for one in listed.attached:
+        await _send_attached(store, client, target, one, homes, report)
     return listed.top.digest
+
+
+async def _send_attached(
+    store: ImageStore,
+    client: RegistryClient,
+    target: Reference,
+    attached: Attached,
+    homes: dict[str, str],
+    report: Report,
+) -> None:
+    """Have a manifest there that is attached to an image, by its digest, or by its tag where it has one."""
+    blobs = list({one.digest: one for one in attached.blobs}.values())
+    await _send(store, client, target, blobs, homes, report)
+    one = attached.descriptor
+    data: bytes = await in_thread(lambda: store.blobs.read(one.digest, limit=one.size))
+    await client.push_manifest(target.repository, attached.tag or str(one.digest), data, one.media_type)
 
 
 async def _send_image(

@@ -18,5 +18,14 @@ def tag(store: ImageStore, named: Named, name: Reference) -> ImageRecord:
         lease.need(image.documents, image.stored)
         if store.catalogue.image(image.digest) is None:
             raise missing(named.reference, image.digest)
-        store.catalogue.name(RefRecord(reference=str(name), digest=image.digest, platform=named.platform_key))
+        record = RefRecord(
+            reference=str(name), digest=image.digest, platform=named.platform_key, index=_index(named, image)
+        )
+        store.catalogue.name(record)
     return image
+
+
+def _index(named: Named, image: ImageRecord) -> str | None:
+    """The index by which the image came, or was named before."""
+    top = (named.ref.top or named.ref.index) if named.ref is not None else None
+    return top if top not in (image.digest, image.origin) else None

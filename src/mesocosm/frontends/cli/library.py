@@ -56,6 +56,11 @@ async def each_image(names: Iterable[str], act: Callable[[str], Awaitable[str | 
     return status
 
 
+async def each_platform(store: Library, image: str, platform: str | None) -> list[str | None]:
+    """What ``--platform`` means for an image that is here: "all" is every platform under its name."""
+    return [*(await store.platforms(image))] if platform == "all" else [platform]
+
+
 def verb_of_each(text: str, act: Callable[[Library, str], Awaitable[object]]) -> click.Command:
     """A verb that does ``act`` to each of the IMAGES given, and prints its name; ``text`` is its help."""
 

@@ -281,10 +281,15 @@ class RegistryClient:
     async def delete(self, repository: str, what: Digest, *, is_blob: bool = False) -> None:
         """Remove a manifest, or with ``is_blob`` a blob, by digest; Unsupported where the registry forbids
         it.
+
+        A manifest with a subject is taken out of the list of what refers to that, too.
         """
         check_names(repository)
         kind = "blobs" if is_blob else "manifests"
+        subject = None if is_blob else await referring.subject_of(self._pusher, repository, what)
         await self._delete(repository, f"{kind}/{what}", f"{repository}@{what}")
+        if subject is not None:
+            await referring.unlist(self._pusher, repository, subject, what)
 
     async def _delete(self, repository: str, path: str, what: str, more: tuple[int, ...] = ()) -> Reply:
         transport = self._pusher

@@ -74,6 +74,23 @@ def fetching(opened: Open) -> Fetch:
     return run
 
 
+class Shelf(Protocol):
+    """Where what is attached to images lies beside them: a repository, a layout."""
+
+    async def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:
+        """Return the manifests that name ``subject`` as theirs."""
+
+    async def tagged(self, tag: str) -> Descriptor | None:
+        """Return the manifest with a tag; None when there is none."""
+
+    async def read(self, descriptor: Descriptor) -> bytes:
+        """Return a manifest's bytes, which need no trust.  Raises NotFound."""
+
+    @property
+    def fetch(self) -> Fetch:
+        """Brings a blob in."""
+
+
 class Document(msgspec.Struct, frozen=True):
     """The exact bytes of a manifest, index or configuration, with its descriptor."""
 
@@ -203,6 +220,11 @@ class Store:
         """
         del reference, digest
         return ()
+
+    async def shelf(self, reference: Reference) -> Shelf | None:
+        """Return where what is attached to an image lies; None where the family knows nothing of the kind."""
+        del reference
+        return None
 
     def root(self, reference: Reference, *, scratch: Path | None, read_only: bool) -> Root:
         """Say how the root of a family without layers is assembled.

@@ -20,7 +20,7 @@ from mesocosm.images.reference import Reference
 from mesocosm.images.registry.client import ManifestReply, RegistryClient
 from mesocosm.images.registry.credentials import Credentials, default_paths
 from mesocosm.images.signed_statement import LIMIT as STATEMENT_LIMIT
-from mesocosm.images.stores.base import Found, Outline, Store, StoreContext
+from mesocosm.images.stores.base import Found, Outline, Shelf, Store, StoreContext
 from mesocosm.images.stores.docker_schema1 import outline
 from mesocosm.images.stores.resolve import platforms_of, resolve, top_document
 from mesocosm.images.transfer import SinkFactory, in_thread
@@ -94,6 +94,10 @@ class RegistryStore(Store):
             top, read, reference, platform, fetch=fetch, source=reference.registry, etag=etag
         )
 
+    async def shelf(self, reference: Reference) -> Shelf:
+        """As `Store.shelf`: the repository."""
+        return _Repository(await self.client(reference), reference.repository)
+
     async def signatures(self, reference: Reference, digest: Digest) -> tuple[Signature, ...]:
         """As `Store.signatures`: cosign's, under the tag made of the digest."""
         from mesocosm.images import signatures as cosign  # cryptography: only where signatures are asked for
@@ -162,6 +166,38 @@ class RegistryStore(Store):
             await self._web.close()
         await self._stack.aclose()
         self._clients.clear()
+
+
+class _Repository:
+    """What is attached to a repository's images, see `stores.base.Shelf`."""
+
+    def __init__(self, client: RegistryClient, repository: str) -> None:
+        self._client = client
+        self._repository = repository
+
+    async def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:
+        try:
+            return await self._client.referrers(self._repository, subject)
+        except NotFound:
+            return ()
+
+    async def tagged(self, tag: str) -> Descriptor | None:
+        try:
+            reply = await self._client.manifest(self._repository, tag)
+        except NotFound:
+            return None
+        return Descriptor(reply.media_type, reply.digest, len(reply.data)) if reply else None
+
+    async def read(self, descriptor: Descriptor) -> bytes:
+        reply = await self._client.manifest(self._repository, str(descriptor.digest))
+        return reply.data if reply else b""
+
+    async def fetch(
+        self, blobs: BlobStore, descriptor: Descriptor, *, sink: SinkFactory, report: Report, keep: bool
+    ) -> None:
+        await self._client.fetch_blob(
+            blobs, self._repository, descriptor, sink=sink, report=report, keep=keep
+        )
 
 
 def _name(reference: Reference) -> str:

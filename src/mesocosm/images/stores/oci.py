@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Final
 
-from mesocosm.errors import Corrupt, InvalidConfig, NotFound
+from mesocosm.errors import Corrupt, InvalidConfig, MesocosmError, NotFound
 from mesocosm.images import mediatypes
 from mesocosm.images.archive import Archive, Span, chunks, read_span
 from mesocosm.images.digest import Digest
@@ -14,10 +16,13 @@ from mesocosm.images.documents import REF_NAME, Descriptor, Index, parse_documen
 from mesocosm.images.foreign import shown
 from mesocosm.images.platform import Platform
 from mesocosm.images.reference import Reference
-from mesocosm.images.stores.base import Document, Found, Store, fetching
+from mesocosm.images.stores.base import Document, Found, Shelf, Store, fetching
 from mesocosm.images.stores.resolve import platforms_of, resolve
 from mesocosm.images.strict import DOCUMENT_LIMIT, Fields, load
 from mesocosm.images.transfer import in_thread
+
+LOOKED_INTO: Final = 1000
+"""Entries of a layout's index that are looked into for what they refer to."""
 
 
 class Layout:
@@ -79,6 +84,10 @@ class OciStore(Store):
         source = str(layout.path)
         return await resolve(top, read, reference, platform, fetch=fetching(layout.chunks), source=source)
 
+    async def shelf(self, reference: Reference) -> Shelf:
+        """As `Store.shelf`: the layout."""
+        return await in_thread(_LayoutShelf, await in_thread(open_layout, reference))
+
     async def platforms(self, reference: Reference) -> tuple[Platform, ...]:
         """As `Store.platforms`."""
 
@@ -89,6 +98,42 @@ class OciStore(Store):
 
         found: tuple[Platform, ...] = await in_thread(look)
         return found
+
+
+class _LayoutShelf:
+    """What is attached to a layout's images, see `stores.base.Shelf`; blocking to make."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._tags: dict[str, Descriptor] = {}
+        self._referring: dict[Digest, list[Descriptor]] = {}
+        self.fetch = fetching(layout.chunks)
+        for entry in index_of(layout).manifests[:LOOKED_INTO]:
+            self._tags[entry.annotations.get(REF_NAME, "")] = entry
+            with contextlib.suppress(MesocosmError):
+                data = layout.read(layout.blob(entry.digest))
+                found = parse_document(data, content_type=entry.media_type)
+                if found.subject is not None:
+                    self._referring.setdefault(found.subject.digest, []).append(entry)
+
+    async def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:
+        return tuple(self._referring.get(subject, ()))
+
+    async def tagged(self, tag: str) -> Descriptor | None:
+        return self._tags.get(tag)
+
+    async def read(self, descriptor: Descriptor) -> bytes:
+        data: bytes = await in_thread(self._layout.read, self._layout.blob(descriptor.digest))
+        return data
+
+
+def index_of(layout: Layout) -> Index:
+    """Return the layout's own index; blocking.  Raises Corrupt."""
+    what = f"{layout.path}, index.json"
+    index = parse_document(layout.read("index.json"), content_type=mediatypes.OCI_INDEX, what=what)
+    if not isinstance(index, Index):
+        raise Corrupt(f"{what} is not an index")
+    return index
 
 
 def open_layout(reference: Reference) -> Layout:
@@ -108,10 +153,7 @@ def open_layout(reference: Reference) -> Layout:
 
 def _choose(layout: Layout, reference: Reference) -> Descriptor:
     """The index entry that a reference means: by name, by digest, or the only one there is."""
-    what = f"{layout.path}, index.json"
-    index = parse_document(layout.read("index.json"), content_type=mediatypes.OCI_INDEX, what=what)
-    if not isinstance(index, Index):
-        raise Corrupt(f"{what} is not an index")
+    index = index_of(layout)
     entries = index.named(reference.ref) if reference.ref else index.manifests
     if reference.digest is not None:
         entries = tuple(one for one in entries if one.digest == reference.digest) or entries

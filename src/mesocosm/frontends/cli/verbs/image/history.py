@@ -11,8 +11,9 @@ import click
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.colour import Paint, plain, safe
 from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.encoding import show_json
 from mesocosm.frontends.cli.layout import age, columns, cut
-from mesocosm.frontends.cli.library import library
+from mesocosm.frontends.cli.library import each_platform, library
 from mesocosm.frontends.cli.output import HELP, Row, show
 from mesocosm.frontends.cli.verbs.image.ls import short
 from mesocosm.isolators.words import size
@@ -28,7 +29,7 @@ WIDTH = 60
 @click.command()
 @click.option("-q", "--quiet", is_flag=True, help="Only diff IDs.")
 @click.option("--no-trunc", is_flag=True, help="Cut nothing.")
-@click.option("--platform", metavar="OS/ARCH", help="Which of an image's platforms.")
+@click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
 @click.option("--format", "form", default="table", metavar="FORMAT", help=HELP)
 @click.argument("image", shell_complete=completion.images)
 @click.pass_context
@@ -36,10 +37,26 @@ WIDTH = 60
 async def command(
     ctx: click.Context, quiet: bool, no_trunc: bool, platform: str | None, form: str, image: str
 ) -> None:
-    """Show how IMAGE was made by its author's own account, the latest step first."""
+    """Show how IMAGE was made by its author's own account, the latest step first.
+
+    With --platform all one list for each platform that is here; as JSON an object with a list for each.
+    """
     async with library(ctx) as store:
-        steps = await store.history(image, platform=platform)
+        several = {
+            one or "": await store.history(image, platform=one)
+            for one in await each_platform(store, image, platform)
+        }
     now = time.time()
+    if platform == "all" and form == "json":
+        show_json(several)
+        return
+    for name, steps in several.items():
+        if platform == "all" and form == "table" and not quiet:
+            click.echo(f"{name}:")
+        _show(steps, form, now, quiet=quiet, whole=no_trunc)
+
+
+def _show(steps: Sequence[Step], form: str, now: float, *, quiet: bool, whole: bool) -> None:
     if quiet:
         for step in steps:
             if step.layer:
@@ -47,8 +64,8 @@ async def command(
         return
     show(
         form,
-        lambda paint: table(steps, now=now, whole=no_trunc, paint=paint),
-        lambda: [_row(step, now, no_trunc) for step in steps],
+        lambda paint: table(steps, now=now, whole=whole, paint=paint),
+        lambda: [_row(step, now, whole) for step in steps],
         steps,
     )
 

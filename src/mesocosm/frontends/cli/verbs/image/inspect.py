@@ -7,12 +7,12 @@ import click
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.encoding import show_json
-from mesocosm.frontends.cli.library import library
+from mesocosm.frontends.cli.library import each_platform, library
 from mesocosm.frontends.cli.template import Template, unescape
 
 
 @click.command()
-@click.option("--platform", metavar="OS/ARCH", help="Which of an image's platforms.")
+@click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
 @click.option("--format", "form", default="json", metavar="FORMAT", help="json, or a template: '{{.Id}}'.")
 @click.option("--manifest", is_flag=True, help="Only the manifest, byte for byte.")
 @click.option("--config", is_flag=True, help="Only the configuration, byte for byte.")
@@ -25,14 +25,15 @@ async def command(
     """Show everything known of IMAGES, as a JSON list in the shape that docker's inspect has."""
     template = None if form == "json" else Template(unescape(form))
     async with library(ctx) as store:
+        meant = [(image, one) for image in images for one in await each_platform(store, image, platform)]
         if manifest or config:
-            for image in images:
-                documents = await store.documents(image, platform=platform)
+            for image, one in meant:
+                documents = await store.documents(image, platform=one)
                 click.echo(documents[0 if manifest else 1], nl=False)
             return
-        found = [await store.describe(image, platform=platform) for image in images]
+        found = [await store.describe(image, platform=one) for image, one in meant]
     if template is None:
         show_json(found)
         return
-    for one in found:
-        click.echo(template.render(one))
+    for description in found:
+        click.echo(template.render(description))

@@ -14,6 +14,7 @@ from mesocosm.frontends.cli.progress import progress
 @click.command()
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
+@click.option("--referrers", is_flag=True, help="What refers to the image too: signatures, SBOMs.")
 @click.option("--backend", metavar="NAME", help="What layers are made ready for: erofs, overlay, copy.")
 @click.option(
     "--policy",
@@ -30,6 +31,7 @@ async def command(
     ctx: click.Context,
     quiet: bool,
     platform: str | None,
+    referrers: bool,
     backend: str | None,
     policy: str,
     limit_rate: str | None,
@@ -39,7 +41,8 @@ async def command(
     """Ask where IMAGES come from for what they are now, fetch what is missing, and print their digests.
 
     An image is docker.io's name, HOST/NAME:TAG, oci:PATH, oci-archive:PATH, docker-archive:PATH or
-    tarball:PATH.  With --platform all every Linux platform comes that the source has, under one name.
+    tarball:PATH.  With --platform all every Linux platform comes that the source has, under one name,
+    with the attestations in its index.
     """
     status = 0
     with progress(quiet=quiet or form == "json") as shown:
@@ -48,9 +51,13 @@ async def command(
             for image in images:
                 try:
                     if platform == "all":
-                        found = await store.pull_all(image, policy=policy, backend=backend)
+                        found = await store.pull_all(
+                            image, policy=policy, backend=backend, referrers=referrers
+                        )
                     else:
-                        one = await store.pull(image, policy=policy, platform=platform, backend=backend)
+                        one = await store.pull(
+                            image, policy=policy, platform=platform, backend=backend, referrers=referrers
+                        )
                         found = [one]
                 except MesocosmError as error:
                     status = 1

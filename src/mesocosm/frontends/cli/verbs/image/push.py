@@ -15,6 +15,7 @@ from mesocosm.frontends.cli.progress import progress
 @click.command()
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
+@click.option("--referrers", is_flag=True, help="What refers to the image too: signatures, SBOMs.")
 @click.option("--limit-rate", metavar="SIZE", help="Bytes a second at the most, as in 2m.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="json: events.")
 @click.argument("image", shell_complete=completion.images)
@@ -25,6 +26,7 @@ async def command(
     ctx: click.Context,
     quiet: bool,
     platform: str | None,
+    referrers: bool,
     limit_rate: str | None,
     form: str,
     image: str,
@@ -33,13 +35,14 @@ async def command(
     """Send IMAGE to a registry under its own name, or as TARGET (HOST/NAME:TAG), and print its digest.
 
     What the registry has is not sent again; what another of its repositories has is mounted from there.  With
-    --platform all every platform that is here is sent, and an index that lists them.
+    --platform all every platform that is here is sent, and an index that lists them with their attestations.
+    --referrers sends what was pulled or loaded along with IMAGE; where nobody asked yet, its source is asked.
     """
     with progress(quiet=quiet or form == "json") as shown:
         told = Events() if form == "json" and not quiet else shown
         async with library(ctx, told, limit_rate) as store:
             try:
-                digest = await store.push(image, target, platform=platform)
+                digest = await store.push(image, target, platform=platform, referrers=referrers)
             except MesocosmError as error:
                 if form == "json":
                     tell_failure(image, error)

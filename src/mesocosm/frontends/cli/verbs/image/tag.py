@@ -10,12 +10,15 @@ from mesocosm.frontends.cli.library import library
 
 
 @click.command()
-@click.option("--platform", metavar="OS/ARCH", help="Which of an image's platforms.")
+@click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
 @click.argument("image", shell_complete=completion.images)
 @click.argument("name")
 @click.pass_context
 @asynchronous
 async def command(ctx: click.Context, platform: str | None, image: str, name: str) -> None:
-    """Let NAME (HOST/NAME:TAG) mean IMAGE, whatever it meant before."""
+    """Let NAME (HOST/NAME:TAG) mean IMAGE, whatever it meant before.
+
+    With --platform all it does so on every platform for which IMAGE is here.
+    """
     async with library(ctx) as store:
         await store.tag(image, name, platform=platform)

@@ -12,7 +12,7 @@ from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.encoding import show_json
 from mesocosm.frontends.cli.layout import count
-from mesocosm.frontends.cli.library import library
+from mesocosm.frontends.cli.library import each_platform, library
 from mesocosm.frontends.cli.progress import progress
 from mesocosm.frontends.cli.verbs.image.ls import familiar
 from mesocosm.images.progress import Phase, Progress
@@ -37,6 +37,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @click.command()
+@click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
 @click.option("--check-only", is_flag=True, help="Bring nothing back.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress, and nothing that is sound.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How to print.")
@@ -44,7 +45,12 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 @click.pass_context
 @asynchronous
 async def command(
-    ctx: click.Context, check_only: bool, quiet: bool, form: str, images: tuple[str, ...]
+    ctx: click.Context,
+    platform: str | None,
+    check_only: bool,
+    quiet: bool,
+    form: str,
+    images: tuple[str, ...],
 ) -> int:
     """Read IMAGES, or all there are, again, and compare every byte with what it was when it came.
 
@@ -54,7 +60,8 @@ async def command(
     with progress(quiet=quiet) as told:
         async with library(ctx, told) as store:
             names = images or tuple(image.digest for image in await store.images())
-            found = [await _examine(store, name, told, repair=not check_only) for name in names]
+            meant = [(name, one) for name in names for one in await each_platform(store, name, platform)]
+            found = [await _examine(store, name, one, told, repair=not check_only) for name, one in meant]
     if form == "json":
         show_json(found)
     else:
@@ -63,18 +70,22 @@ async def command(
     return int(any(one.left or one.failure for one in found))
 
 
-async def _examine(store: Library, name: str, report: Report, *, repair: bool) -> Finding:
-    image = await store.inspect(name)
+async def _examine(
+    store: Library, name: str, platform: str | None, report: Report, *, repair: bool
+) -> Finding:
+    image = await store.inspect(name, platform=platform)
     subject = familiar(image.references[0]) if image.references else image.digest
+    if platform is not None:
+        subject = f"{subject} for {image.platform}"
     report(Progress(Phase.VERIFY, subject, 0, image.size))
-    verdict, failure, left = await store.verify(name), "", None
+    verdict, failure, left = await store.verify(name, platform=platform), "", None
     report(Progress(Phase.VERIFY, subject, image.size, image.size, finished=True))
     if repair and not verdict.sound:
         try:
-            await store.repair(name, verdict)
+            await store.repair(name, verdict, platform=platform)
         except MesocosmError as error:
             failure = str(error)
-        left = await store.verify(name)
+        left = await store.verify(name, platform=platform)
     remains = left or verdict
     return Finding(
         image=subject,
