@@ -15,7 +15,7 @@ from mesocosm.images import erofs_format as fmt
 from mesocosm.images.certain import certain
 from mesocosm.images.erofs_file import HEAD, LayerFile, SealKind, seal_text
 from mesocosm.images.layer_facts import ErofsFacts
-from mesocosm.images.layer_tree import Node
+from mesocosm.images.layer_tree import Node, implied_places
 
 OPAQUE_XATTR = (b"trusted.overlay.opaque", b"y")
 IMPLIED_XATTR = (b"trusted.overlay.mesocosm.implied", b"y")
@@ -62,7 +62,14 @@ def complete(
     )
     size = file.finish(head)
     implied = sum(node.implied for node in inodes)
-    return ErofsFacts(size, seal_text(seal, certain(file.seal, "the seal")), len(inodes), implied)
+    return ErofsFacts(
+        size=size,
+        seal=seal_text(seal, certain(file.seal, "the seal")),
+        inodes=len(inodes),
+        implied=implied,
+        implied_at=implied_places(inodes[0], implied),
+        opaque=inodes[0].opaque,
+    )
 
 
 class Metadata:

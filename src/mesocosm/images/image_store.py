@@ -20,7 +20,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -31,9 +31,10 @@ from mesocosm.errors import Corrupt, Unsupported
 from mesocosm.images.attachments import Attachments
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.catalogue import Catalogue
+from mesocosm.images.digest import Digest
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.layer_mounts import mount_image
-from mesocosm.images.layers import Form, LayerStore
+from mesocosm.images.layers import Form, LayerRecord, LayerStore
 from mesocosm.images.leases import Leases
 from mesocosm.images.looks import Look, closing, find_looks, hides_all, write_looks
 from mesocosm.images.merging import Merges
@@ -41,6 +42,9 @@ from mesocosm.images.staging import replace, staged
 from mesocosm.images.store_faults import store_faults
 
 VERSION: Final = 1
+
+_Records = Mapping[Digest, LayerRecord | None]
+_Implied = Mapping[Digest, tuple[str, ...] | None]
 
 
 class ImageStore:
@@ -90,21 +94,28 @@ class ImageStore:
         The record also says which layers are hidden: overlayfs asks no root directory whether it is opaque.
         All layers have to be there.
         """
-        image = msgspec.structs.replace(image, hidden=self._hidden(image, form))
-        records = [self.layers.record(diff_id, form) for diff_id in image.diff_ids[1:]]
-        if not any(record is None or record.implied for record in records):
+        records = {diff_id: self.layers.record(diff_id, form) for diff_id in image.diff_ids}
+        hidden = self._hidden(image, form, records)
+        image = msgspec.structs.replace(image, hidden=hidden)
+        implied = {diff_id: _implied(record) for diff_id, record in records.items()}
+        if all(implied[diff_id] == () for diff_id in image.diff_ids[hidden + 1 :]):
             return image
-        looks = self._find_looks(image, form)
+        looks = self._find_looks(image, form, implied)
         if looks and not self.looks(image).exists():
             self._publish_looks(image, looks)
         return msgspec.structs.replace(image, looks=bool(looks))
 
-    def _hidden(self, image: ImageRecord, form: Form) -> int:
+    def _hidden(self, image: ImageRecord, form: Form, records: _Records) -> int:
         """How many layers lie below the highest that hides everything (OCI image spec, "Opaque Whiteout")."""
         for number in range(len(image.diff_ids) - 1, 0, -1):
-            with closing([open_layer(self.layers.content(image.diff_ids[number], form), form)]) as held:
-                if hides_all(held[0]):
-                    return number
+            record = records[image.diff_ids[number]]
+            opaque = record.opaque if record is not None else None
+            if opaque is None:
+                content = self.layers.content(image.diff_ids[number], form)
+                with closing([open_layer(content, form)]) as held:
+                    opaque = hides_all(held[0])
+            if opaque:
+                return number
         return 0
 
     def condemn_looks(self, needed: Collection[str]) -> None:
@@ -113,11 +124,12 @@ class ImageStore:
             if name not in needed:
                 (self.root / "looks" / name).rename(self.root / "trash" / secrets.token_hex(16))
 
-    def _find_looks(self, image: ImageRecord, form: Form) -> dict[bytes, Look]:
+    def _find_looks(self, image: ImageRecord, form: Form, implied: _Implied) -> dict[bytes, Look]:
+        order = list(dict.fromkeys(reversed(image.diff_ids[image.hidden :])))
         with closing([]) as layers:
-            for diff_id in dict.fromkeys(reversed(image.diff_ids[image.hidden :])):
+            for diff_id in order:
                 layers.append(open_layer(self.layers.content(diff_id, form), form))
-            return find_looks(layers)
+            return find_looks(layers, [implied[diff_id] for diff_id in order])
 
     def _publish_looks(self, image: ImageRecord, looks: dict[bytes, Look]) -> None:
         with staged(self.root / "ingest", "looks-") as staging:
@@ -151,6 +163,11 @@ class ImageStore:
         with store_faults(self.root):
             self.layers.empty_trash()
             return self.blobs.sweep(older_than=older_than)
+
+
+def _implied(record: LayerRecord | None) -> tuple[str, ...] | None:
+    """Where a layer's implied directories are; None when it has to be walked through."""
+    return None if record is None else record.implied_at if record.implied else ()
 
 
 def open_layer(content: Path, form: Form) -> int:

@@ -19,22 +19,27 @@ class StreamHash(Protocol):
 
 class ErofsFacts(msgspec.Struct, frozen=True):
     """What became of one layer as an EROFS file: its ``size`` in bytes, its ``seal`` (see
-    `erofs_file.seal_of`), its inodes, and how many directories were made without being described.
+    `erofs_file.seal_of`), its inodes, how many directories were made without being described, and the paths
+    of those below the root (None: too many, or no UTF-8).  ``opaque``: its root hides all lower layers.
     """
 
     size: int
     seal: str
     inodes: int
     implied: int
+    implied_at: tuple[str, ...] | None
+    opaque: bool
 
 
 class TreeFacts(msgspec.Struct, frozen=True):
     """What became of one layer as a directory: bytes of file data written, and directories made without being
-    described.
+    described; their paths, and whether the root hides lower layers, nobody notes.
     """
 
     size: int
     implied: int
+    implied_at: None = None
+    opaque: None = None
 
 
 class LayerFacts(msgspec.Struct, frozen=True):

@@ -19,6 +19,9 @@ from mesocosm.images.limits import Limits
 LINK_HOPS = 40
 """Symbolic links followed in one path, as the kernel's own limit (path_resolution(7))."""
 
+NOTED_PLACES = 256
+"""Implied directories whose paths are recorded with a layer; whoever has more is walked through."""
+
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
 
@@ -233,6 +236,27 @@ class LayerTree:
             if len(way) > self._limits.depth:
                 raise Exhausted(f"layer: more than {self._limits.depth} directories deep at {path[:80]!r}")
         return way[-1]
+
+
+def implied_places(root: Node, count: int) -> tuple[str, ...] | None:
+    """Return where the implied directories below ``root`` are, of ``count`` with it.
+
+    None when they are more than `NOTED_PLACES`, or a path is no UTF-8.
+    """
+    if count > NOTED_PLACES:
+        return None
+    found: list[bytes] = []
+    pending = [(b"", root)] if count > root.implied else []
+    while pending:
+        path, directory = pending.pop()
+        for name, child in (directory.children or {}).items():
+            if child.children is not None:
+                pending.append((path + name + b"/", child))
+                found += [path + name] if child.implied else []
+    try:
+        return tuple(sorted(path.decode() for path in found))
+    except UnicodeDecodeError:
+        return None
 
 
 def _settle_whiteouts(directory: Node) -> None:

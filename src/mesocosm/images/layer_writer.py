@@ -96,5 +96,7 @@ def _record(facts: LayerFacts, form: Form) -> LayerRecord:
         tar_size=facts.tar_size,
         entries=facts.entries,
         implied=facts.made.implied,
+        implied_at=facts.made.implied_at,
+        opaque=facts.made.opaque,
         compression=facts.compression,
     )

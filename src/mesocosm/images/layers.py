@@ -55,7 +55,8 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     ``size`` bytes on disk, ``seal`` by which a flipped bit is found (EROFS), ``blob`` the digest it was made
     from, ``tar_size`` and ``entries`` of its archive, ``implied`` directories that it has without describing
-    them, ``compression`` of the blob.
+    them and their paths but the root's, ``compression`` of the blob; ``opaque``: its root hides what is below
+    it.  None where nobody noted it.
     """
 
     diff_id: str
@@ -67,6 +68,8 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     entries: int
     implied: int
     compression: str
+    implied_at: tuple[str, ...] | None = None
+    opaque: bool | None = None
     version: int = VERSION
 
 

@@ -42,17 +42,19 @@ class Look(msgspec.Struct, frozen=True):
     xattrs: Xattrs
 
 
-def find_looks(layers: Sequence[int]) -> dict[bytes, Look]:
+def find_looks(layers: Sequence[int], implied: Sequence[Sequence[str] | None]) -> dict[bytes, Look]:
     """Return the directories whose look is not their topmost layer's, with all on the way to them.
 
-    ``layers`` are descriptors of layer roots, top first.  Paths are relative to the root, which is not among
-    them.  Blocking.
+    ``layers`` are descriptors of layer roots, top first, ``implied`` where each has implied directories; None
+    for one that has to be walked through to know.  Paths are relative to the root, which is not among them.
+    Blocking.
     """
     found: dict[bytes, Look] = {}
     seen: set[bytes] = set()
     budget = LIMIT
     for number, layer in enumerate(layers[:-1]):
-        for path in _implied(layer):
+        noted = implied[number]
+        for path in _implied(layer) if noted is None else map(os.fsencode, noted):
             budget -= len(layers)
             if budget < 0:
                 raise Exhausted("image: its layers leave out too many of their directories")

@@ -71,6 +71,7 @@ class Merges:
                 tar_size=0,
                 entries=made.inodes,
                 implied=0,
+                implied_at=(),
                 compression="none",
             ),
         )

@@ -127,6 +127,7 @@ class ReadyWriter:
             tar_size=0,
             entries=0,
             implied=0,
+            implied_at=(),
             compression=COMPRESSION,
         )
 
