@@ -28,15 +28,17 @@ _OWN_MOUNTS = ("/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/res
 class ContainerRoot(msgspec.Struct, frozen=True, kw_only=True):
     """The root of one container.
 
-    ``image``, asked for as ``reference``, is what it was made of; ``directories`` are those that the root is
-    laid together of, top first; ``changed`` tells that the topmost has the changes, and nothing else.
-    ``mounts`` are paths in it that something lies on, ``owners`` the mapping of what was written to it.
-    ``lives`` until the container ends; else it was kept (``--root-changes``).
+    ``image``, asked for as ``reference``, is what it was made of, by ``backend`` (None: the host's best).
+    ``directories`` are those that the root is laid together of, top first; ``changed`` tells that the topmost
+    has the changes, and nothing else.  ``mounts`` are paths in it that something lies on, ``owners`` the
+    mapping of what was written to it.  ``lives`` until the container ends; else it was kept
+    (``--root-changes``).
     """
 
     container: ContainerID
     image: ImageRecord
     reference: str
+    backend: str | None
     directories: tuple[Path, ...]
     changed: bool
     mounts: tuple[str, ...]
@@ -83,6 +85,7 @@ async def root_of(engine: Engine, container: ContainerID) -> AsyncIterator[Conta
             container=container,
             image=image,
             reference=told.reference if told and told.digest == digest else digest,
+            backend=record.config.backend,
             directories=directories,
             changed=changed,
             mounts=_mounts(record, plan),

@@ -104,7 +104,9 @@ class RootFiles:
             async def layer(spool: Spool) -> Packed:
                 return await self._pack(root, request, spool, pause)
 
-            return await self._engine.provisioner.commit(root.image, root.reference, request, layer)
+            return await self._engine.provisioner.commit(
+                root.image, root.reference, request, layer, backend=root.backend
+            )
 
     async def _pack(self, root: ContainerRoot, request: CommitRequest, spool: Spool, pause: bool) -> Packed:
         """The layer, read under the container's lock: it cannot be given back meanwhile."""

@@ -15,13 +15,16 @@ from collections import Counter
 from pathlib import Path
 
 from mesocosm import trace
+from mesocosm.images.committing import CommitRequest, Packed, pack
+from mesocosm.images.layered import Layered
 from mesocosm.images.provisioner import Provisioner
+from mesocosm.images.spool import Spool
 from mesocosm.model import ContainerID
 from mesocosm.paths import Paths
 
 
 async def live(folder: Path, one: str, two: str, backend: str | None = None) -> None:
-    """Recover, pull, provision, pull another, pin, remove, collect: every kind of change to a store.
+    """Recover, pull, provision, pull another, commit, pin, remove, collect: every kind of change to a store.
 
     A ``policy.toml`` in the folder holds.
     """
@@ -32,12 +35,26 @@ async def live(folder: Path, one: str, two: str, backend: str | None = None) -> 
         await provisioner.pull(one, backend=backend)
         await provisioner.provision(container, one, pull="never", backend=backend, scratch=folder / "scratch")
         await provisioner.pull(two, backend=backend)
+        await commit(provisioner, one, folder / "scratch/upper", backend)
         await provisioner.pin(two)
         await provisioner.unpin(two)
         await provisioner.tag(two, "example.org/two:1")
         await provisioner.release(container)
         await provisioner.remove(one)
         await provisioner.prune()
+
+
+async def commit(provisioner: Provisioner, image: str, upper: Path, backend: str | None) -> None:
+    """Make an image of what the container changed; nobody names it, so it is collected at the end."""
+    (upper / "changed").write_bytes(b"c" * 100_000)
+
+    async def layer(spool: Spool) -> Packed:
+        with Layered.open((upper,)) as root:
+            return pack(root, (), spool, "gzip", threading.Event())
+
+    async with provisioner.leased((await provisioner.inspect(image)).digest) as base:
+        request = CommitRequest(created=1_600_000_000)
+        await provisioner.commit(base, image, request, layer, backend=backend)
 
 
 def main() -> None:

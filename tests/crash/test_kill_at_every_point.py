@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from fixtures import leaks
+from fixtures.command import run
 from mesocosm.linux import processes
 from mesocosm.paths import Paths
 
@@ -172,6 +173,30 @@ def test_a_running_container_does_not_notice_that_its_command_is_killed(world: W
     assert [one["state"] for one in world.containers()] == ["running"]
     done = world.command("exec", "on", "sh", "-c", "echo inside")
     assert (done.returncode, done.stdout) == (0, "inside\n"), done.stderr
+    settle(world)
+
+
+@pytest.mark.timeout(600)
+def test_a_commit_killed_at_every_point_harms_nobody(
+    world: World, tmp_path: Path, busybox_root: Path
+) -> None:
+    """GAP-27: the container goes on, the store is whole, and the same commit makes the same image."""
+    run("tar", "-C", busybox_root, "-cf", tmp_path / "root.tar", ".")
+    assert world.command("import", "-q", str(tmp_path / "root.tar"), "example.org/box:1").returncode == 0
+    start = ("run", "-d", "--quiet", "--name", "on", "example.org/box:1", "sleep", "1000")
+    assert world.command(*start).returncode == 0
+    assert world.command("exec", "on", "sh", "-c", "echo new > /new").returncode == 0
+    words = ("commit", "-q", "--timestamp", "1600000000", "on", "example.org/made:1")
+    points = world.points(tmp_path / "points", *words)
+    assert {"pause.marked", "pause.frozen", "pull.leased", "layers.renamed", "pull.recorded"} < set(points)
+    made = world.command("image", "inspect", "--format", "{{.Digest}}", "example.org/made:1").stdout
+    for point in points:
+        assert world.command("rmi", "--force", "example.org/made:1").returncode == 0
+        world.command("image", "prune", "--force")
+        world.kill_at(point, *words)
+        assert world.command("exec", "on", "cat", "/new").stdout == "new\n", point
+        done = world.command(*words)
+        assert (done.returncode, done.stdout) == (0, made), f"{point}: {done.stderr}"
     settle(world)
 
 

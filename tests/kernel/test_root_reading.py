@@ -180,6 +180,25 @@ async def test_a_committed_image_is_the_root_it_was_made_of(
         ]
 
 
+async def test_umoci_unpacks_a_committed_image_to_the_same_root(image: str, tmp_path: Path) -> None:
+    async with opened(tmp_path) as provisioner:
+        root = (await provisioner.provision(new_id(), image, scratch=tmp_path / "one")).root
+        with rooted(root, tmp_path / "r1") as made:
+            change(made.seen)
+            os.removexattr(made.seen / "new", "trusted.note")
+            wanted = snapshot(made.seen)
+            await commit(provisioner, image, made, name="example.org/made:1")
+        with (tmp_path / "saved.tar").open("wb") as file:
+            await provisioner.save(["example.org/made:1"], file.fileno())
+    (tmp_path / "saved").mkdir()
+    run("tar", "-C", tmp_path / "saved", "-xf", tmp_path / "saved.tar")
+    run("umoci", "raw", "unpack", "--image", f"{tmp_path / 'saved'}:1", tmp_path / "tree")
+    found = snapshot(tmp_path / "tree")
+    for one in (wanted, found):
+        one.pop(b".")
+    assert found == wanted
+
+
 async def test_changes_are_told_without_our_own_mount_points(image: str, tmp_path: Path) -> None:
     async with opened(tmp_path) as provisioner:
         root = (await provisioner.provision(new_id(), image, scratch=tmp_path / "one")).root

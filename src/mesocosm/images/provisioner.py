@@ -37,7 +37,7 @@ from mesocosm.images.library import Library, platform_of
 from mesocosm.images.naming import Named, canonical, is_local, is_whole_id, missing
 from mesocosm.images.platform import Platform, host_platform
 from mesocosm.images.policy import takes_schema1
-from mesocosm.images.progress import Report, silent
+from mesocosm.images.progress import Phase, Progress, Report, silent
 from mesocosm.images.rebuild import rebuild
 from mesocosm.images.reference import Reference
 from mesocosm.images.store_faults import store_faults
@@ -226,6 +226,8 @@ class Provisioner(Library):
         reference: str,
         request: CommitRequest,
         layer: Callable[[Spool], Awaitable[Packed]],
+        *,
+        backend: str | None = None,
     ) -> Committed:
         """Make an image of a leased one and the layer that ``layer`` writes into a spool.
 
@@ -240,9 +242,13 @@ class Provisioner(Library):
         await self._rights.require(named, image)
         with contextlib.suppress(MesocosmError):  # without them it can be used, though not sent elsewhere
             await have_blobs(self.store, self._families, image, self._report)
-        chosen: Backend = await in_thread(self._backends.get, None)
+        chosen: Backend = await in_thread(self._backends.get, backend)
         with spooling(self.store) as spool:
+            subject = f"the changes to {reference}"
+            self._report(Progress(Phase.COMPRESS, subject))
             packed = await layer(spool)
+            size = packed.layer.size if packed.layer else 0
+            self._report(Progress(Phase.COMPRESS, subject, size, size, finished=True))
             found = committing.found_of(self.store, draft, packed, spool.path, request)
             made = await self._puller.keep(found, chosen.form, self._report)
             if packed.layer is not None and not self.store.blobs.has(packed.layer.digest):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from mesocosm.images.backends.base import Backend, StackedLayer
+from mesocosm.images.layered import is_whiteout
 from mesocosm.images.layers import Form
 from mesocosm.images.owners import Owners
 from mesocosm.linux import beneath
@@ -124,7 +125,7 @@ class _Copy:
                 below.append(path + b"/" + name)
                 continue
             beneath.remove_tree(target, name)
-            if not _is_whiteout(status):
+            if not is_whiteout(status):
                 self._copy(path, source, target, name, status)
         return below
 
@@ -182,10 +183,6 @@ def _is_opaque(parent: int, name: bytes) -> bool:
         raise
     finally:
         os.close(fd)
-
-
-def _is_whiteout(status: os.stat_result) -> bool:
-    return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
 def _copy_file(source: int, target: int, name: bytes, status: os.stat_result, owners: Owners) -> None:
