@@ -150,11 +150,10 @@ def _changes(root: ContainerRoot) -> list[RootChange]:
 
 
 def _export(root: ContainerRoot, target: int, stopped: threading.Event) -> tuple[str, ...]:
-    from mesocosm.images.blobs import write_all
-    from mesocosm.images.root_tar import RootTar
+    from mesocosm.images.root_tar import RootTar, written_to
 
     with root.opened() as layers:
-        writer = RootTar(layers, lambda data: write_all(target, data), stopped=stopped)
+        writer = RootTar(layers, written_to(target, stopped), stopped=stopped)
         for entry in layers.walk():
             writer.add(entry)
         writer.finish()

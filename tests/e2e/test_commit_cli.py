@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import signal
 import subprocess
 import sys
 import time
@@ -253,3 +254,20 @@ def test_an_interrupt_resumes_it_and_leaves_no_image(debian: CommandLine) -> Non
     assert not frozen(debian, container)
     assert MADE not in debian("images").accepted()
     assert os.listdir(debian.root / "images/ingest") == []
+
+
+def test_an_interrupt_ends_an_export_that_nobody_reads(debian: CommandLine) -> None:
+    container = started(debian)
+    with subprocess.Popen(
+        debian.words("export", "--pause", container),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=debian.environment,
+    ) as export:
+        assert export.stdout is not None
+        assert export.stdout.read(1), "it writes, and the pipe is full soon"
+        assert frozen(debian, container)
+        export.send_signal(signal.SIGINT)
+        assert export.wait(PATIENCE) == 130
+    assert not frozen(debian, container)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mesocosm.errors import Busy, Corrupt, InvalidConfig, Unsupported, WrongState
+from mesocosm.errors import Busy, Corrupt, InvalidConfig, NotFound, Unsupported, WrongState
+from mesocosm.images import root_changes
 from mesocosm.images.provisioner import Provision, Provisioner
 from mesocosm.model import ContainerConfig, ContainerID, RootChanges
 from mesocosm.plan.operations import OverlayRoot
@@ -142,3 +143,22 @@ def test_requests_that_make_no_sense(wish: dict[str, object]) -> None:
     path = str(wish.pop("path", "/kept"))
     with pytest.raises(InvalidConfig):
         ContainerConfig(root_changes=RootChanges(path), **wish)  # type: ignore[arg-type]
+
+
+async def test_what_an_ended_container_left_is_its_own(one: str, tmp_path: Path) -> None:
+    """For a commit: as long as no other container has gone on with it, and it is what it was."""
+    kept = tmp_path / "kept"
+    async with opened(tmp_path) as provisioner:
+        first, second = new_id(), new_id()
+        with pytest.raises(NotFound, match="no root changes"):
+            root_changes.kept_for(kept, str(first))
+        await begin(provisioner, one, tmp_path, first)
+        await end(provisioner, tmp_path, first)
+        assert root_changes.kept_for(kept, str(first)).digest == ONE.digest
+        await begin(provisioner, one, tmp_path, second)
+        with pytest.raises(WrongState, match=f"not those of container {first} any more"):
+            root_changes.kept_for(kept, str(first))
+        (kept / "upper").rename(kept / "elsewhere")
+        (kept / "upper").symlink_to("elsewhere")
+        with pytest.raises(InvalidConfig, match="is not a directory"):
+            root_changes.kept_for(kept, str(second))

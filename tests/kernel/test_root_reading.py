@@ -199,6 +199,26 @@ async def test_umoci_unpacks_a_committed_image_to_the_same_root(image: str, tmp_
     assert found == wanted
 
 
+async def test_a_commit_makes_a_deep_image_of_one_that_is_not_yet(tmp_path: Path) -> None:
+    """The 33rd layer has them mounted as one; a root of such an image is read like any other."""
+    deep = image_of([[file(b"n%d" % number)] for number in range(32)])
+    image = f"oci:{write_layout(deep, tmp_path / 'layout')}"
+    async with opened(tmp_path) as provisioner:
+        for number in (33, 34):
+            root = (await provisioner.provision(new_id(), image, scratch=tmp_path / str(number))).root
+            with rooted(root, tmp_path / f"r{number}") as made:
+                (made.seen / f"n{number}").touch()
+                (made.seen / "n0").unlink(missing_ok=True)
+                image, _ = await commit(provisioner, image, made)
+                wanted = sorted(path.name for path in made.seen.iterdir())
+            found = await provisioner.inspect(image)
+            assert (len(found.layers), found.merge is not None) == (number, True)
+        root = (await provisioner.provision(new_id(), image, scratch=tmp_path / "last")).root
+        with rooted(root, tmp_path / "last-root") as made:
+            assert sorted(path.name for path in made.seen.iterdir()) == wanted
+            assert len(wanted) == 33
+
+
 async def test_changes_are_told_without_our_own_mount_points(image: str, tmp_path: Path) -> None:
     async with opened(tmp_path) as provisioner:
         root = (await provisioner.provision(new_id(), image, scratch=tmp_path / "one")).root

@@ -98,13 +98,14 @@ def kept_for(path: Path, container: str) -> Base:
     Raises NotFound when they are gone, WrongState when another container has had them since.
     """
     holder, base = _read(path / "holder.json", Holder), _read(path / "base.json", Base)
-    if base is None or not (path / "upper").is_dir():
+    if base is None or not (path / "upper").exists():
         raise NotFound(f"there are no root changes in {path} any more")
     if holder is None or holder.container != container:
         raise WrongState(
             f"the root changes in {path} are not those of container {container} any more",
             hint=f"container {holder.container} has gone on with them" if holder else None,
         )
+    _check_directory(path)
     return base
 
 
