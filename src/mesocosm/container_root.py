@@ -140,7 +140,10 @@ async def _kept(engine: Engine, record: Record, image: ImageRecord) -> RootStep 
     changes = record.config.root_changes
     if changes is None:
         return None
-    return await engine.provisioner.again(image, Path(changes.path), backend=record.config.backend)
+    config = record.config
+    return await engine.provisioner.again(
+        image, Path(changes.path), backend=config.backend, idmap=config.idmap
+    )
 
 
 def _plan(engine: Engine, container: ContainerID) -> LaunchPlan | None:

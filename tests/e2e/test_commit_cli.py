@@ -162,6 +162,27 @@ def test_export_and_import_give_the_same_root(debian: CommandLine, tmp_path: Pat
     assert not (tmp_path / "none.tar").exists()
 
 
+@pytest.mark.parametrize("backend", ["erofs", "overlay"])
+def test_owners_of_a_mapped_root_are_those_of_the_container(
+    debian: CommandLine, backend: str, tmp_path: Path
+) -> None:
+    """With ``--idmap`` changed files lie on the disk as the host's IDs have them; in an image they do not."""
+    options = ("--idmap", "0:100000:65536", "--backend", backend, "--root-changes", tmp_path / "kept")
+    script = "echo new > /new; touch /other; chown 12:34 /other; echo more >> /etc/issue"
+    container = started(debian, script, *options)
+    assert (tmp_path / "kept/upper/etc/issue").stat().st_uid == 100_000
+    lines = set(debian("diff", container).accepted().splitlines())
+    assert lines == {"A /new", "A /other", "C /etc", "C /etc/issue"}
+    debian("commit", "-q", container, MADE).accepted()
+    shown = debian("run", "--rm", "-q", MADE, "stat", "-c", "%u:%g", "/new", "/other", "/etc/issue")
+    assert shown.accepted().split() == ["0:0", "12:34", "0:0"]
+    debian("stop", "-t", "0", container).accepted()
+    assert set(debian("diff", container).accepted().splitlines()) == lines
+    file = tmp_path / "root.tar"
+    debian("export", "-o", file, container).accepted()
+    assert " 12/34 " in run("tar", "--numeric-owner", "-tvf", file, "other")
+
+
 def test_kept_changes_are_committed_after_the_end(debian: CommandLine, tmp_path: Path) -> None:
     kept = ("--root-changes", tmp_path / "kept")
     first = debian("run", "-d", "-q", *kept, IMAGE, "sh", "-c", "echo kept > /note").accepted().strip()

@@ -31,7 +31,6 @@ _HOLD = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOREIGN: Final = {"trusted.overlay.redirect": "redirect_dir", "trusted.overlay.metacopy": "metacopy"}
 _HOPS: Final = 40  # symbolic links in one path, as the kernel's own limit (path_resolution(7))
-_NOBODY: Final = 65534
 GONE: Final = (FileNotFoundError, NotADirectoryError)
 """What the kernel answers for a name that has gone since it was listed, or has become something else."""
 
@@ -88,11 +87,14 @@ class Layered:
         return tuple(Place(layer, b"") for layer in range(len(self._roots)))
 
     def owner(self, place: Place, status: os.stat_result) -> tuple[int, int]:
-        """User and group of what is at a place, as the container has them; 65534 for those it does not."""
+        """User and group of what is at a place, as the image has them: those that the mapping made of others
+        are turned back, all else stays.
+        """
+        uid, gid = status.st_uid, status.st_gid
         if self._inside is None or place.layer:
-            return status.st_uid, status.st_gid
-        uid, gid = self._inside.uid(status.st_uid), self._inside.gid(status.st_gid)
-        return _NOBODY if uid is None else uid, _NOBODY if gid is None else gid
+            return uid, gid
+        inside = self._inside.uid(uid), self._inside.gid(gid)
+        return uid if inside[0] is None else inside[0], gid if inside[1] is None else inside[1]
 
     @contextlib.contextmanager
     def held(self, place: Place) -> Iterator[int]:

@@ -207,7 +207,9 @@ class Provisioner(Library):
             await in_thread(lease.need, [*image.documents, *blobs], image.stored)
             yield image
 
-    async def again(self, image: ImageRecord, place: Path, *, backend: str | None) -> RootStep:
+    async def again(
+        self, image: ImageRecord, place: Path, *, backend: str | None, idmap: IDMap | None
+    ) -> RootStep:
         """The root whose changes were kept in ``place``, prepared as for a container that goes on with it.
 
         The image is leased.  Raises NotFound when layers of it have gone, Unsupported.
@@ -216,7 +218,7 @@ class Provisioner(Library):
         _require_keeping(chosen)
         if not await in_thread(self.store.complete, image, chosen.form):
             raise NotFound(f"layers of image {image.digest} are not on this host", hint="pull it again")
-        wish = _Wish(place, read_only=False, changes=None)
+        wish = _Wish(place, read_only=False, changes=None, idmap=idmap)
         step: RootStep = await in_thread(self._prepare, image, chosen, wish)
         return step
 
