@@ -101,6 +101,8 @@ def test_what_is_refused_says_why(mesocosm: CommandLine, tmp_path: Path) -> None
     mesocosm(*run, "--idmap", "1:100000:9", "host", "true").refused("does not map root")
     mesocosm(*run, "--idmap", "0:100000", "host", "true").refused("--idmap: '0:100000' is not a range")
     mesocosm(*run, "--idmap", MAP, "none", "true").refused("cannot be mapped")
+    mesocosm(*run, "--idmap", MAP, "--pids-limit", "1", "host", "true").refused("--pids-limit")
+    mesocosm(*run, "--pids-limit", "1", "host", "true").accepted()
     volume = f"{tmp_path}:/v"
     mesocosm(*run, "-v", f"{volume}:idmap", "host", "true").refused("no idmap that this volume could share")
     mesocosm(*run, "-v", f"{volume}:suid,idmap=1000-0-1", "host", "true").refused("set-user-ID programs")

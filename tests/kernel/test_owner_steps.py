@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 from pathlib import Path
@@ -15,6 +16,7 @@ from fixtures.launching import Desk
 from fixtures.owners import BEYOND, MAP, NOBODY, owned, owner_of, plan_of
 from mesocosm.errors import LaunchError
 from mesocosm.linux import mounts, syscalls, userns
+from mesocosm.linux import overlay as overlays
 from mesocosm.model import parse_idmap
 from mesocosm.plan.operations import (
     BindMount,
@@ -284,6 +286,58 @@ def test_a_mapping_is_made_below_a_pid_namespace_whose_procfs_is_the_hosts() -> 
         return os.stat(fd).st_ino != os.stat("/proc/self/ns/user").st_ino
 
     assert isolated.run(act, flags=syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS) is True
+
+
+def test_whoever_dies_while_making_a_mapping_leaves_no_process() -> None:
+    """The one inside waits for its maker, and ends with it, killed at the worst moment."""
+
+    def act() -> bool:
+        reader, writer = os.pipe()
+        maker, _ = syscalls.clone3(0, exit_signal=signal.SIGCHLD)
+        if maker == 0:
+
+            def die(pid: str, *maps: str) -> int:
+                del maps
+                os.write(writer, pid.encode())
+                os.kill(os.getpid(), signal.SIGKILL)
+                return -1
+
+            userns._map = die  # type: ignore[assignment]
+            userns.make("0 1 1", "0 1 1")
+        inside = os.pidfd_open(int(os.read(reader, 20)))
+        os.waitid(os.P_PID, maker, os.WEXITED)
+        return bool(select.select([inside], [], [], 20)[0])
+
+    assert isolated.run(act) is True
+
+
+@pytest.mark.parametrize("old", [True, False])
+def test_mapped_layers_below_an_overlay_by_every_interface(
+    old: bool, layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before Linux 6.8 layers come in one option string, and detached ones are attached for a moment."""
+    if old:
+
+        def refuse(_: object) -> int:
+            raise overlays._NoAppend
+
+        monkeypatch.setattr(overlays._Overlay, "_by_layer", refuse)
+    above = tmp_path / "above"
+    for place in (above, tmp_path / "upper", tmp_path / "work"):
+        place.mkdir()
+    owned(above / "above", 5)
+
+    def act() -> list[int]:
+        namespace = userns.make("0 100000 65536", "0 200000 65536")
+        clones = []
+        for place in (above, layer):
+            clones.append(mounts.clone_tree(str(place), recursive=False))
+            mounts.set_attributes(clones[-1], 0, userns_fd=namespace)
+        upper, work = str(tmp_path / "upper"), str(tmp_path / "work")
+        fd = mounts.overlay(clones, upper=upper, work=work)
+        return [os.stat(name, dir_fd=fd).st_uid for name in ("above", "user", "beyond")]
+
+    assert isolated.run(act) == [100_005, 101_000, NOBODY]
 
 
 @pytest.mark.parametrize("bad", ["0 0", "", "0 1 2\n1 5 5", "0 4294967295 1"])
