@@ -25,6 +25,7 @@
                 exit.json              how the payload ended
             exec/<session>/            the same four files for each further process, and its output
         layers/<diff id>               the one mount of each layer on this host
+        top/                           empty: what / looks like in read-only roots
 
 A container ID with parents nests: ``containers/a/containers/b``.
 """
@@ -179,6 +180,11 @@ class Paths(msgspec.Struct, frozen=True):
     def layers(self) -> Path:
         """Mount points of layers."""
         return self.runtime / "layers"
+
+    @property
+    def top(self) -> Path:
+        """An empty directory, the topmost of read-only roots."""
+        return self.runtime / "top"
 
     def container(self, container: ContainerID) -> ContainerPaths:
         """The directories of one container."""

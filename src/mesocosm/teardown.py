@@ -148,6 +148,8 @@ async def _kill(engine: Engine, record: Record) -> None:
 
 async def _remove_scratch(engine: Engine, record: Record) -> None:
     state = engine.where(record.id).state
+    if not os.path.lexists(engine.where(record.id).scratch):
+        return  # a root that took no changes, or none at all
     directory = os.open(state, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         await asyncio.to_thread(beneath.remove_tree, directory, engine.where(record.id).scratch.name)

@@ -184,6 +184,64 @@ async def test_bind_shows_one_layer_read_only(tmp_path: Path) -> None:
             await provisioner.provision(new_id(), double, backend="bind", scratch=tmp_path / "s")
 
 
+@pytest.mark.parametrize("backend", STACKING)
+async def test_a_read_only_root_is_the_same_tree_and_has_nowhere_for_changes(
+    backend: str, tmp_path: Path
+) -> None:
+    """Where directories are copied the copy is made read-only by a step of its own, after the mounts."""
+    path = f"oci:{write_layout(image_of(LAYERS), tmp_path / 'layout')}"
+    expected = await tree_of(tmp_path, path, backend)
+    scratch = tmp_path / "read-only"
+    async with opened(tmp_path) as provisioner:
+        with named(backend) as name:
+            preview = await provisioner.preview(path, backend=name, read_only=True, scratch=scratch)
+            assert not scratch.exists()
+            provision = await provisioner.provision(
+                new_id(), path, backend=name, read_only=True, scratch=scratch
+            )
+        assert provision.root == preview.root
+        with shown(provision.root, tmp_path / "root") as root:
+            tree = snapshot(root)
+            assert (tree[b"."].mode, tree[b"."].uid) == (0o755, 0)
+            del tree[b"."]
+            assert tree == expected
+            if backend == "copy":
+                return
+            assert isinstance(provision.root, OverlayRoot)
+            assert provision.root.upper is None and provision.root.work is None
+            assert not scratch.exists()
+            with pytest.raises(OSError, match="Read-only"):
+                (root / "new").write_text("x")
+
+
+@pytest.mark.parametrize("count", [498, 499])
+async def test_as_many_layers_as_overlayfs_takes_are_read_only_too(count: int, tmp_path: Path) -> None:
+    """Two places in the stack are needed for the root's own look and for mount points."""
+    layers = [[file(b"own-%d" % number, b"x")] for number in range(count)]
+    path = f"oci:{write_layout(image_of(layers), tmp_path / 'layout')}"
+    scratch = tmp_path / "scratch"
+    async with opened(tmp_path) as provisioner:
+        provision = await provisioner.provision(
+            new_id(), path, backend="overlay", read_only=True, scratch=scratch
+        )
+        assert isinstance(provision.root, OverlayRoot)
+        assert (provision.root.upper is None) == (count == 498)
+        with shown(provision.root, tmp_path / "root") as root:
+            assert len(list(root.iterdir())) == count
+
+
+async def test_an_image_without_layers_can_be_read_only(tmp_path: Path) -> None:
+    path = f"oci:{write_layout(image_of([]), tmp_path / 'layout')}"
+    async with opened(tmp_path) as provisioner:
+        for backend in STACKING:
+            with named(backend) as name:
+                provision = await provisioner.provision(
+                    new_id(), path, backend=name, read_only=True, scratch=tmp_path / backend
+                )
+            with shown(provision.root, tmp_path / "root") as root:
+                assert not list(root.iterdir())
+
+
 async def test_i15_any_character_in_the_store_path(tmp_path: Path) -> None:
     """I-15: ``:`` ``,`` and ``\\`` mean nothing in a layer's path."""
     odd = tmp_path / "a:b,c\\d e"

@@ -351,3 +351,26 @@ def test_the_kernel_refuses_a_map_and_nothing_stays(bad: str) -> None:
         return len(os.listdir("/proc/self/fd")) - before
 
     assert isolated.run(act) == 0
+
+
+async def test_mount_points_of_a_read_only_root_belong_to_the_mapped_root(
+    desk: Desk, overlay: OverlayRoot, layer: Path, tmp_path: Path
+) -> None:
+    """What the layers lack lies above them unmapped, and looks as if it were theirs."""
+    (layer / "owned").mkdir(mode=0o755)
+    os.chown(layer / "owned", 1000, 50)
+    (tmp_path / "given").write_text("given\n")
+    root = msgspec.structs.replace(overlay, upper=None, work=None)
+    steps = (
+        BindMount(source=str(tmp_path / "given"), target="/owned/deep/file"),
+        MakeDirectory(target="/made/below"),
+    )
+    script = "stat -c '%u %g' / /owned /owned/deep /made /made/below; cat /owned/deep/file; touch /new 2>&1"
+    outcome = await desk.run(plan_of(root, script, *steps))
+    assert outcome.stdout.splitlines() == [
+        "100000 200000",
+        "101000 200050",
+        *["100000 200000"] * 3,
+        "given",
+        "touch: /new: Read-only file system",
+    ], outcome.stderr

@@ -82,7 +82,7 @@ def _backends(paths: Paths) -> Iterator[Finding]:
     with _trial_directory(paths.root) as trial:
         overlay = tried(
             "overlay",
-            OverlayBackend(BackendContext(mounts=layers, trial=trial)).probe,
+            OverlayBackend(BackendContext(mounts=layers, trial=trial, top=trial / "top")).probe,
             good="roots are layers with a writable one on top",
             without=f"roots have to be copied below {paths.root}",
             fix="put the state directory on ext4, xfs, btrfs or tmpfs; modprobe overlay",
@@ -92,7 +92,7 @@ def _backends(paths: Paths) -> Iterator[Finding]:
         if overlay.status == "ok":
             yield _many_layers(trial)
     with _trial_directory(paths.root) as trial:
-        erofs = _erofs(ErofsBackend(BackendContext(mounts=layers, trial=trial)))
+        erofs = _erofs(ErofsBackend(BackendContext(mounts=layers, trial=trial, top=trial / "top")))
         yield erofs
         if erofs.status == "ok":
             yield _direct_reads(trial)

@@ -26,7 +26,6 @@ from mesocosm.errors import Corrupt, InvalidConfig, MesocosmError, NotFound, Uns
 from mesocosm.images import policy, root_changes
 from mesocosm.images.backends import backend_class
 from mesocosm.images.backends.base import Backend, StackedLayer
-from mesocosm.images.backends.overlay import make_changes
 from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
 from mesocosm.images.image import ImageRecord, RefRecord
@@ -40,10 +39,12 @@ from mesocosm.images.policy import takes_schema1
 from mesocosm.images.progress import Phase, Progress, Report, silent
 from mesocosm.images.rebuild import rebuild
 from mesocosm.images.reference import Reference
+from mesocosm.images.stacking import prepare
 from mesocosm.images.store_faults import store_faults
 from mesocosm.images.stores.base import StoreContext
 from mesocosm.images.supply import have_blobs
 from mesocosm.images.transfer import Discard, in_thread
+from mesocosm.images.wish import Wish
 from mesocosm.model import ContainerID, ImageIdentity, ImageRuntime, RootChanges
 from mesocosm.model.idmap import IDMap
 from mesocosm.paths import Paths
@@ -67,20 +68,6 @@ class Provision(msgspec.Struct, frozen=True, kw_only=True):
     identity: ImageIdentity
     runtime: ImageRuntime
     root: RootStep
-
-
-class _Wish(msgspec.Struct, frozen=True):
-    """What a root is to be: where its changes go, whether there are any, where they are kept, whose it is."""
-
-    scratch: Path
-    read_only: bool
-    changes: RootChanges | None
-    idmap: IDMap | None = None
-
-    @property
-    def place(self) -> Path:
-        """Where a backend prepares the root."""
-        return self.scratch if self.changes is None else Path(self.changes.path)
 
 
 class Provisioner(Library):
@@ -139,10 +126,10 @@ class Provisioner(Library):
 
         With ``changes`` they are kept (root_changes.py), and ``scratch`` only stands for the container.
         With ``idmap`` files look owned by whom it maps their owners to, and layers keep theirs.
-        May be called again for the same container: leases add up.  ``read_only`` roots have an upper layer
-        too, in which mount points are made before the root becomes read-only.
+        May be called again for the same container: leases add up.  A ``read_only`` root needs no place for
+        changes where layers can be stacked: there is nothing below ``scratch`` then, and nothing to remove.
         """
-        wish = _Wish(scratch, read_only, changes, idmap)
+        wish = Wish(scratch, read_only, changes, idmap)
         direct = self._direct(reference, backend, wish)
         if direct is not None:
             return direct
@@ -174,7 +161,7 @@ class Provisioner(Library):
         scratch: Path,
     ) -> Provision:
         """Say what `provision` would, without changing anything.  NotFound for images that are not here."""
-        wish = _Wish(scratch, read_only, changes, idmap)
+        wish = Wish(scratch, read_only, changes, idmap)
         named = await in_thread(self._naming.find, reference, platform_of(platform))
         if named.reference is not None and not self._families.store(named.reference).layered:
             return _direct(named.reference, self._families, wish)
@@ -186,7 +173,7 @@ class Provisioner(Library):
             _require_keeping(chosen)
             await in_thread(root_changes.check, changes, image, idmap)
         stack = self._stacked(image, chosen)
-        step = chosen.preview(stack, wish.place, read_only=read_only, idmap=idmap)
+        step = chosen.preview(stack, wish.place, read_only=wish.fixed(image), idmap=idmap)
         return _provision(named, image, named.ref, _kept(step, wish))
 
     def require_layers(self, text: str) -> None:
@@ -218,7 +205,7 @@ class Provisioner(Library):
         _require_keeping(chosen)
         if not await in_thread(self.store.complete, image, chosen.form):
             raise NotFound(f"layers of image {image.digest} are not on this host", hint="pull it again")
-        wish = _Wish(place, read_only=False, changes=None, idmap=idmap)
+        wish = Wish(place, read_only=False, changes=None, idmap=idmap)
         step: RootStep = await in_thread(self._prepare, image, chosen, wish)
         return step
 
@@ -273,7 +260,7 @@ class Provisioner(Library):
 
     # --- how ------------------------------------------------------------------------------------------------
 
-    def _direct(self, text: str, backend: str | None, wish: _Wish) -> Provision | None:
+    def _direct(self, text: str, backend: str | None, wish: Wish) -> Provision | None:
         """The provision of a family without layers, for which a thread would take longer; else None."""
         if backend is not None:
             backend_class(backend)  # a root that needs none is no reason to let a wrong name pass
@@ -282,8 +269,7 @@ class Provisioner(Library):
             return None
         self._admission.direct(reference)
         found = _direct(reference, self._families, wish)
-        wish.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-        make_changes(wish.scratch, wish.idmap)
+        prepare(found.root, wish.scratch, self._paths.top, wish.idmap)
         return found
 
     def _at_once(
@@ -292,7 +278,7 @@ class Provisioner(Library):
         text: str,
         platform: Platform,
         backend: str | None,
-        wish: _Wish,
+        wish: Wish,
     ) -> Provision | None:
         """The provision of an image that is here, whole, and need not be asked about; None for all others."""
         named = self._naming.find(text, platform)
@@ -309,7 +295,7 @@ class Provisioner(Library):
         reference: Reference | None,
         image: ImageRecord,
         backend: Backend,
-        wish: _Wish,
+        wish: Wish,
     ) -> RootStep | None:
         """Lease the image and prepare the root; None when layers have gone meanwhile."""
         self._admission.before_start(reference, image)
@@ -319,7 +305,8 @@ class Provisioner(Library):
             trace.point("provisioner.leased")
             if not self.store.complete(image, backend.form):
                 return None
-            wish.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not wish.fixed(image):
+                wish.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         if wish.changes is not None:
             _require_keeping(backend)
             name = str(reference) if reference else image.digest
@@ -329,7 +316,7 @@ class Provisioner(Library):
         self.store.catalogue.used(image.digest, time.time())
         return step
 
-    def _prepare(self, image: ImageRecord, backend: Backend, wish: _Wish) -> RootStep:
+    def _prepare(self, image: ImageRecord, backend: Backend, wish: Wish) -> RootStep:
         """The root of an image that is leased and whole."""
         with store_faults(self.store.root):
             if (
@@ -339,7 +326,7 @@ class Provisioner(Library):
             ):
                 self.store.merges.have(image)
             stack = self._stacked(image, backend)
-            step = backend.root(stack, wish.place, read_only=wish.read_only, idmap=wish.idmap)
+            step = backend.root(stack, wish.place, read_only=wish.fixed(image), idmap=wish.idmap)
         return _kept(step, wish)
 
     def _stacked(self, image: ImageRecord, backend: Backend) -> tuple[StackedLayer, ...]:
@@ -381,14 +368,14 @@ def _require_keeping(backend: Backend) -> None:
         )
 
 
-def _kept(step: RootStep, wish: _Wish) -> RootStep:
+def _kept(step: RootStep, wish: Wish) -> RootStep:
     """What is kept has to reach the disk: overlayfs never mounts a volatile upper layer twice."""
     if wish.changes is None or not isinstance(step, OverlayRoot):
         return step
     return msgspec.structs.replace(step, volatile=False)
 
 
-def _direct(reference: Reference, families: Families, wish: _Wish) -> Provision:
+def _direct(reference: Reference, families: Families, wish: Wish) -> Provision:
     if wish.changes is not None:
         raise InvalidConfig(
             f"{reference} is no image of layers: changes to its root cannot be kept",

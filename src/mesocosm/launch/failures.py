@@ -15,6 +15,7 @@ TOO_MANY = "the limit of processes is reached: end some, or raise it with --pids
 """EAGAIN is what clone3(2) says of every limit on processes, and no other step's answer."""
 
 _UNMAPPED = "use --backend copy, or have it on ext4, xfs, btrfs; `mesocosm doctor` shows what can be mapped"
+_NO_MOUNT_POINT = "the image has no such place, and its root is read-only from the start: use another backend"
 
 _HINTS: dict[tuple[str, int], str] = {
     ("look-up-user", 0): "give a name the image knows, or a number",
@@ -25,6 +26,8 @@ _HINTS: dict[tuple[str, int], str] = {
     ("mount-image", errno.ENOENT): "the image has nothing at that subpath",
     ("mount-image", errno.ENOTDIR): "a file on a file, a directory on a directory: the target is the other",
     ("mount", errno.ELOOP): "/proc and /sys must be real directories in the image",
+    ("mount", errno.EROFS): _NO_MOUNT_POINT,
+    ("bind", errno.EROFS): _NO_MOUNT_POINT,
     ("mount", errno.ENODEV): "this kernel lacks the file system",
     ("working-directory", errno.ELOOP): "it must not lead through /proc/self/fd or the like",
     ("working-directory", errno.ENOTDIR): "it, or a part of it, is a file in the image",

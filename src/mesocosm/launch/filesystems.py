@@ -100,7 +100,7 @@ def bind_mount(setup: Setup, step: Step) -> None:
     """A file or directory of the host at ``target``."""
     setup.require("mnt")
     source, target = step["source"], step["target"]
-    fd = setup.shared_source(setup.index)
+    fd = setup.kept_source(setup.index)
     if fd is None:
         fd = owners.clone(setup, source, step["idmap"], recursive=step["recursive"])
     asked = attributes(step["flags"])
@@ -117,6 +117,8 @@ def show(setup: Setup, fd: int, target: str, *, trusted: bool = False) -> None:
         place = beneath.make_directories(setup.root, target)
     else:
         place = beneath.make_file(setup.root, target)
+        if stat.S_ISDIR(os.fstat(place).st_mode):
+            raise OSError(errno.EISDIR, "a file cannot lie on the directory that the image has there", target)
     if not trusted:
         _check_cover(setup, fd, place, target)
     mounts.attach(fd, place)
@@ -147,14 +149,16 @@ def make_symlink(setup: Setup, step: Step) -> None:
 
 
 def make_device(setup: Setup, step: Step) -> None:
-    """A device node, or where that is refused the host's own of the same number."""
+    """A device node, or where that is refused or nothing can be made the host's own of the same number."""
     target, number = step["target"], os.makedev(step["major"], step["minor"])
     kind = {"c": stat.S_IFCHR, "b": stat.S_IFBLK}[step["kind"]]
     above, _, name = target.rstrip("/").rpartition("/")
     parent = beneath.make_directories(setup.root, above or "/")
     try:
         _replace_node(parent, name, kind | step["mode"], number)
-    except PermissionError:
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.EROFS):
+            raise
         _show_host_node(setup, step, kind, number)
     finally:
         os.close(parent)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
-from mesocosm.launch import filesystems, roots
+from mesocosm.launch import filesystems
+from mesocosm.launch.assembly import assembled
 from mesocosm.linux import beneath, mounts, syscalls
 from mesocosm.linux.syscalls import MNT_DETACH
 
@@ -21,12 +23,28 @@ if TYPE_CHECKING:
 def mount_image(setup: Setup, step: Step) -> None:
     """An image, or a part of it, at ``target``."""
     setup.require("mnt")
-    fd = roots.ASSEMBLED[step["root"]["op"]](setup, step["root"])
-    if step["subpath"]:
-        fd = _part(fd, step["subpath"])
+    fd = setup.kept_source(setup.index)
+    if fd is None:
+        fd = _detached(setup, step)
     mounts.set_attributes(fd, filesystems.attributes(step["flags"]))
     mounts.set_propagation(fd, "private")
     filesystems.show(setup, fd, step["target"])
+
+
+def is_directory(setup: Setup, index: int, step: Step) -> bool:
+    """Whether what the step at ``index`` shows is a directory; what it takes to know is kept for the step."""
+    if not step["subpath"]:
+        return True
+    root, setup.index = setup.index, index  # what fails is the step's failure
+    fd = _detached(setup, step)
+    setup.keep_source(index, fd)
+    setup.index = root
+    return stat.S_ISDIR(os.fstat(fd).st_mode)
+
+
+def _detached(setup: Setup, step: Step) -> int:
+    whole = assembled(setup, step["root"])
+    return _part(whole, step["subpath"]) if step["subpath"] else whole
 
 
 def _part(whole: int, subpath: str) -> int:

@@ -10,7 +10,8 @@ import errno
 import os
 import stat
 
-from mesocosm.launch import owners
+from mesocosm.launch import mount_points, owners
+from mesocosm.launch.assembly import assembled, with_layers
 from mesocosm.linux import beneath, mounts, syscalls
 from mesocosm.linux.syscalls import AT_FDCWD, AT_RECURSIVE, MNT_DETACH, MS_SLAVE
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from mesocosm.launch.assembly import Layers
     from mesocosm.launch.setup import Setup
 
     Step = dict[str, Any]
@@ -38,39 +40,32 @@ def cut_propagation(setup: Setup, step: Step) -> None:
 def overlay_root(setup: Setup, step: Step) -> None:
     """An overlay of the layers, writable with ``upper`` and ``work``."""
     setup.require("mnt")
-    _hold(setup, _overlay(setup, step))
+    if step["upper"] is None:
+        with_layers(setup, step, lambda layers: _hold(setup, _read_only_overlay(setup, layers)))
+    else:
+        _hold(setup, assembled(setup, step))
+
+
+def _read_only_overlay(setup: Setup, layers: Layers) -> int:
+    """An overlay that nothing can be written to, with the mount points that the plan needs."""
+    view = mounts.overlay(layers)
+    missing = mount_points.missing(setup.steps, view)
+    if not missing:
+        return view
+    try:
+        points = mount_points.layer(setup, missing, view)
+    finally:
+        os.close(view)
+    try:
+        return mounts.overlay([points, *layers])
+    finally:
+        os.close(points)
 
 
 def bind_root(setup: Setup, step: Step) -> None:
     """A directory of the host as a mount of its own, with what is mounted below it."""
     setup.require("mnt")
-    _hold(setup, _bind(setup, step))
-
-
-def _overlay(setup: Setup, step: Step) -> int:
-    upper, work = step["upper"], step["work"]
-    options: list[tuple[str, None]] = [("volatile", None)] if upper and step["volatile"] else []
-    layers, idmap = step["layers"], step["idmap"]
-    if idmap is None:
-        return mounts.overlay(layers, upper=upper, work=work, options=options)
-    layers = [owners.clone(setup, layer, idmap) for layer in layers]
-    made = mounts.overlay(layers, upper=upper, work=work, options=options)
-    for layer in layers:
-        os.close(layer)
-    return made
-
-
-def _bind(setup: Setup, step: Step) -> int:
-    fd = owners.clone(setup, step["source"], step["idmap"], recursive=True)
-    if not stat.S_ISDIR(os.fstat(fd).st_mode):
-        raise NotADirectoryError(errno.ENOTDIR, "the root is not a directory", step["source"])
-    if step["read_only"]:
-        mounts.set_attributes(fd, mounts.ATTRIBUTES["ro"], recursive=True)
-    return fd
-
-
-ASSEMBLED: dict[str, Callable[[Setup, Step], int]] = {"overlay-root": _overlay, "bind-root": _bind}
-"""Tag of a root step to what makes its detached mount, nobody's root yet."""
+    _hold(setup, assembled(setup, step))
 
 
 def host_root(setup: Setup, step: Step) -> None:

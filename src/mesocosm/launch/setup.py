@@ -39,7 +39,7 @@ class Setup:
         "_exec",
         "_filter",
         "_root",
-        "_shared",
+        "_sources",
         "account",
         "client",
         "identified",
@@ -74,7 +74,7 @@ class Setup:
         self.covers: dict[bool, int] = {}
         self.mappings: dict[tuple[str, str], int] = {}
         self._root = -1
-        self._shared: dict[int, int] = {}
+        self._sources: dict[int, int] = {}
         self._exec: syscalls.Exec | None = None
         self._filter = b""
 
@@ -122,11 +122,15 @@ class Setup:
         """Clone what is to stay shared with the host before propagation is cut: afterwards it is too late."""
         for index, step in enumerate(self.steps):
             if step["op"] == "bind" and step["propagation"] == "shared":
-                self._shared[index] = mounts.clone_tree(step["source"], recursive=step["recursive"])
+                self._sources[index] = mounts.clone_tree(step["source"], recursive=step["recursive"])
 
-    def shared_source(self, index: int) -> int | None:
-        """What `hold_shared_sources` kept for this step."""
-        return self._shared.pop(index, None)
+    def keep_source(self, index: int, fd: int) -> None:
+        """A detached mount that a step will show, made before its turn."""
+        self._sources[index] = fd
+
+    def kept_source(self, index: int) -> int | None:
+        """What was made for this step before its turn."""
+        return self._sources.pop(index, None)
 
     def tell_created(self, payload: Identity) -> None:
         """Let the launcher know that ``payload`` is held."""

@@ -147,15 +147,16 @@ def _plain_name(name: StrOrBytes) -> bytes:
     return raw
 
 
-def _components(path: bytes) -> list[bytes]:
+def components(path: bytes) -> list[bytes]:
+    """The names that a path is made of; ``..`` is one."""
     return [name for name in path.split(b"/") if name not in (b"", b".")]
 
 
 def _make_directories(root_fd: int, path: bytes, mode: int, budget: int) -> int:
-    components = _components(path)
-    parent, there = _deepest(root_fd, components)
-    done = b"".join(b"/" + name for name in components[:there])
-    for name in components[there:]:
+    names = components(path)
+    parent, there = deepest(root_fd, names)
+    done = b"".join(b"/" + name for name in names[:there])
+    for name in names[there:]:
         try:
             child = _enter_or_make(root_fd, done, parent, name, mode, budget)
         finally:
@@ -165,11 +166,11 @@ def _make_directories(root_fd: int, path: bytes, mode: int, budget: int) -> int:
     return parent
 
 
-def _deepest(root_fd: int, components: list[bytes]) -> tuple[int, int]:
-    """The directory at the longest beginning of the path that leads to one, and how long that is."""
-    for there in range(len(components), 0, -1):
+def deepest(root_fd: int, names: list[bytes]) -> tuple[int, int]:
+    """The directory at the longest beginning of a path that leads to one, held; how many names that is."""
+    for there in range(len(names), 0, -1):
         try:
-            return open_in_root(root_fd, b"/".join(components[:there]), _DIRECTORY), there
+            return open_in_root(root_fd, b"/".join(names[:there]), _DIRECTORY), there
         except FileNotFoundError:
             continue
     return open_in_root(root_fd, b".", _DIRECTORY), 0
@@ -212,7 +213,7 @@ def _link_target(done: bytes, parent: int, name: bytes) -> bytes:
 
 
 def _split(path: bytes) -> tuple[bytes, bytes]:
-    names = _components(path)
+    names = components(path)
     if not names or names[-1] == b"..":
         raise OSError(errno.EISDIR, os.strerror(errno.EISDIR), os.fsdecode(path))
     return b"/".join(names[:-1]), names[-1]

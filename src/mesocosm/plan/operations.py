@@ -125,7 +125,8 @@ class CutPropagation(Operation, frozen=True, kw_only=True, tag="cut-propagation"
 class OverlayRoot(Operation, frozen=True, kw_only=True, tag="overlay-root"):
     """The root is an overlay.  ``layers`` are directories of the host, top first.
 
-    With ``upper`` and ``work`` (directories of one file system) it is writable; without, read-only.
+    With ``upper`` and ``work`` (directories of one file system) it is writable; without, read-only: at least
+    two layers then, and names that other steps need and no layer has are shown from memory.
     ``volatile`` skips syncing the upper layer, for containers whose changes go with them.  ``idmap`` shows
     the layers with other owners, each through an id-mapped mount of the child's own; ``upper`` is as it is.
     """
@@ -139,8 +140,10 @@ class OverlayRoot(Operation, frozen=True, kw_only=True, tag="overlay-root"):
     idmap: IDMap | None = None
 
     def describe(self) -> str:
-        kind = "writable" if self.upper else "read-only"
-        return f"mount the root: a {kind} overlay of {len(self.layers)} layer(s){_owners(self.idmap)}"
+        what = f"read-only overlay of {len(self.layers)} directories"
+        if self.upper is not None:
+            what = f"writable overlay of {len(self.layers)} layer(s)"
+        return f"mount the root: a {what}{_owners(self.idmap)}"
 
 
 class BindRoot(Operation, frozen=True, kw_only=True, tag="bind-root"):
@@ -298,7 +301,7 @@ class MakeSymlink(Operation, frozen=True, kw_only=True, tag="symlink"):
 class MakeDevice(Operation, frozen=True, kw_only=True, tag="device"):
     """A character (``c``) or block (``b``) device node below /dev.
 
-    Where mknod is refused, the host's node of the same number is bound there.
+    Where mknod is refused, or the root read-only, the host's node of the same number is bound there.
     """
 
     phase = Phase.FILESYSTEM

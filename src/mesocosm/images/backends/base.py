@@ -8,7 +8,8 @@ asked.
 
 *For a container* ``root`` is called with the layers in the form that the backend named, top first, and
 answers how the child assembles the root: one step of the launch plan.  What it prepares lies below
-``scratch``, which is the container's.  ``preview`` gives the same step with nothing done, for ``explain``.
+``scratch``, which is the container's; for a read-only root that directory is not there before it is needed.
+``preview`` gives the same step with nothing done, for ``explain``.
 With a mapping of IDs the root shows the owners that it maps to, and the layers keep theirs.
 
 Backends of others come as entry points of the group ``mesocosm.backends``.
@@ -42,10 +43,13 @@ class StackedLayer(msgspec.Struct, frozen=True):
 
 
 class BackendContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What a backend may use: the host's layer mounts, and a directory to try things in."""
+    """What a backend may use: the host's layer mounts, a directory to try things in, and the path of the
+    empty directory that lies on top in roots without changes (`stacking.prepare` makes it).
+    """
 
     mounts: LayerMounts
     trial: Path
+    top: Path
 
 
 class Backend:

@@ -32,6 +32,7 @@ class BackendChoice:
     def __init__(self, paths: Paths, mounts: LayerMounts) -> None:
         self._images = paths.images
         self._mounts = mounts
+        self._top = paths.top
         self._file = paths.runtime / "backend.json"
         self._tried: dict[str, Backend] = {}
         self._default: Backend | None = None
@@ -53,13 +54,12 @@ class BackendChoice:
     def likely(self, name: str | None) -> Backend:
         """Return the backend that `get` would, without trying anything: for ``explain``."""
         chosen = name or self._remembered() or PREFERENCE[0]
-        return backend_class(chosen)(BackendContext(mounts=self._mounts, trial=self._images))
+        return backend_class(chosen)(self._context(self._images))
 
     def _best(self) -> Backend:
         remembered = self._remembered()
         if remembered is not None:
-            context = BackendContext(mounts=self._mounts, trial=self._images)
-            return backend_class(remembered)(context)
+            return backend_class(remembered)(self._context(self._images))
         found = self._try(PREFERENCE)
         note = _Remembered(found.name, self._device())
         with contextlib.suppress(OSError):  # the next command tries again
@@ -79,8 +79,11 @@ class BackendChoice:
 
     def _try(self, names: tuple[str, ...]) -> Backend:
         with store_faults(self._images), self._trial() as trial:
-            found = choose(BackendContext(mounts=self._mounts, trial=trial), names)
-        return type(found)(BackendContext(mounts=self._mounts, trial=self._images))
+            found = choose(self._context(trial), names)
+        return type(found)(self._context(self._images))
+
+    def _context(self, trial: Path) -> BackendContext:
+        return BackendContext(mounts=self._mounts, trial=trial, top=self._top)
 
     @contextlib.contextmanager
     def _trial(self) -> Iterator[Path]:

@@ -53,6 +53,7 @@ class CopyBackend(Backend):
         nothing, and works on every file system.  InvalidConfig for an owner that the mapping lacks.
         """
         owners = Owners(idmap)
+        scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         target = scratch / "root"
         if target.exists():
             _remove(scratch, target.name)

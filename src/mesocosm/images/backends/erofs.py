@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mesocosm.images.backends.base import Backend, StackedLayer
-from mesocosm.images.backends.overlay import make_changes, stack, try_overlay
+from mesocosm.images.backends.overlay import try_overlay
 from mesocosm.images.layer_mounts import mount_image
 from mesocosm.images.layers import Form
+from mesocosm.images.stacking import prepare, stack
 from mesocosm.model.idmap import IDMap
 from mesocosm.plan import RootStep
 
@@ -35,19 +36,19 @@ class ErofsBackend(Backend):
         self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool, idmap: IDMap | None = None
     ) -> RootStep:
         """As `Backend.root`: mounts what is not mounted yet."""
-        make_changes(scratch, idmap)
         images = {
             layer.name: (layer.content, *layer.devices) for layer in layers if layer.form is not Form.TREE
         }
         self.context.mounts.hold(images)
-        return self.preview(layers, scratch, read_only=read_only, idmap=idmap)
+        step = self.preview(layers, scratch, read_only=read_only, idmap=idmap)
+        return prepare(step, scratch, self.context.top, idmap)
 
     def preview(
         self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool, idmap: IDMap | None = None
     ) -> RootStep:
         """As `Backend.preview`."""
-        del read_only
-        return stack([str(self._where(layer)) for layer in layers], scratch, idmap)
+        directories = [str(self._where(layer)) for layer in layers]
+        return stack(directories, scratch, self.context.top if read_only else None, idmap)
 
     def _where(self, layer: StackedLayer) -> Path:
         return layer.content if layer.form is Form.TREE else self.context.mounts.where(layer.name)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mesocosm.errors import Exhausted, Unsupported
+from mesocosm.errors import Unsupported
 from mesocosm.images.backends.base import Backend, StackedLayer
-from mesocosm.images.documents import LAYER_LIMIT
 from mesocosm.images.layers import Form
+from mesocosm.images.stacking import make_changes, prepare, stack
 from mesocosm.images.store_faults import DISK
 from mesocosm.linux import mounts
 from mesocosm.model.idmap import IDMap
 from mesocosm.plan import RootStep
-from mesocosm.plan.operations import BindRoot, OverlayRoot
 
 
 class OverlayBackend(Backend):
@@ -35,49 +33,16 @@ class OverlayBackend(Backend):
     def root(
         self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool, idmap: IDMap | None = None
     ) -> RootStep:
-        """As `Backend.root`.  A read-only root has an upper layer too, for the mount points."""
-        make_changes(scratch, idmap)
-        return self.preview(layers, scratch, read_only=read_only, idmap=idmap)
+        """As `Backend.root`."""
+        step = self.preview(layers, scratch, read_only=read_only, idmap=idmap)
+        return prepare(step, scratch, self.context.top, idmap)
 
     def preview(
         self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool, idmap: IDMap | None = None
     ) -> RootStep:
         """As `Backend.preview`."""
-        del read_only
-        return stack([str(layer.content) for layer in layers], scratch, idmap)
-
-
-def stack(directories: Sequence[str], scratch: Path, idmap: IDMap | None = None) -> RootStep:
-    """The step for an overlay of directories, top first, with changes below ``scratch``.
-
-    Without any, the root is an empty directory.
-
-    A directory that comes twice is left out the second time, which overlayfs would refuse (ELOOP): all that
-    a layer has, and hides, the same layer above it has and hides already.
-    """
-    if len(directories) > LAYER_LIMIT:
-        raise Exhausted(f"the image needs {len(directories)} layers, overlayfs takes {LAYER_LIMIT}")
-    if not directories:
-        return BindRoot(source=str(scratch / "upper"), read_only=False)
-    return OverlayRoot(
-        layers=tuple(dict.fromkeys(directories)),
-        upper=str(scratch / "upper"),
-        work=str(scratch / "work"),
-        idmap=idmap,
-    )
-
-
-def make_changes(scratch: Path, idmap: IDMap | None = None) -> None:
-    """Make the directories for changes, where they are not there yet.
-
-    ``upper`` decides how the container's ``/`` looks: 0755, root's, or whose root is mapped to.
-    """
-    for name, mode in (("upper", 0o755), ("work", 0o700)):
-        with contextlib.suppress(FileExistsError):
-            (scratch / name).mkdir()
-            (scratch / name).chmod(mode)
-            if idmap is not None and idmap.owner is not None and name == "upper":
-                os.chown(scratch / name, *idmap.owner)
+        directories = [str(layer.content) for layer in layers]
+        return stack(directories, scratch, self.context.top if read_only else None, idmap)
 
 
 def try_overlay(trial: Path, lowers: Sequence[Path | int]) -> None:

@@ -229,8 +229,7 @@ class Store:
     def root(self, reference: Reference, *, scratch: Path | None, read_only: bool) -> Root:
         """Say how the root of a family without layers is assembled.
 
-        ``scratch`` is an existing directory for changes; without it, and with ``read_only``, the root takes
-        none.
+        ``scratch`` is the directory for changes; without it, and with ``read_only``, the root takes none.
         """
         raise Unsupported(f"{reference}: the {self.name} store gives layers, not a root")
 
