@@ -140,8 +140,7 @@ def test_completion_offers_verbs(tmp_path: Path) -> None:
     environment = {
         "PATH": os.environ["PATH"],
         "_MESOCOSM_COMPLETE": "bash_complete",
-        "COMP_WORDS": "mesocosm in",
-        "COMP_CWORD": "1",
+        "COMP_LINE": "mesocosm in",
     }
     program = Path(sys.executable).with_name("mesocosm")
     done = subprocess.run([program], env=environment, capture_output=True, text=True, check=True)

@@ -89,7 +89,7 @@ Examples:
   mesocosm doctor                          whether this host can do it
 
 \b
-Completion of verbs, options and containers by the Tab key, for bash (zsh and fish alike):
+Completion by the Tab key, containers and images too, for bash (zsh and fish alike):
   eval "$(_MESOCOSM_COMPLETE=bash_source mesocosm)"
 """
 

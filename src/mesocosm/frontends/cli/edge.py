@@ -33,6 +33,8 @@ def _invoke(arguments: list[str], settings: Settings) -> int:
     if COMPLETION in os.environ:
         from click.shell_completion import shell_complete  # noqa: PLC0415
 
+        from mesocosm.frontends.cli import bash_completion  # noqa: F401, PLC0415  (registers itself)
+
         return shell_complete(cli, {"obj": settings}, "mesocosm", COMPLETION, os.environ[COMPLETION])
     try:
         with cli.make_context("mesocosm", list(arguments), obj=settings) as context:

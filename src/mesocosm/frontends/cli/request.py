@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from mesocosm.errors import InvalidConfig, NotFound
-from mesocosm.frontends.cli import grammar
+from mesocosm.frontends.cli import completion, grammar
 from mesocosm.model import CapabilityRequest, ContainerConfig, Mount, NamespaceModes, Resources, parse_idmap
 from mesocosm.model.config import PULL_POLICIES
 
@@ -125,7 +125,7 @@ _OPTIONS = [
     click.option(
         "--network", "--net", type=click.Choice(["none", "host"]), default="none", help="Network namespace."
     ),
-    click.argument("image"),
+    click.argument("image", shell_complete=completion.images),
     click.argument("command", nargs=-1, type=click.UNPROCESSED),
 ]
 

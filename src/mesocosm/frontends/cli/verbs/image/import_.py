@@ -16,7 +16,7 @@ from mesocosm.frontends.cli.progress import progress
 @click.option("-m", "--message", default="", metavar="TEXT", help="What history is to say.")
 @click.option("--platform", metavar="OS/ARCH", help="What the image is for.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-@click.argument("file")
+@click.argument("file", type=click.Path())
 @click.argument("name", required=False)
 @click.pass_context
 @asynchronous

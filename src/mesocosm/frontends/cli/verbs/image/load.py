@@ -15,7 +15,14 @@ from mesocosm.frontends.cli.verbs.image.ls import familiar
 
 
 @click.command("load")
-@click.option("-i", "--input", "file", metavar="FILE", help="What to read; standard input without it.")
+@click.option(
+    "-i",
+    "--input",
+    "file",
+    metavar="FILE",
+    type=click.Path(),
+    help="What to read; standard input without it.",
+)
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
 @click.pass_context
