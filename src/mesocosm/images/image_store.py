@@ -27,7 +27,7 @@ from typing import Final
 import msgspec
 
 from mesocosm import durable
-from mesocosm.errors import Corrupt, Unsupported
+from mesocosm.errors import Corrupt, Denied, Unsupported
 from mesocosm.images.attachments import Attachments
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.catalogue import Catalogue
@@ -71,6 +71,7 @@ class ImageStore:
     @classmethod
     def _open(cls, root: Path) -> ImageStore:
         store = cls(root)
+        _check_owner(root)
         _check_version(root / "version")
         for part in (store.layers, store.catalogue, store.leases):
             part.prepare()
@@ -175,6 +176,14 @@ def open_layer(content: Path, form: Form) -> int:
     if form is Form.EROFS:
         return mount_image((content,))
     return os.open(content, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _check_owner(root: Path) -> None:
+    """Whoever owns it can put whatever they like under every digest, set-user-ID files too."""
+    owner = root.stat().st_uid
+    if owner != os.geteuid():
+        hint = f"give --root a directory of your own; if it is meant, chown -R {os.geteuid()} {root}"
+        raise Denied(f"images in {root} belong to user {owner}", hint=hint)
 
 
 def _check_version(path: Path) -> None:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from typing import Final
 
+from mesocosm.errors import Corrupt, Exhausted, MesocosmError
 from mesocosm.images.archive import open_regular
 from mesocosm.images.decompress import Decompressor
 from mesocosm.images.digest import Digest
@@ -44,15 +45,26 @@ class Measurement:
         return Measured(layer, Digest("sha256", self._tar.hexdigest()))
 
 
+def _naming(error: MesocosmError, path: Path) -> MesocosmError:
+    """The same, with the file in it."""
+    if str(path) in error.message:
+        return error
+    return type(error)(f"{path}: {error.message}", hint=error.hint)
+
+
 def measure(path: Path) -> Measured:
-    """Measure the layer in a file; blocking."""
+    """Measure the layer in a file; blocking.  Corrupt for one that is empty or cannot be decompressed."""
     measurement, blob = Measurement(), hashlib.sha256()
     fd = open_regular(path)
     try:
+        if not os.fstat(fd).st_size:
+            raise Corrupt(f"{path} is empty", hint="not even an empty tar file is")
         while piece := os.read(fd, _PIECE):
             blob.update(piece)
             measurement.write(piece)
+        measurement.finish()
+    except (Corrupt, Exhausted) as error:
+        raise _naming(error, path) from error
     finally:
         os.close(fd)
-    measurement.finish()
     return measurement.of(Digest("sha256", blob.hexdigest()))

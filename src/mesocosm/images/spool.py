@@ -17,7 +17,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from mesocosm.errors import Exhausted, InvalidConfig
+from mesocosm.errors import Corrupt, Exhausted, InvalidConfig
 from mesocosm.images.archive import open_regular
 from mesocosm.images.blobs import write_all
 from mesocosm.images.decompress import MAGIC_LENGTH, Decompressor, sniff
@@ -91,7 +91,11 @@ def settled(
         yield source
         return
     with spooling(store) as spool:
-        _copy(source, spool, plain, stopped or threading.Event())
+        try:
+            _copy(source, spool, plain, stopped or threading.Event())
+        except Corrupt as error:
+            name = source if isinstance(source, Path) else "standard input"
+            raise Corrupt(f"archive {name}: {error.message}", hint=error.hint) from error
         yield spool.path
 
 

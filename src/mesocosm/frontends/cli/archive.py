@@ -28,6 +28,10 @@ def written(output: str | None) -> Iterator[int]:
         yield 1
         return
     path = Path(str(output))
+    if path.is_dir():
+        raise InvalidConfig(f"no archive can be written to {output!r}: that is a directory")
+    if not path.parent.is_dir():
+        raise InvalidConfig(f"no archive can be written to {output!r}: there is no directory {path.parent}")
     if path.exists() and not path.is_file():
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
@@ -36,7 +40,10 @@ def written(output: str | None) -> Iterator[int]:
             os.close(fd)
         return
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, output) from None
     try:
         yield fd
         os.fsync(fd)

@@ -15,7 +15,9 @@ from mesocosm.frontends.cli.progress import progress
 
 
 @click.command()
-@click.option("-o", "--output", metavar="FILE", help="Where to write; standard output without it.")
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(), help="Where to write; standard output without it."
+)
 @click.option(
     "--format",
     "form",

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mesocosm.errors import InvalidConfig
 from mesocosm.frontends.cli import grammar
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.encoding import show_json
@@ -15,6 +16,8 @@ from mesocosm.isolators.words import size
 
 if TYPE_CHECKING:
     from mesocosm.images.scrub import Scrubbed
+
+SLOWEST = 16 << 10  # bytes a second
 
 
 @click.command()
@@ -34,10 +37,11 @@ async def command(
     something is still not as it should be.
     """
     seconds = grammar.seconds(period, "--for") if period else None
+    most = grammar.size(rate, "--rate")
+    if most < SLOWEST:
+        raise InvalidConfig(f"--rate: {most} bytes a second would never end", hint="at least 16k")
     async with library(ctx) as store:
-        done = await store.scrub(
-            rate=max(1, grammar.size(rate, "--rate")), seconds=seconds, repair=not check_only
-        )
+        done = await store.scrub(rate=most, seconds=seconds, repair=not check_only)
     left = done.damaged if check_only else done.left
     if form == "json":
         show_json(done)

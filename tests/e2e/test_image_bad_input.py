@@ -1,0 +1,215 @@
+"""Bad input to the commands of images: one line that says what, where and what to do; nothing left behind."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from attacks.commandline import CommandLine
+from fixtures.isolated import run as isolated
+from mesocosm.linux import mounts, syscalls
+from provisions import docker_archive, image_of, tar_of
+from registry_fixtures import write_layout
+from tarballs import file
+
+SCRIPT = Path(__file__).parent / "interrupted_command.py"
+IMAGE = image_of([[file(b"a", os.urandom(300_000))], [file(b"b", b"b")]])
+NAME = "example.org/app:1"
+
+
+@pytest.fixture
+def here(mesocosm: CommandLine, tmp_path: Path) -> Path:
+    """A directory with the image in every form, whole and not; the store has it as NAME."""
+    layout = write_layout(IMAGE, tmp_path / "layout")
+    mesocosm("pull", "-q", f"oci:{layout}").accepted()
+    mesocosm("tag", f"oci:{layout}", NAME).accepted()
+    mesocosm("save", "-o", tmp_path / "whole.tar", NAME).accepted()
+    whole = (tmp_path / "whole.tar").read_bytes()
+    docker = docker_archive(IMAGE, tmp_path / "docker.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[:200_000])
+    (tmp_path / "cut-docker.tar").write_bytes(docker[:200_000])
+    (tmp_path / "cut.tar.gz").write_bytes(gzip.compress(whole)[:200_000])
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "text").write_text("This is no image.\n")
+    (tmp_path / "folder").mkdir()
+    tar_of({"x": b"x"}, tmp_path / "root.tar")
+    return tmp_path
+
+
+def left(mesocosm: CommandLine, here: Path) -> list[str]:
+    """What lies about in the store, and beside what was to be written."""
+    images = mesocosm.root / "images"
+    found = [f"{name}/{entry}" for name in ("ingest", "trash") for entry in os.listdir(images / name)]
+    return found + [path.name for path in here.glob(".*.tar.*")] + [path.name for path in here.glob("out*")]
+
+
+REFUSED = [
+    ("load -i cut.tar", 1, "cut.tar is truncated"),
+    ("load -i cut-docker.tar", 1, "cut-docker.tar is truncated"),
+    ("load -i cut.tar.gz", 1, r"cut.tar.gz: gzip stream ends early \(the source is truncated\)"),
+    ("load -i empty", 1, "empty"),
+    ("load -i text", 1, "text"),
+    ("load -i folder", 1, "folder is not a regular file"),
+    ("load -i none", 1, "no file none"),
+    ("load -i root.tar", 1, "root.tar has neither manifest.json nor repositories"),
+    ("load nonsense", 2, "unexpected extra argument"),
+    ("import cut.tar example.org/x:1", 1, "cut.tar|truncated"),
+    ("import cut.tar.gz example.org/x:1", 1, "cut.tar.gz: gzip stream ends early"),
+    ("import empty example.org/x:1", 1, "empty is empty"),
+    ("import folder example.org/x:1", 1, "folder is not a regular file"),
+    ("import root.tar BAD", 1, "repository names are lower case"),
+    ("import -c NONSENSE root.tar", 1, "'NONSENSE' is not understood"),
+    ("import", 2, "missing argument 'FILE'"),
+    ("pull -q tarball:empty", 1, "empty is empty"),
+    ("pull -q tarball:cut.tar.gz", 1, "cut.tar.gz: gzip stream ends early"),
+    ("pull -q oci:text", 1, "text"),
+    ("pull -q aci:text", 1, "no App Container image"),
+    ("pull -q erofs:text", 1, "no EROFS image"),
+    ("pull -q dir:folder", 1, "nothing to pull"),
+    ("pull -q ::", 1, "not a repository name"),
+    ("pull --limit-rate 0 x", 1, "at least 16k"),
+    (f"save -o none/out.tar {NAME}", 1, "'none/out.tar': there is no directory none"),
+    (f"save -o folder {NAME}", 1, "'folder': that is a directory"),
+    (f"save -o /proc/out.tar {NAME}", 1, "/proc/out.tar: "),
+    ("save -o out.tar nothere:1", 1, r"nothere:1 is not on this host \(mesocosm pull nothere:1\)"),
+    (f"save --format nonsense {NAME}", 2, "'nonsense' is not one of"),
+    (f"tag {NAME}", 2, "missing argument 'NAME'"),
+    (f"tag {NAME} x@sha256:12", 1, "not a digest"),
+    (f"image convert --compression lz4 {NAME} x:1", 2, "'lz4' is not one of"),
+    ("image scrub --rate 0", 1, "--rate: 0 bytes a second would never end"),
+    ("image scrub --for x", 1, "--for: 'x' is not a duration"),
+    ("image prune --budget -1", 1, "not a size"),
+    ("image prune --above 50% --down-to 80%", 1, "more than --above"),
+    (f"image diff {NAME} nothere:1", 1, "nothere:1 is not on this host"),
+    ("image verify nothere:1", 1, "nothere:1 is not on this host"),
+    ("image rm nothere:1", 1, "nothere:1 is not on this host"),
+    ("image nonsense", 2, "no command 'nonsense'"),
+    ("image ls --nonsense", 2, "no such option"),
+    ("images --filter x", 1, "KEY=VALUE"),
+    ("images --format {{.X}}", 1, "there is no X"),
+    ("login a b", 2, "unexpected extra argument"),
+    ("login -u x -p y example.org", 1, "does not belong on the command line"),
+    ("logout example.org", 1, "no credentials are kept for example.org"),
+]
+
+
+def test_one_line_and_nothing_left(mesocosm: CommandLine, here: Path) -> None:
+    before = mesocosm("images", "-q").accepted()
+    for line, status, pattern in REFUSED:
+        done = mesocosm(*line.split(), cwd=here)
+        words = done.refused(pattern)
+        assert done.status == status, words
+        assert len(words) < 400 and "Traceback" not in words, words
+        assert left(mesocosm, here) == [], line
+    assert mesocosm("images", "-q").accepted() == before
+
+
+def test_the_honest_twins(mesocosm: CommandLine, here: Path) -> None:
+    assert NAME in mesocosm("load", "-q", "-i", "whole.tar", cwd=here).accepted().splitlines()
+    assert NAME in mesocosm("load", "-q", "-i", "docker.tar", cwd=here).accepted().splitlines()
+    assert mesocosm("import", "-q", "root.tar", "example.org/root:1", cwd=here).accepted()
+    assert "all done" in mesocosm("image", "scrub", "--rate", "1g").accepted()
+    assert left(mesocosm, here) == []
+
+
+def test_another_users_store(mesocosm: CommandLine, here: Path) -> None:
+    os.chown(mesocosm.root / "images", 1000, 1000)
+    for words in (("images",), ("pull", "-q", f"oci:{here}/layout"), ("rmi", NAME), ("image", "verify")):
+        mesocosm(*words).refused(r"images belong to user 1000 \(.*chown")
+    assert mesocosm("run", "--rm", NAME, "x").status == 125
+    os.chown(mesocosm.root / "images", 0, 0)
+    assert NAME in mesocosm("images").accepted()
+
+
+def test_a_store_that_cannot_be_written(mesocosm: CommandLine, here: Path) -> None:
+    def look() -> list[str]:
+        root = str(mesocosm.root)
+        fd = mounts.clone_tree(root)
+        mounts.set_attributes(fd, mounts.ATTRIBUTES["ro"])
+        mounts.attach(fd, os.open(root, os.O_PATH))
+        lines = (f"pull -q oci:{here}/layout", f"tag {NAME} x:1", f"rmi {NAME}", "load -q -i whole.tar")
+        return [mesocosm(*line.split(), cwd=here).refused("Read-only file system") for line in lines]
+
+    assert len(isolated(look, flags=syscalls.CLONE_NEWNS)) == 4
+
+
+WORDS = {
+    "pull": "pull -q oci:layout",
+    "load": "load -q -i docker.tar",
+    "import": "import -q root.tar example.org/root:1",
+    "rm": f"rmi {NAME}",
+    "prune": "image prune --all --force",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("verb", WORDS)
+def test_an_interrupt_at_any_moment(verb: str, mesocosm: CommandLine, here: Path) -> None:
+    """At each named point: 130 or done, no word, no half archive; the store is sound, the next try works."""
+    words = mesocosm.words(*WORDS[verb].split())[1:]
+    points = here / "points"
+
+    def again() -> None:
+        mesocosm("image", "prune", "--all", "--force").accepted()
+        if verb not in ("pull", "load", "import"):
+            mesocosm("load", "-q", "-i", here / "whole.tar").accepted()
+
+    again()
+    subprocess.run(
+        [sys.executable, SCRIPT, "--list", points, *words], check=True, cwd=here, stdout=subprocess.DEVNULL
+    )
+    passed = list(dict.fromkeys(points.read_text().splitlines()))
+    assert passed
+    for point in passed:
+        again()
+        done = subprocess.run(
+            [sys.executable, SCRIPT, "SIGINT", point, *words],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=here,
+            check=False,
+        )
+        assert done.returncode in (0, 128 + signal.SIGINT), (point, done)
+        assert done.returncode == 0 or done.stderr == "", (point, done.stderr)
+        assert mesocosm("image", "verify", "--check-only").status == 0, point
+        if verb in ("pull", "load", "import"):
+            mesocosm(*WORDS[verb].split(), cwd=here).accepted()
+        mesocosm("image", "prune", "--all", "--force").accepted()
+        assert left(mesocosm, here) == [], point
+
+
+@pytest.mark.parametrize("words", ["save -o out.tar", "image convert --compression zstd"])
+def test_an_interrupt_at_any_time(words: str, mesocosm: CommandLine, here: Path) -> None:
+    """An archive is whole or not there, and nothing lies beside it or in the store."""
+    target = () if "save" in words else ("example.org/app:zstd",)
+    statuses = set()
+    for step in range(16):
+        with subprocess.Popen(
+            mesocosm.words(*words.split(), NAME, *target),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            env=mesocosm.environment,
+            cwd=here,
+            text=True,
+        ) as begun:
+            time.sleep(step * 0.03)
+            begun.send_signal(signal.SIGINT)
+            _, err = begun.communicate(timeout=60)
+        statuses.add(begun.returncode)
+        assert begun.returncode in (0, 130, -signal.SIGINT), err
+        assert not step or "Traceback" not in err, err  # in the first moment Python itself may not be there
+        if (here / "out.tar").exists():
+            assert (here / "out.tar").read_bytes() == (here / "whole.tar").read_bytes()
+            (here / "out.tar").unlink()
+        assert left(mesocosm, here) == []
+    assert statuses - {0}
+    assert "sound" in mesocosm("image", "verify").accepted()
