@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import stat
+import struct
 import tarfile
 import threading
 from collections.abc import Callable, Iterator
@@ -478,6 +479,8 @@ def test_owners_are_those_that_the_container_knows(tmp_path: Path) -> None:
         os.chown(upper / name, uid, gid)
     (lower / "image").touch()
     os.chown(lower / "image", 7, 8)
+    masks = bytes.fromhex("0000002000000000") + bytes(8)
+    os.setxattr(upper / "one", "security.capability", struct.pack("<I16sI", 0x03000001, masks, 100_000))
     out = io.BytesIO()
     owners = parse_idmap("uids=0:100000:65536;gids=0:200000:65536")
     with Layered.open((upper, lower), owners) as root:
@@ -490,6 +493,9 @@ def test_owners_are_those_that_the_container_knows(tmp_path: Path) -> None:
     out.seek(0)
     with tarfile.open(fileobj=out) as read:
         found = {one.name: (one.uid, one.gid) for one in read}
+        records = read.getmember("one").pax_headers
+        held = records["SCHILY.xattr.security.capability"].encode("utf-8", "surrogateescape")
+        assert held == struct.pack("<I", 0x02000001) + masks
     assert found == {"root": (0, 0), "one": (1000, 1), "stranger": (5, 5), "image": (7, 8)}
 
 

@@ -15,6 +15,7 @@ import contextlib
 import errno
 import os
 import stat
+import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -30,6 +31,9 @@ from mesocosm.model.idmap import IDMap, IDRange
 _HOLD = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _LIST = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOREIGN: Final = {"trusted.overlay.redirect": "redirect_dir", "trusted.overlay.metacopy": "metacopy"}
+CAPABILITY: Final = b"security.capability"
+_CAPABILITY_3: Final = struct.Struct("<I16sI")  # linux/capability.h: version and flags, masks, the root user
+_VERSION_2, _FLAGS = 0x02000000, 0x00FFFFFF
 _HOPS: Final = 40  # symbolic links in one path, as the kernel's own limit (path_resolution(7))
 GONE: Final = (FileNotFoundError, NotADirectoryError)
 """What the kernel answers for a name that has gone since it was listed, or has become something else."""
@@ -95,6 +99,15 @@ class Layered:
             return uid, gid
         inside = self._inside.uid(uid), self._inside.gid(gid)
         return uid if inside[0] is None else inside[0], gid if inside[1] is None else inside[1]
+
+    def attributes(self, place: Place, fd: int, path: bytes) -> Xattrs:
+        """The extended attributes of what is held there that a layer may have, as the image has them."""
+        found = admitted(fd, path, self._limits)
+        if self._inside is None or place.layer:
+            return found
+        return tuple(
+            (name, _for_image(value, self._inside) if name == CAPABILITY else value) for name, value in found
+        )
 
     @contextlib.contextmanager
     def held(self, place: Place) -> Iterator[int]:
@@ -226,6 +239,14 @@ def _turned(owners: IDMap) -> IDMap:
         return tuple(IDRange(one.host, one.container, one.length) for one in ranges)
 
     return IDMap(uids=turned(owners.uids), gids=turned(owners.gids))
+
+
+def _for_image(capability: bytes, inside: IDMap) -> bytes:
+    """File capabilities for a mapped root as those of any root: version 2 for 3 (capabilities(7))."""
+    if len(capability) != _CAPABILITY_3.size:
+        return capability
+    word, masks, root = _CAPABILITY_3.unpack(capability)
+    return struct.pack("<I", _VERSION_2 | word & _FLAGS) + masks if inside.uid(root) == 0 else capability
 
 
 def _lay(

@@ -12,7 +12,7 @@ import stat
 from collections.abc import Collection, Iterator
 from typing import Literal, NamedTuple
 
-from mesocosm.images.layered import GONE, Entry, Layered, Place, admitted, is_whiteout
+from mesocosm.images.layered import GONE, Entry, Layered, Place, is_whiteout
 
 _PLAIN_ROOT = (stat.S_IFDIR | 0o755, 0, 0)
 """How ``/`` looks when nobody changed it, whatever the image says of it (backends/overlay.py)."""
@@ -127,7 +127,7 @@ class RootDiff:
     def _look(self, entry: Entry) -> tuple[object, ...]:
         xattrs = None
         with contextlib.suppress(*GONE), self._root.held(entry.places[0]) as fd:
-            xattrs = admitted(fd, entry.path)
+            xattrs = self._root.attributes(entry.places[0], fd, entry.path)
         return *self._rights(entry), xattrs
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from mesocosm.errors import Denied, Exhausted, Unsupported
 from mesocosm.images.blobs import write_all
 from mesocosm.images.entries import OPAQUE_NAME, WHITEOUT_PREFIX
-from mesocosm.images.layered import GONE, Entry, Layered, admitted, refuse_foreign, spelt
+from mesocosm.images.layered import GONE, Entry, Layered, refuse_foreign, spelt
 from mesocosm.images.limits import DEFAULT_LIMITS, DevicePolicy
 from mesocosm.images.tar_header import BLOCK, HARDLINK, Extents, TarEntry
 from mesocosm.images.tar_sparse import MAP_ENTRY
@@ -122,7 +122,7 @@ class RootTar:
         elif stat.S_ISLNK(mode):
             self._write(_entry(name, stat.S_IFLNK, status, owner, link=os.readlink(b"", dir_fd=fd)))
         else:
-            xattrs = admitted(fd, path) if stat.S_ISDIR(mode) else ()
+            xattrs = self._root.attributes(entry.places[0], fd, path) if stat.S_ISDIR(mode) else ()
             self._write(_entry(name, stat.S_IFMT(mode), status, owner, xattrs=xattrs))
 
     def _first_name(self, entry: Entry, status: os.stat_result) -> bytes | None:
@@ -138,7 +138,7 @@ class RootTar:
     def _add_file(self, entry: Entry, fd: int, status: os.stat_result, owner: tuple[int, int]) -> None:
         """A regular file, held: what is opened for reading is that one and no device put in its place."""
         refuse_foreign(fd, entry.path)
-        xattrs, size = admitted(fd, entry.path), status.st_size
+        xattrs, size = self._root.attributes(entry.places[0], fd, entry.path), status.st_size
         if size > DEFAULT_LIMITS.file:
             raise Exhausted(
                 f"{spelt(entry.path)} has {size} bytes, more than the {DEFAULT_LIMITS.file} allowed"
