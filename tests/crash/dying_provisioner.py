@@ -19,29 +19,38 @@ from mesocosm.images.committing import CommitRequest, Packed, pack
 from mesocosm.images.layered import Layered
 from mesocosm.images.provisioner import Provisioner
 from mesocosm.images.spool import Spool
+from mesocosm.images.transfer import in_thread
 from mesocosm.model import ContainerID
 from mesocosm.paths import Paths
 
 
 async def live(folder: Path, one: str, two: str, backend: str | None = None) -> None:
-    """Recover, pull, provision, pull another, commit, pin, remove, collect: every kind of change to a store.
+    """Recover, pull, provision, pull another, commit, mount it, pin, remove, collect, collect by settings:
+    every kind of change to a store.
 
     A ``policy.toml`` in the folder holds.
     """
     paths, policy = Paths(folder / "state", folder / "run"), folder / "policy.toml"
-    async with Provisioner.open(paths, policy=policy) as provisioner:
+    settings = folder / "images.toml"
+    async with Provisioner.open(paths, policy=policy, settings=settings) as provisioner:
         container = ContainerID.parse("container")
         await provisioner.recover(set())
         await provisioner.pull(one, backend=backend)
         await provisioner.provision(container, one, pull="never", backend=backend, scratch=folder / "scratch")
         await provisioner.pull(two, backend=backend)
         await commit(provisioner, one, folder / "scratch/upper", backend)
+        volume = folder / "scratch/volumes/0"
+        await provisioner.provision(container, two, pull="never", backend=backend, scratch=volume)
         await provisioner.pin(two)
         await provisioner.unpin(two)
         await provisioner.tag(two, "example.org/two:1")
         await provisioner.release(container)
         await provisioner.remove(one)
         await provisioner.prune()
+        await provisioner.pull(one, backend=backend)
+        settings.write_text('collect-above = "0%"\ncollect-spare = "0"')
+        await in_thread(lambda: provisioner.automatic.collect(wait=False))
+        settings.unlink()
 
 
 async def commit(provisioner: Provisioner, image: str, upper: Path, backend: str | None) -> None:

@@ -31,7 +31,7 @@ _PARTS = (
     "ingest",
     "trash",
 )
-_KNOWN = {*_PARTS, "version", "lock", "blobs", "scrub.json"}
+_KNOWN = {*_PARTS, "version", "lock", "blobs", "scrub.json", "collecting"}
 
 
 def broken(store: Path) -> list[str]:

@@ -17,10 +17,13 @@ from pathlib import Path
 
 import pytest
 
+import tarballs
 from fixtures import leaks
 from fixtures.command import run
 from mesocosm.linux import processes
 from mesocosm.paths import Paths
+from provisions import image_of
+from registry_fixtures import write_layout
 
 HERE = Path(__file__).parent
 PYTHON = sys.executable
@@ -113,6 +116,8 @@ def settle(world: World) -> None:
     world.assert_clean()
 
 
+VOLUMES = ("image_volumes", "provisioner", "layer_mounts", "setup")
+"""Where the names of points begin that are passed for an image as a volume."""
 RUN = ("run", "--rm", "--quiet", "--memory", "32m", "--name", "victim")
 
 
@@ -125,6 +130,27 @@ def test_run_killed_at_every_point_leaves_nothing(world: World, tmp_path: Path) 
     for point in points:
         world.kill_at(point, *words)
         settle(world)
+
+
+@pytest.mark.timeout(600)
+def test_run_with_images_as_volumes_killed_at_every_point_leaves_nothing(
+    world: World, tmp_path: Path
+) -> None:
+    """What was leased for a container that never came to be is nobody's afterwards (PRV-6)."""
+    options: list[str] = []
+    for name in (b"one", b"two"):
+        layout = write_layout(image_of([[tarballs.file(b"a", name)]]), tmp_path / name.decode())
+        options += ["--mount", f"type=image,source=oci:{layout},target=/{name.decode()},rw"]
+    words = (*RUN, *options, world.image, "cat", "/one/a", "/two/a")
+    assert world.command(*words).returncode == 0
+    points = world.points(tmp_path / "points", *words)
+    assert "image_volumes.provisioned" in points
+    for point in (one for one in points if one.partition(".")[0] in VOLUMES):
+        world.kill_at(point, *words)
+        settle(world)
+        assert _files(world.root / "images" / "leases") == []
+    done = world.command(*words)
+    assert (done.returncode, done.stdout) == (0, "onetwo"), done.stderr
 
 
 def test_a_restart_of_the_host_ends_what_ran_and_loses_nothing(world: World) -> None:

@@ -52,10 +52,17 @@ def test_by_the_command_line(tmp_path: Path) -> None:
     plan = line("image", "prune", "-n", "--above", "0%", "--down-to", "0%", "--format", "json").accepted()
     assert json.loads(plan)["images"] == [digest]
     assert line("image", "prune", "-f", "--above", "0%", "--down-to", "0").accepted().strip() == digest
+    assert line("image", "prune", "-f", "--above", "1g").accepted() == ""
+    shown = line("image", "prune", "-n", "--auto")
+    assert shown.accepted() == "" and "0 images" in shown.err
     for words in (
         ("--above", "101%"),
         ("--above", "x"),
         ("--down-to", "10%"),
         ("--above", "5", "--down-to", "9"),
+        ("--above", "5g", "--down-to", "9g"),
+        ("--above", "5g", "--down-to", "9%"),
+        ("--above", "5g", "--budget", "9g"),
+        ("--above", "5g", "--auto"),
     ):
-        line("image", "prune", "-f", *words).refused("above|down-to")
+        line("image", "prune", "-f", *words).refused("above|down-to|auto")

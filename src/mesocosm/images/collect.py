@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 import msgspec
@@ -23,6 +23,7 @@ from mesocosm.images.layers import Form
 from mesocosm.images.leases import PIN, Needed
 from mesocosm.images.rebuild import rebuild
 from mesocosm.images.store_faults import store_faults
+from mesocosm.model.size import size as words
 
 PARTIAL_AGE: Final = 24 * 3600.0
 """Seconds that an unfinished download is kept for being resumed."""
@@ -32,27 +33,73 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """When named images are collected too, those unused for longest first.
 
     ``high`` and ``low``: shares of the file system in use at which it begins and ends.  ``budget``: bytes
-    that all images together may have.  ``age``: seconds without use after which an image goes in any case.
+    that all images together may have, once they have more than ``ceiling``.  ``age``: seconds without use
+    after which an image goes in any case; ``spare``: seconds after its last use in which none goes.
     """
 
     high: float | None = None
     low: float = 0.8
     budget: int | None = None
+    ceiling: int | None = None
     age: float | None = None
+    spare: float = 0.0
+
+
+class Reason(msgspec.Struct, frozen=True):
+    """Why an image goes: what it is called, the bytes that go with it, in words why."""
+
+    image: str
+    size: int
+    why: str
+
+
+class Held(msgspec.Struct, frozen=True):
+    """An image that would go, were it not for these owners of leases."""
+
+    image: str
+    owners: tuple[str, ...]
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What would be removed: images (digests), layers (diff ID and form), blobs; ``size`` in bytes."""
+    """What would be removed: images (digests), layers (diff ID and form), blobs; ``size`` in bytes.
+
+    ``reasons`` tell of images that make room, ``held`` of those that do not because somebody has them.
+    """
 
     images: tuple[str, ...] = ()
     layers: tuple[tuple[str, Form], ...] = ()
     blobs: tuple[str, ...] = ()
     size: int = 0
+    reasons: tuple[Reason, ...] = ()
+    held: tuple[Held, ...] = ()
+
+    def joined(self, other: Plan) -> Plan:
+        """Both plans, one after the other."""
+        return Plan(
+            images=(*self.images, *other.images),
+            layers=(*self.layers, *other.layers),
+            blobs=(*self.blobs, *other.blobs),
+            size=self.size + other.size,
+            reasons=(*self.reasons, *other.reasons),
+            held=(*self.held, *other.held),
+        )
 
     @property
     def empty(self) -> bool:
         """Whether nothing would be removed."""
         return not (self.images or self.layers or self.blobs)
+
+
+class _Idle(msgspec.Struct, frozen=True):
+    """An image that nobody holds, its names, and the seconds since its last use."""
+
+    image: ImageRecord
+    names: tuple[str, ...]
+    seconds: float
+
+
+def _is_old(one: _Idle, limits: Limits) -> bool:
+    return limits.age is not None and one.seconds > limits.age
 
 
 class Collector:
@@ -78,6 +125,87 @@ class Collector:
         self._store.sweep(older_than=time.time() - PARTIAL_AGE)
         return plan
 
+    # --- making room, image by image ------------------------------------------------------------------------
+
+    def is_due(self, limits: Limits) -> bool:
+        """Whether `make_room` has anything to do: a mark is passed, or an image is too old."""
+        if self._excess(limits) > 0:
+            return True
+        return any(_is_old(one, limits) for one in self._by_use(self._store.leases.needed(), limits))
+
+    def room(self, limits: Limits) -> Plan:
+        """Return what `make_room` would remove now."""
+        if not self.is_due(limits):
+            return Plan()
+        needed, excess, doomed = self._store.leases.needed(), self._excess(limits), list[str]()
+        plan = self._sweep(needed, frozenset())
+        for one in self._by_use(needed, limits):
+            if _is_old(one, limits) or excess > plan.size:
+                doomed.append(one.image.digest)
+                swept = self._sweep(needed, frozenset(doomed))
+                reason = self._reason(one, limits, swept.size - plan.size)
+                plan = msgspec.structs.replace(swept, reasons=(*plan.reasons, reason))
+        return msgspec.structs.replace(plan, held=self._held(needed))
+
+    def make_room(self, limits: Limits, stopped: Callable[[], bool]) -> Plan:
+        """Remove images until the marks are kept, or until ``stopped``; the lock is held for one at a time.
+
+        What is nobody's goes first, then what has no name, then what was unused for longest.
+        """
+        with store_faults(self._store.root):
+            rebuild(self._store)
+        excess, done = self._excess(limits), Plan()
+        while not stopped():
+            with store_faults(self._store.root), self._store.leases.frozen() as needed:
+                plan = self._next(needed, limits, excess - done.size)
+                self._condemn(needed, plan)
+            self._store.sweep(older_than=time.time() - PARTIAL_AGE)
+            if plan.empty:
+                break
+            trace.point("collect.step")
+            done = done.joined(plan)
+        return done
+
+    def _next(self, needed: Needed, limits: Limits, excess: int) -> Plan:
+        garbage = self._sweep(needed, frozenset())
+        if not garbage.empty:
+            return garbage
+        for one in self._by_use(needed, limits):
+            if excess > 0 or _is_old(one, limits):
+                plan = self._sweep(needed, frozenset({one.image.digest}))
+                return msgspec.structs.replace(plan, reasons=(self._reason(one, limits, plan.size),))
+        return Plan()
+
+    def _by_use(self, needed: Needed, limits: Limits) -> list[_Idle]:
+        """Images that may go, in the order in which they do."""
+        names: dict[str, list[str]] = {}
+        for ref in self._store.catalogue.refs():
+            names.setdefault(ref.digest, []).append(ref.reference)
+        now = time.time()
+        idle = [
+            _Idle(
+                image, tuple(names.get(image.digest, ())), now - self._store.catalogue.last_used(image.digest)
+            )
+            for image in self._store.catalogue.images()
+            if image.digest not in needed.digests
+        ]
+        free = [one for one in idle if one.seconds >= limits.spare]
+        return sorted(free, key=lambda one: (bool(one.names), -one.seconds))
+
+    def _reason(self, one: _Idle, limits: Limits, freed: int) -> Reason:
+        marks = []
+        if limits.high is not None:
+            marks.append(f"more than {limits.high:.0%} of the disk in use")
+        if limits.budget is not None:
+            marks.append(f"images take more than {words(limits.ceiling or limits.budget)}")
+        why = "for long" if _is_old(one, limits) else f"and {' or '.join(marks)}"
+        unused = f"unused for {one.seconds / 3600:.1f} hours" if one.seconds >= 360 else "unused"
+        return Reason(", ".join(sorted(one.names)) or one.image.digest, freed, f"{unused} {why}")
+
+    def _held(self, needed: Needed) -> tuple[Held, ...]:
+        images = (image.digest for image in self._store.catalogue.images())
+        return tuple(Held(digest, needed.owners[digest]) for digest in images if digest in needed.owners)
+
     def remove(self, digests: Iterable[str]) -> Plan:
         """Remove these images, unless a lease holds them, and what only they needed."""
         with store_faults(self._store.root), self._store.leases.frozen() as needed:
@@ -102,7 +230,8 @@ class Collector:
             doomed |= self._beyond(
                 limits, [image for image in free if image.digest not in doomed], needed, doomed
             )
-        return self._sweep(needed, frozenset(doomed))
+        plan = self._sweep(needed, frozenset(doomed))
+        return plan if limits is None else msgspec.structs.replace(plan, held=self._held(needed))
 
     def _beyond(
         self, limits: Limits, images: list[ImageRecord], needed: Needed, doomed: set[str]
@@ -125,7 +254,8 @@ class Collector:
         """Bytes that have to go."""
         excess = 0
         if limits.budget is not None:
-            excess = self.size() - limits.budget
+            size = self.size()
+            excess = size - limits.budget if limits.ceiling is None or size > limits.ceiling else 0
         if limits.high is not None:
             disk = os.statvfs(self._store.root)
             total = disk.f_blocks * disk.f_frsize

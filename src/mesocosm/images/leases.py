@@ -18,6 +18,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
@@ -118,19 +119,23 @@ class Leases:
 
     @contextlib.contextmanager
     def pulling(self) -> Iterator[Pulling]:
-        """A lease that lasts as long as the context, or as its process."""
+        """A lease that lasts as long as the context, or as its process.
+
+        What is needed inside a context in a context is held by both: who starts a pull holds what it brings
+        until the container has its own lease.
+        """
         path = self._root / f"{PULL}{secrets.token_hex(8)}"
         with self._locked(), store_faults(self._root.parent):
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(fd, fcntl.LOCK_EX)
-        pulling = Pulling(self, fd, path.name)
+        pulling = Pulling(self, fd, path.name, _under_way.get())
         outer = _under_way.set(pulling)
         try:
             yield pulling
         finally:
             _under_way.reset(outer)
             path.unlink(missing_ok=True)
-            os.close(fd)
+            pulling.close()
 
     def owners(self, prefix: str = "") -> list[str]:
         """Return the owners whose name begins with ``prefix``, sorted."""
@@ -215,17 +220,29 @@ class Leases:
 class Pulling:
     """The lease of a pull under way."""
 
-    def __init__(self, leases: Leases, fd: int, owner: str) -> None:
+    def __init__(self, leases: Leases, fd: int, owner: str, outer: Pulling | None) -> None:
         self._leases = leases
+        self._outer = outer
         self._fd = fd
+        self._using = threading.Lock()
         self._lease = Lease(owner=owner)
 
-    def need(self, digests: Iterable[Digest], layers: Iterable[Digest]) -> None:
-        """Record what the pull is about to look for."""
+    def need(self, digests: Collection[Digest], layers: Collection[Digest]) -> None:
+        """Record what the pull is about to look for; nothing where it has ended meanwhile."""
+        if self._outer is not None:
+            self._outer.need(digests, layers)
         more = Lease(owner="", digests=tuple(map(str, digests)), layers=tuple(map(str, layers)))
-        with self._leases._locked(), store_faults(self._leases.lock.parent):
+        with self._using, self._leases._locked(), store_faults(self._leases.lock.parent):
+            if self._fd < 0:
+                return
             self._lease = self._lease.merged(more)
             os.pwrite(self._fd, msgspec.json.encode(self._lease), 0)
+
+    def close(self) -> None:
+        """Let the file go: its number may be another's next."""
+        with self._using:
+            os.close(self._fd)
+            self._fd = -1
 
 
 _under_way: ContextVar[Pulling | None] = ContextVar("pulling", default=None)

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from mesocosm.errors import InvalidConfig, MesocosmError
+from mesocosm.images import automatic
 from mesocosm.images.admission import Admission
 from mesocosm.images.attaching import attach_pulled
+from mesocosm.images.automatic import Automatic
 from mesocosm.images.backends.base import Backend
 from mesocosm.images.backends.choice import BackendChoice
 from mesocosm.images.collect import Collector, Limits, Plan
@@ -59,7 +61,13 @@ class Library:
     """
 
     def __init__(
-        self, paths: Paths, store: ImageStore, families: Families, report: Report, policy: Path
+        self,
+        paths: Paths,
+        store: ImageStore,
+        families: Families,
+        report: Report,
+        policy: Path,
+        settings: Path = automatic.PATH,
     ) -> None:
         self.store = store
         self.mounts = LayerMounts(paths.layers)
@@ -70,7 +78,8 @@ class Library:
         self._naming = Naming(store.catalogue)
         self._admission = Admission(policy, store, families)
         self._rights = Rights(policy, store, families)
-        self._puller = Puller(store, families, self._admission.before_fetch, self._rights, self._make_room)
+        self.automatic = Automatic(store, settings, self._trim, report)
+        self._puller = Puller(store, families, self._admission.before_fetch, self._rights, self.automatic)
         self._having = Having(store, self._rights, self._puller)
         self._outgoing = Outgoing(store, families, self._naming, self._rights)
         self._collector = Collector(store)
@@ -380,11 +389,6 @@ class Library:
     def _trim(self) -> None:
         with contextlib.suppress(MesocosmError, OSError):  # whoever comes next tries again
             self.mounts.trim(lambda: frozenset(map(hex_of, self.store.leases.needed().layers)))
-
-    def _make_room(self) -> bool:
-        """Remove what nobody needs; whether that freed anything."""
-        self._trim()
-        return self._collector.collect().size > 0
 
     async def _here(self, text: str, platform: str | None) -> ImageRecord:
         named: Named = await in_thread(self._naming.require, text, platform_of(platform))

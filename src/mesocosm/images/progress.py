@@ -19,10 +19,12 @@ class Phase(enum.StrEnum):
     UNPACK = "unpack"
     COMPRESS = "compress"
     UPLOAD = "upload"
+    COLLECT = "collect"
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """One report.  ``subject`` is a blob digest, or a reference while resolving.
+    """One report.  ``subject`` is a blob digest, a reference while resolving, or what was collected
+    and why.
 
     ``done`` and ``total`` count bytes (``total`` None: not known).  ``resumed`` of the ``done`` bytes were
     there from an earlier attempt.  ``already`` is true when nothing had to be done at all; ``finished`` on

@@ -23,7 +23,7 @@ import msgspec
 
 from mesocosm import trace
 from mesocosm.errors import Corrupt, InvalidConfig, MesocosmError, NotFound, Unsupported
-from mesocosm.images import policy, root_changes
+from mesocosm.images import automatic, policy, root_changes
 from mesocosm.images.backends import backend_class
 from mesocosm.images.backends.base import Backend, StackedLayer
 from mesocosm.images.digest import Digest
@@ -81,6 +81,7 @@ class Provisioner(Library):
         *,
         progress: Report | None = None,
         policy: Path = policy.PATH,
+        settings: Path = automatic.PATH,
         hosts: HostsConfig | None = None,
         credentials: CredentialSource | None = None,
         throttle: Throttle | None = None,
@@ -88,7 +89,8 @@ class Provisioner(Library):
         """Open the image store below ``paths``.  ``progress`` takes the reports of all pulls,
         ``throttle`` bounds the bytes a second that registries give and take.
 
-        ``policy`` is the file of policy.py.  On leaving, layers that no container needs are unmounted.
+        ``policy`` is the file of policy.py, ``settings`` that of automatic.py.
+        On leaving, layers that no container needs are unmounted.
         """
         store = await in_thread(ImageStore.open, paths.images)
         context = StoreContext(
@@ -100,10 +102,11 @@ class Provisioner(Library):
             takes_schema1=functools.partial(takes_schema1, policy),
         )
         families = Families(context)
-        provisioner = cls(paths, store, families, progress or silent, policy)
+        provisioner = cls(paths, store, families, progress or silent, policy, settings)
         try:
             yield provisioner
         finally:
+            await provisioner.automatic.settle()
             await families.close()
             await in_thread(provisioner._trim)
 
@@ -142,11 +145,12 @@ class Provisioner(Library):
                 return known
         named = await in_thread(self._naming.find, reference, wanted)
         chosen: Backend = await in_thread(self._backends.get, backend)
-        for _ in range(ATTEMPTS):
-            image, ref = await self._having.image(named, wanted, chosen, pull, self._report)
-            step = await in_thread(self._assemble, container, named.reference, image, chosen, wish)
-            if step is not None:
-                return _provision(named, image, ref, step)
+        with self.store.leases.pulling():
+            for _ in range(ATTEMPTS):
+                image, ref = await self._having.image(named, wanted, chosen, pull, self._report)
+                step = await in_thread(self._assemble, container, named.reference, image, chosen, wish)
+                if step is not None:
+                    return _provision(named, image, ref, step)
         raise Corrupt(f"layers of image {reference} keep disappearing", hint="is something removing them?")
 
     async def preview(

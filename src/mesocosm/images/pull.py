@@ -19,6 +19,7 @@ import msgspec
 from mesocosm import trace
 from mesocosm.errors import Corrupt, Exhausted, NotFound
 from mesocosm.images.again import again
+from mesocosm.images.automatic import Automatic
 from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
 from mesocosm.images.flights import Flights
@@ -85,13 +86,13 @@ class Puller:
         families: Families,
         check: Check,
         rights: Rights,
-        make_room: Callable[[], bool],
+        collection: Automatic,
     ) -> None:
         self._store = store
         self._families = families
         self._check = check
         self._rights = rights
-        self._make_room = make_room
+        self._collection = collection
         self._flights: Flights[Pulled] = Flights()
 
     async def pull(self, wanted: Wanted, report: Report) -> Pulled:
@@ -139,16 +140,20 @@ class Puller:
                     reference=str(name), digest=image.digest, platform=wanted.platform_key, index=index
                 )
                 await in_thread(self._store.catalogue.name, ref)
-            return image
+        self._collection.begin()
+        return image
 
     async def _held(self, wanted: Wanted, found: Found, report: Report) -> None:
         with self._store.leases.pulling() as lease:
             await self._bring_in(wanted, found, report, Proof.NONE, lease)
+        self._collection.begin()
 
     async def _pull(self, wanted: Wanted, report: Report) -> Pulled:
         """From asking to the name under one lease: nothing found on the way goes before it is named."""
         with self._store.leases.pulling() as lease:
-            return await self._brought(wanted, report, lease)
+            pulled = await self._brought(wanted, report, lease)
+        self._collection.begin()
+        return pulled
 
     async def _brought(self, wanted: Wanted, report: Report, lease: Pulling) -> Pulled:
         subject = wanted.reference.familiar
@@ -250,7 +255,7 @@ class Puller:
             with store_faults(self._store.root):
                 return await work()
         except Exhausted as error:
-            if not isinstance(error.__cause__, OSError) or not await in_thread(self._make_room):
+            if not isinstance(error.__cause__, OSError) or not await in_thread(self._collection.make_room):
                 raise
         with store_faults(self._store.root):
             return await work()

@@ -1,4 +1,4 @@
-"""Amounts of bytes as people write them."""
+"""Amounts of bytes, and of time, as people write them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ def size(amount: float) -> str:
             break
         value /= 1024
     return f"{value:.1f}".removesuffix(".0") + f" {unit}"
+
+
+def parse_seconds(text: str, subject: str = "time") -> float:
+    """``10``, ``1.5``, ``500ms``, ``2m``, ``720h`` → seconds; ``subject`` as for `parse_size`."""
+    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h)?", text, re.ASCII)
+    if match is None:
+        raise InvalidConfig(f"{subject}: {text!r} is not a duration", hint="for example 10, 500ms or 2m")
+    return float(match[1]) * {"ms": 0.001, None: 1, "s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 def parse_size(text: str, subject: str = "size") -> int:

@@ -25,7 +25,7 @@ from mesocosm.model import (
     TmpfsMount,
     parse_idmap,
 )
-from mesocosm.model.size import parse_size
+from mesocosm.model.size import parse_seconds, parse_size
 
 _MOUNT_FLAGS = ("nosuid", "nodev", "noexec", "suid", "dev", "exec")
 _PROPAGATION = {"private": "private", "slave": "slave", "shared": "shared"}
@@ -45,10 +45,7 @@ def processors(text: str, option: str) -> float:
 
 def seconds(text: str, option: str) -> float:
     """``10``, ``1.5``, ``500ms``, ``2m`` → seconds."""
-    match = re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h)?", text, re.ASCII)
-    if match is None:
-        raise InvalidConfig(f"{option}: {text!r} is not a duration", hint="for example 10, 500ms or 2m")
-    return float(match[1]) * {"ms": 0.001, None: 1, "s": 1, "m": 60, "h": 3600}[match[2]]
+    return parse_seconds(text, option)
 
 
 def signal_number(text: str) -> int:

@@ -26,6 +26,7 @@ _DONE = {
     Phase.UNPACK: "unpacked",
     Phase.COMPRESS: "compressed",
     Phase.UPLOAD: "uploaded",
+    Phase.COLLECT: "collected",
 }
 
 MEASURABLE = 0.1
@@ -71,7 +72,8 @@ class _Lines(Display):
         if report.total or report.done:
             words.append(size(report.total or report.done))
         took = time.monotonic() - began
-        words.append(f"in {duration(took)}")
+        if report.phase is not Phase.COLLECT:
+            words.append(f"in {duration(took)}")
         if took >= MEASURABLE and report.done > report.resumed:
             words.append(f"at {size((report.done - report.resumed) / took)}/s")
         if report.resumed:

@@ -3,30 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 from typing import TYPE_CHECKING
 
 import click
+import msgspec
 
 from mesocosm.errors import InvalidConfig
 from mesocosm.frontends.cli import grammar
+from mesocosm.frontends.cli.colour import safe
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.encoding import show_json
 from mesocosm.frontends.cli.layout import count
-from mesocosm.images.foreign import shown
 from mesocosm.isolators.words import size
 
 if TYPE_CHECKING:
-    from mesocosm.images.collect import Limits, Plan
+    from mesocosm.images.collect import Held, Limits, Plan
 
 
 @click.command()
 @click.option("-a", "--all", "every", is_flag=True, help="Named images too, unless a container has them.")
 @click.option("--older", metavar="TIME", help="Named images that nobody used for so long: 720h.")
 @click.option("--budget", metavar="SIZE", help="Named images too, until no more than this is taken.")
-@click.option("--above", metavar="PERCENT", help="Named images too, when more of the disk is in use: 85%.")
-@click.option("--down-to", metavar="PERCENT", help="With --above: until no more is in use; 80% unless told.")
+@click.option(
+    "--above",
+    metavar="PERCENT|SIZE",
+    help="Named images too, when more of the disk is in use: 85%, or when images take more: 20g.",
+)
+@click.option(
+    "--down-to",
+    metavar="PERCENT|SIZE",
+    help="With --above: until no more is; 80%, or nine tenths of the size, unless told.",
+)
+@click.option("--auto", is_flag=True, help="What goes by itself after a pull, by /etc/mesocosm/images.toml.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How to print.")
@@ -39,6 +48,7 @@ async def command(
     budget: str | None,
     above: str | None,
     down_to: str | None,
+    auto: bool,
     dry_run: bool,
     force: bool,
     form: str,
@@ -47,15 +57,26 @@ async def command(
 
     What a container has, and what is pinned, stays.  On a terminal the plan is shown first.
     """
-    limits = _limits(every, older, budget, _marks(above, down_to))
+    limits = _limits(every, older, budget, above, down_to)
+    if auto and limits is not None:
+        raise InvalidConfig("--auto goes by the settings alone", hint="leave the other options out")
     async with opened(ctx) as containerizer:
         images = containerizer.images
+
+        async def prune(*, dry_run: bool) -> Plan:
+            if not auto:
+                return await images.prune(limits, dry_run=dry_run)
+            automatic = images.automatic
+            if dry_run:
+                return await asyncio.to_thread(automatic.plan)
+            return await asyncio.to_thread(lambda: automatic.collect(wait=True))
+
         if not dry_run and not force and sys.stdin.isatty() and sys.stderr.isatty():
-            intended = await images.prune(limits, dry_run=True)
+            intended = await prune(dry_run=True)
             _tell(intended, "would be removed")
             if not intended.empty and not await _agreed():
                 return 1
-        plan = await images.prune(limits, dry_run=dry_run)
+        plan = await prune(dry_run=dry_run)
     if form == "json":
         show_json(plan)
         return 0
@@ -66,37 +87,29 @@ async def command(
 
 
 def _limits(
-    every: bool, older: str | None, budget: str | None, marks: tuple[float, float] | None
+    every: bool, older: str | None, budget: str | None, above: str | None, down_to: str | None
 ) -> Limits | None:
     from mesocosm.images.collect import Limits  # noqa: PLC0415
+    from mesocosm.images.water_marks import between  # noqa: PLC0415
 
     age = grammar.seconds(older, "--older") if older else 0.0 if every else None
+    marks = between(above, down_to, "--above", "--down-to")
     if age is None and budget is None and marks is None:
         return None
-    most = grammar.size(budget, "--budget") if budget else None
-    if marks is None:
-        return Limits(age=age, budget=most)
-    return Limits(age=age, budget=most, high=marks[0], low=marks[1])
+    limits = msgspec.structs.replace(marks or Limits(), age=age)
+    if budget is None:
+        return limits
+    if limits.budget is not None:
+        raise InvalidConfig("--budget and --above are both amounts", hint="give one of them")
+    return msgspec.structs.replace(limits, budget=grammar.size(budget, "--budget"))
 
 
-def _marks(above: str | None, down_to: str | None) -> tuple[float, float] | None:
-    """The shares at which collection begins and ends."""
-    if above is None:
-        if down_to is not None:
-            raise InvalidConfig("--down-to says where --above ends", hint="give --above, too")
-        return None
-    high = _share(above, "--above")
-    low = min(0.8, high) if down_to is None else _share(down_to, "--down-to")
-    if low > high:
-        raise InvalidConfig(f"--down-to {down_to} is more than --above {above}")
-    return high, low
-
-
-def _share(text: str, option: str) -> float:
-    match = re.fullmatch(r"([0-9]{1,3})%?", text, re.ASCII)
-    if match is None or int(match[1]) > 100:
-        raise InvalidConfig(f"{option} {shown(text, 40)!r} is no percentage", hint="85%, for example")
-    return int(match[1]) / 100
+def _holders(held: Held) -> str:
+    """Who holds an image, in words."""
+    owners = [owner.partition("-") for owner in held.owners]
+    named = [f"container {name[:12]} has it" for kind, _, name in owners if kind == "container"]
+    pinned = ["it is pinned"] if any(kind == "pin" for kind, _, _ in owners) else []
+    return "; ".join((*pinned, *named)) or "it is being pulled"
 
 
 async def _agreed() -> bool:
@@ -112,6 +125,10 @@ async def _agreed() -> bool:
 
 
 def _tell(plan: Plan, done: str) -> None:
+    for reason in plan.reasons:
+        click.echo(f"mesocosm: {safe(reason.image)}, {size(reason.size)}: {reason.why}", err=True)
+    for held in plan.held:
+        click.echo(f"mesocosm: {held.image} stays: {_holders(held)}", err=True)
     what = [
         count(len(plan.images), "image"),
         count(len(plan.layers), "layer"),
