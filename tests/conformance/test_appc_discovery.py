@@ -19,6 +19,7 @@ from mesocosm.errors import Corrupt, Denied, Exhausted, InvalidConfig, MesocosmE
 from mesocosm.images.appc_discovery import Template, filled, parse_page
 from mesocosm.images.provisioner import Provisioner
 from provisions import new_id, opened, paths_of, shown
+from registry_fixtures import sha256
 from tarballs import archive, directory, file
 
 __all__ = ["gnupg"]
@@ -38,11 +39,18 @@ class Site:
         self.host = ""
         self.files: dict[str, bytes] = {}
         self.seen: list[str] = []
+        self.same: list[str] = []
 
     async def answer(self, request: web.Request) -> web.Response:
         self.seen.append(request.path_qs)
         found = self.files.get(request.path)
-        return web.Response(body=found) if found is not None else web.Response(status=404)
+        if found is None:
+            return web.Response(status=404)
+        etag = f'"{sha256(found)}"'
+        if request.headers.get("If-None-Match") == etag:
+            self.same.append(request.path)
+            return web.Response(status=304)
+        return web.Response(body=found, headers={"ETag": etag})
 
     def add(self, short: str, *, path: str = "", **manifest: object) -> bytes:
         """Serve an image called HOST/SHORT, where simple discovery looks unless ``path`` says otherwise."""
@@ -112,6 +120,33 @@ async def test_simple_discovery_with_dependencies(tmp_path: Path) -> None:
             runtime = image.runtime
             assert (runtime.entrypoint, runtime.user, runtime.env) == (("/top",), "1:2", ("A=b",))
             assert (await provisioner.pull(reference)).digest == image.digest
+
+
+@pytest.mark.parametrize("way", ["simple", "meta"])
+async def test_what_has_not_changed_costs_a_conditional_request(way: str, tmp_path: Path) -> None:
+    """For each image that makes it up; a change of any, and of where one is found, is noticed."""
+    async with site() as server, opened(tmp_path) as provisioner:
+        server.add("base")
+        path = "/elsewhere/top.aci" if way == "meta" else ""
+        server.add("top", path=path, dependencies=server.needs("base"))
+        if way == "meta":
+            template = f"http://{server.host}/elsewhere/top.aci"
+            tag = f'<meta name="ac-discovery" content="{server.host}/top {template}">'
+            server.files["/top"] = tag.encode()
+        reference = f"appc:{server.host}/top:1.0"
+        first = await provisioner.pull(reference)
+        server.seen.clear()
+        assert (await provisioner.pull(reference)).digest == first.digest
+        top = path or "/top-1.0-linux-amd64.aci"
+        assert set(server.same) == {top, "/base-1.0-linux-amd64.aci"}
+        assert len(server.seen) == (2 if way == "simple" else 4)
+        server.add("more")
+        server.add("top", path=path, dependencies=server.needs("base", "more"))
+        second = await provisioner.pull(reference)
+        assert second.digest != first.digest
+        if way == "meta":
+            server.add("top", dependencies=server.needs("base"))
+            assert (await provisioner.pull(reference)).digest != second.digest
 
 
 async def test_meta_discovery_goes_up_to_the_host(tmp_path: Path) -> None:

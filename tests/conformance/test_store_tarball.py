@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,10 +28,14 @@ from malicious_registry import (
 )
 from mesocosm.errors import Corrupt, Denied, Exhausted, InvalidConfig, MesocosmError, NotFound, Unavailable
 from mesocosm.images.digest import Digest
+from mesocosm.images.progress import Phase, Progress
+from mesocosm.images.provisioner import Provisioner
 from mesocosm.images.registry.hosts import HostsConfig
 from mesocosm.images.registry.limits import Limits
+from mesocosm.images.registry.throttle import Throttle
 from mesocosm.images.web import Web
-from provisions import new_id, opened, shown
+from mesocosm.linux.processes import boot_id
+from provisions import new_id, opened, paths_of, shown
 from registry_fixtures import sha256
 from tarballs import archive, file
 
@@ -174,9 +181,11 @@ async def test_g05_plain_http_only_where_it_is_allowed(tmp_path: Path) -> None:
 
 
 async def test_g06_bodies_are_bounded(tmp_path: Path) -> None:
-    class Sink(list[bytes]):
-        write = list.append
-        restart = list.clear
+    class Sink:
+        held = (0, None)
+
+        def write(self, data: bytes, /) -> None: ...
+        def restart(self, validator: str | None, /) -> None: ...
 
     async with MaliciousRegistry() as server:
         server.blobs["tar"] = RAW
@@ -205,3 +214,69 @@ async def test_i09_a_bomb_is_refused(tmp_path: Path) -> None:
             await provisioner.pull(serve(server, bomb))
         assert list(provisioner.store.layers.list()) == []
         assert not provisioner.store.blobs.has(Digest.parse(sha256(b"")))
+
+
+async def hangs(request: web.Request, answer: Answer) -> web.StreamResponse:
+    """Send the beginning of the honest answer, and nothing more."""
+    response = web.StreamResponse(status=answer.status, headers=answer.headers)
+    response.content_length = len(answer.body)
+    await response.prepare(request)
+    await response.write(answer.body[:5000])
+    await asyncio.Event().wait()
+    return response
+
+
+async def test_q16_the_next_command_goes_on_where_one_was_interrupted(tmp_path: Path) -> None:
+    """By range, when the server still has the same; what was left is thrown away otherwise."""
+    other = archive(file(b"a", b"changed" * 3000))
+    async with MaliciousRegistry() as server:
+        reference = serve(server, RAW)
+        for number, fault in enumerate(("none", "changed", "rebooted", "no ranges")):
+            (folder := tmp_path / str(number)).mkdir()
+            server.blobs["tar"], server.ranges = RAW, True
+            async with opened(folder) as provisioner:
+                server.on(PATH, hangs)
+                pulling = asyncio.ensure_future(provisioner.pull(reference))
+                (ingest := provisioner.store.root / "ingest").mkdir(exist_ok=True)
+                async with asyncio.timeout(20):
+                    while not [1 for path in ingest.glob("unnamed-*") if path.stat().st_size == 5000]:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+                pulling.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await pulling
+            [note] = ingest.glob("*.origin")
+            if fault == "rebooted":
+                note.write_bytes(note.read_bytes().replace(boot_id().encode(), b"another"))
+            if fault == "changed":
+                server.on(PATH, change(lambda answer: type(answer)(200, {"ETag": '"2"'}, other)))
+            server.ranges = fault != "no ranges"
+            told: list[Progress] = []
+            async with opened(folder, progress=told.append) as provisioner:
+                count = len(server.seen)
+                image = await provisioner.pull(reference)
+                assert image.layers[0].diff_id == sha256(other if fault == "changed" else RAW)
+                assert len(server.seen) == count + 1
+                asked = server.seen[-1].headers.get("range")
+                assert asked == (None if fault == "rebooted" else "bytes=5000-")
+                assert list(ingest.iterdir()) == []
+            resumed = 5000 if fault == "none" else 0
+            last = [one for one in told if one.subject.startswith("http")][-1]
+            assert (last.resumed, last.finished, last.total) == (resumed, True, last.done)
+
+
+async def test_the_rate_is_bounded_and_progress_told(tmp_path: Path) -> None:
+    data, told = gzip.compress(os.urandom(60_000)), list[Progress]()
+    raw = archive(file(b"noise", data))
+    async with (
+        MaliciousRegistry() as server,
+        Provisioner.open(
+            paths_of(tmp_path), progress=told.append, throttle=Throttle(32 << 10)
+        ) as provisioner,
+    ):
+        begun = time.monotonic()
+        reference = serve(server, raw)
+        await provisioner.pull(reference)
+        assert time.monotonic() - begun > len(raw) / (32 << 10) - 0.5
+    mine = [one for one in told if one.phase is Phase.DOWNLOAD and one.subject.startswith("http")]
+    assert [one.done for one in mine] == sorted(one.done for one in mine)
+    assert (mine[0].total, mine[-1].done, mine[-1].finished) == (len(raw), len(raw), True)

@@ -6,6 +6,8 @@ import contextlib
 from collections.abc import Mapping
 from typing import Final
 
+import msgspec
+
 from mesocosm.errors import Corrupt, MesocosmError, NotFound
 from mesocosm.images.appc_discovery import IMAGE, SIGNATURE, Discovery, filled
 from mesocosm.images.appc_manifest import Dependency, read_manifest
@@ -34,6 +36,15 @@ _ARCH: Final = {
 }
 
 
+class _Fetched(msgspec.Struct, frozen=True):
+    """An image as it was asked for, where it was found, and what it can be asked for again by."""
+
+    name: str
+    labels: dict[str, str]
+    url: str
+    validator: str | None
+
+
 class Discovered:
     """The images of one discovery: each name is looked for once."""
 
@@ -43,6 +54,43 @@ class Discovered:
         self._blobs = blobs
         self._platform = platform
         self._known: dict[tuple[str, tuple[tuple[str, str], ...]], Aci] = {}
+        self._fetched: list[_Fetched] = []
+
+    @property
+    def etag(self) -> str | None:
+        """What `unchanged` can be asked with later; None where a server gave no validator."""
+        if any(one.validator is None for one in self._fetched):
+            return None
+        return msgspec.json.encode(self._fetched).decode()
+
+    async def unchanged(self, etag: str) -> bool:
+        """Whether every image that an earlier discovery fetched is still found at its address, and the same
+        there: one conditional request for each, and those that find it.
+        """
+        try:
+            fetched = msgspec.json.decode(etag, type=list[_Fetched])
+        except (msgspec.MsgspecError, UnicodeError):
+            return False
+        for one in fetched:
+            if one.validator is None or not await self._leads_to(one):
+                return False
+            what = f"image {one.url}"
+            if not await self._web.unchanged(one.url, one.validator, what=what):
+                return False
+        return bool(fetched)
+
+    async def _leads_to(self, known: _Fetched) -> bool:
+        """Whether discovery comes to the same address as before."""
+        values = {**self._defaults(), **known.labels, "name": known.name, "ext": IMAGE}
+        simple = filled(self._discovery.simple(known.name), values)
+        if known.url == simple:
+            return True
+        if simple is not None:
+            with contextlib.suppress(NotFound):
+                await self._web.read(simple, most=LIMIT, what=f"image {simple}")
+                return False
+        urls = [filled(template, values) for template in await self._discovery.meta(known.name)]
+        return next(filter(None, urls), None) == known.url
 
     async def find(self, dependency: Dependency, dependent: Aci) -> Aci:
         """As `Source.find`."""
@@ -90,9 +138,11 @@ class Discovered:
         url = filled(template, {**values, "ext": IMAGE})
         if url is None:
             raise NotFound(f"{shown(template, 120)} asks for labels that the image does not have")
-        with arriving(self._blobs) as blob:
-            await self._web.fetch(url, blob, most=DEFAULT_LIMITS.stream, what=f"image {url}")
+        with arriving(self._blobs, url) as blob:
+            came = await self._web.fetch(url, blob, most=DEFAULT_LIMITS.stream, what=f"image {url}")
             digest: Digest = await in_thread(blob.publish)
+        validator = came.validator if came else None
+        self._fetched.append(_Fetched(values["name"], dict(labels), url, validator))
         path = self._blobs.path(digest)
         manifest = await in_thread(read_manifest, path)
         wrong = [f"{key}={value}" for key, value in labels.items() if manifest.labels.get(key) != value]

@@ -18,12 +18,14 @@ from yarl import URL
 
 from mesocosm.errors import Denied, Exhausted, InvalidConfig, MesocosmError, NotFound, Unavailable
 from mesocosm.images.foreign import shown
+from mesocosm.images.progress import Phase, Progress, Report, silent
 from mesocosm.images.registry import body as bodies
 from mesocosm.images.registry.faults import Transient
 from mesocosm.images.registry.hosts import Endpoint, HostsConfig, endpoints_of
 from mesocosm.images.registry.limits import Limits
 from mesocosm.images.registry.origin import Origin
 from mesocosm.images.registry.retry import STATUSES, Retry
+from mesocosm.images.registry.throttle import Throttle
 from mesocosm.images.registry.transport import Transport
 from mesocosm.images.transfer import in_thread
 
@@ -33,10 +35,14 @@ _DATED: Final = "date:"
 
 
 class Target(Protocol):
-    """Takes a file's bytes in order; `restart` when they come from the beginning once more."""
+    """Takes a file's bytes in order.  ``held`` are the bytes that it has from an earlier attempt, and the
+    validator that they came with; `restart`: they come from the beginning, with another one.
+    """
 
+    @property
+    def held(self) -> tuple[int, str | None]: ...
     def write(self, data: bytes, /) -> None: ...
-    def restart(self) -> None: ...
+    def restart(self, validator: str | None, /) -> None: ...
 
 
 class Fetched(msgspec.Struct, frozen=True):
@@ -49,8 +55,18 @@ class Fetched(msgspec.Struct, frozen=True):
 class Web:
     """Connections to web servers, one transport for each; close with `close`.  Belongs to one event loop."""
 
-    def __init__(self, hosts: HostsConfig | None, limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        hosts: HostsConfig | None,
+        limits: Limits | None = None,
+        *,
+        throttle: Throttle | None = None,
+        report: Report = silent,
+    ) -> None:
+        """``throttle`` bounds, and ``report`` is told of, what `fetch` brings."""
         self._hosts = hosts or HostsConfig()
+        self._throttle = throttle
+        self._report = report
         self._limits = limits or Limits()
         self._transports: dict[Origin, Transport] = {}
         self._stack = contextlib.AsyncExitStack()
@@ -75,12 +91,13 @@ class Web:
     async def fetch(
         self, url: str, target: Target, *, most: int, what: str, validator: str | None = None
     ) -> Fetched | None:
-        """Have a file written to ``target``, across drops; None when ``validator`` still holds.
+        """Have a file written to ``target``, across drops and from where an earlier attempt ended; None when
+        ``validator`` still holds.
 
         Raises as `read` does.
         """
         where, transport = await self._at(url)
-        reading = _Reading(transport, where, target, most, what, validator)
+        reading = _Reading(transport, where, target, most, what, validator, self._report)
         retry = Retry(self._limits)
         with _named(url):
             while True:
@@ -89,13 +106,34 @@ class Web:
                 except Transient as error:
                     await transport.pause(retry, error)
 
+    async def unchanged(self, url: str, validator: str, *, what: str) -> bool:
+        """Whether a file is still the one that came with ``validator``; no bytes of another come.
+
+        Raises as `read` does.
+        """
+        target, transport = await self._at(url)
+
+        async def attempt() -> bool:
+            headers = _condition(validator)
+            async with transport.exchange("GET", target, scope="", what=what, headers=headers) as response:
+                _expect(response, (200, 304), what)
+                return response.status == 304
+
+        with _named(url):
+            return await transport.retrying(attempt, Retry(self._limits))
+
     async def _at(self, text: str) -> tuple[URL, Transport]:
         url = _parse(text)
         origin = Origin.of(url)
         if origin not in self._transports:
             endpoint = endpoint_of(url, self._hosts)
             made = Transport(
-                url.authority, endpoint, None, limits=self._limits, deny_private=self._hosts.deny_private
+                url.authority,
+                endpoint,
+                None,
+                limits=self._limits,
+                deny_private=self._hosts.deny_private,
+                throttle=self._throttle,
             )
             self._transports[origin] = await self._stack.enter_async_context(made)
         return url, self._transports[origin]
@@ -165,7 +203,14 @@ class _Reading:
     """One file on its way, over as many requests as it takes."""
 
     def __init__(
-        self, transport: Transport, url: URL, target: Target, most: int, what: str, validator: str | None
+        self,
+        transport: Transport,
+        url: URL,
+        target: Target,
+        most: int,
+        what: str,
+        validator: str | None,
+        report: Report,
     ) -> None:
         self._transport = transport
         self._url = url
@@ -173,8 +218,9 @@ class _Reading:
         self._most = most
         self._what = what
         self._known = validator
-        self._seen: str | None = None
-        self._at = 0
+        self._report = report
+        self._at, self._seen = target.held
+        self._resumed = self._at
 
     async def attempt(self, progressed: Callable[[int], None]) -> Fetched | None:
         """One request; raises Transient when another may go on from there."""
@@ -184,18 +230,34 @@ class _Reading:
             "GET", self._url, scope="", what=self._what, headers=headers
         ) as response:
             if response.status == 304 and self._known is not None and not resuming:
+                self._tell(self._at, already=True, finished=True)
                 return None
+            if resuming and response.status == 416:
+                self._seen = None
+                raise Transient(f"{self._what}: the server has no such range")
             _expect(response, (200, 206) if resuming else (200,), self._what)
             self._place(response)
+            total = None if response.content_length is None else self._at + response.content_length
             if (response.content_length or 0) > self._most - self._at:
                 raise Exhausted(f"{self._what} is larger than the {self._most} bytes allowed")
             async for chunk in bodies.chunks(response, self._transport.limits, self._what):
                 self._at += len(chunk)
                 if self._at > self._most:
                     raise Exhausted(f"{self._what} is larger than the {self._most} bytes allowed")
+                await self._transport.take(len(chunk))
                 await in_thread(self._target.write, chunk)
                 progressed(len(chunk))
+                self._tell(total)
+        self._tell(self._at, finished=True)
         return Fetched(self._at, self._seen)
+
+    def _tell(self, total: int | None, *, already: bool = False, finished: bool = False) -> None:
+        subject = shown(self._url, 200)
+        self._report(
+            Progress(
+                Phase.DOWNLOAD, subject, self._at, total, self._resumed, already=already, finished=finished
+            )
+        )
 
     def _resuming(self) -> dict[str, str]:
         known = (self._seen or "").removeprefix(_DATED)
@@ -209,10 +271,9 @@ class _Reading:
                 self._seen = None
                 raise Transient(f"{self._what}: the server answered a range request with another range")
             return
-        if self._at:
-            self._target.restart()
-            self._at = 0
+        self._at = self._resumed = 0
         self._seen = _validator(response)
+        self._target.restart(self._seen)
 
 
 def _validator(response: aiohttp.ClientResponse) -> str | None:

@@ -30,6 +30,7 @@ from mesocosm.images.synthesis import config_bytes, layer_descriptor, manifest_d
 from mesocosm.images.transfer import in_thread
 
 if TYPE_CHECKING:
+    from mesocosm.images.appc_web import Discovered
     from mesocosm.images.web import Web
 
 DEPTH: Final = 16
@@ -60,8 +61,11 @@ class AppcStore(Store):
     async def discover(
         self, reference: Reference, platform: Platform, *, etag: str | None = None
     ) -> Found | None:
-        """As `Store.discover`."""
-        source, aci = await self._first(reference, platform)
+        """As `Store.discover`; its ETag speaks of every image that makes it up."""
+        discovered = self._discovered(reference, platform)
+        if discovered is not None and etag is not None and await discovered.unchanged(etag):
+            return None
+        source, aci = await self._first(reference, discovered)
         rendering = Rendering(source)
         manifest = await rendering.render(aci, (), ())
         rendered = rendering.found
@@ -79,6 +83,7 @@ class AppcStore(Store):
             platform,
             fetch=fetching(_Layers(rendered).open),
             source=aci.name,
+            etag=discovered.etag if discovered is not None else None,
         )
 
     async def parts(self, reference: Reference, digest: Digest) -> tuple[Part, ...]:
@@ -86,19 +91,26 @@ class AppcStore(Store):
         source, acis = self._parts.get(digest, (None, ()))
         return tuple([await source.signed(aci) for aci in acis]) if source is not None else ()
 
-    async def _first(self, reference: Reference, platform: Platform) -> tuple[Source, Aci]:
-        if reference.transport == "aci":
+    async def _first(self, reference: Reference, discovered: Discovered | None) -> tuple[Source, Aci]:
+        if discovered is None:
             path = Path(reference.path).absolute()
             if reference.digest is not None:
                 await in_thread(check_pin, path, reference.digest)
             return Neighbours(), Aci(str(path), path)
+        labels = dict(reference.labels) | ({"version": reference.tag} if reference.tag else {})
+        return discovered, await discovered.get(reference.repository, labels)
+
+    def _discovered(self, reference: Reference, platform: Platform) -> Discovered | None:
+        """What finds images by their names; None where the reference is a file."""
+        if reference.transport == "aci":
+            return None
         from mesocosm.images.appc_web import Discovered  # the HTTP library: only who fetches needs it
         from mesocosm.images.web import Web
 
-        self._web = self._web or Web(self.context.hosts)
-        source = Discovered(self._web, self.context.hosts, self.context.blobs, platform)
-        labels = dict(reference.labels) | ({"version": reference.tag} if reference.tag else {})
-        return source, await source.get(reference.repository, labels)
+        self._web = self._web or Web(
+            self.context.hosts, throttle=self.context.throttle, report=self.context.report
+        )
+        return Discovered(self._web, self.context.hosts, self.context.blobs, platform)
 
     async def close(self) -> None:
         """As `Store.close`."""

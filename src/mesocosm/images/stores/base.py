@@ -34,7 +34,7 @@ from mesocosm.images.blobs import BlobStore
 from mesocosm.images.config import ImageConfig
 from mesocosm.images.documents import Descriptor, Manifest
 from mesocosm.images.platform import Platform
-from mesocosm.images.progress import Report
+from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference
 from mesocosm.images.transfer import SinkFactory
 from mesocosm.paths import Paths
@@ -157,8 +157,9 @@ def _never(_: Reference) -> bool:
 class StoreContext(msgspec.Struct, frozen=True, kw_only=True):
     """What a store may use: the paths of this installation, and the blob store, to look into or to keep what
     has to be read whole before it can be named.  ``hosts`` and ``credentials`` are for registries; None: what
-    is configured on this host.  ``throttle`` bounds the bytes a second that registries give and take.
-    ``takes_schema1`` answers, blocking, whether policy allows an image to be in docker's schema 1.
+    is configured on this host.  ``throttle`` bounds the bytes a second that servers give and take,
+    ``report`` is told of what has to come whole before it can be named.  ``takes_schema1`` answers, blocking,
+    whether policy allows an image to be in docker's schema 1.
     """
 
     paths: Paths
@@ -166,6 +167,7 @@ class StoreContext(msgspec.Struct, frozen=True, kw_only=True):
     hosts: HostsConfig | None = None
     credentials: CredentialSource | None = None
     throttle: Throttle | None = None
+    report: Report = silent
     takes_schema1: Callable[[Reference], bool] = _never
 
 

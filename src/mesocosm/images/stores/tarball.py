@@ -52,7 +52,7 @@ class TarballStore(Store):
             await in_thread(hold, pin)
             if await in_thread(blobs.has, pin):
                 return await _image(blobs.path(pin), reference, platform)
-        with arriving(blobs) as blob:
+        with arriving(blobs, reference.path) as blob:
             came = await self._client().fetch(
                 reference.path,
                 blob,
@@ -73,7 +73,9 @@ class TarballStore(Store):
     def _client(self) -> Web:
         from mesocosm.images.web import Web  # the HTTP library: only who fetches needs it
 
-        self._web = self._web or Web(self.context.hosts)
+        self._web = self._web or Web(
+            self.context.hosts, throttle=self.context.throttle, report=self.context.report
+        )
         return self._web
 
 
