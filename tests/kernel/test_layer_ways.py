@@ -7,7 +7,7 @@ import fcntl
 import os
 import struct
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -98,6 +98,32 @@ def test_a_layer_has_one_superblock_on_a_host(tmp_path: Path) -> None:
         assert places[0] == places[1] and len(made) == 1
     finally:
         layers[0].drop(["a"])
+
+
+def test_a_layer_seen_mounted_is_looked_at_again_after_any_change(tmp_path: Path) -> None:
+    """By another process' hand, by anybody's: what is not mounted any more is mounted anew."""
+    made: list[Sequence[Path]] = []
+
+    def mount(files: Sequence[Path]) -> int:
+        made.append(files)
+        return mounts.tmpfs(source="layer")
+
+    ours, other = (LayerMounts(tmp_path / "layers", mount) for _ in range(2))
+    files = {name: (tmp_path / name,) for name in ("a", "b")}
+    try:
+        unmounting: tuple[Callable[[], None], ...] = (
+            lambda: other.drop(["a"]),
+            lambda: mounts.detach(str(other.where("a"))),
+        )
+        for count, unmount in enumerate(unmounting):
+            for _ in range(3):
+                ours.hold(files)
+            assert len(made) == 2 + count
+            unmount()
+        ours.hold(files)
+        assert len(made) == 4 and ours.mounted() == ["a", "b"]
+    finally:
+        ours.drop(files)
 
 
 @pytest.fixture

@@ -6,6 +6,9 @@ A layer is mounted once however many containers use it: a second superblock of t
 pages once more (measured: a whole further copy for each).  The mounts belong to nobody's process, survive the
 agent, and are found again by looking.  A lock file beside the directory is held while they are looked at or
 changed, so that whoever holds a lease on a layer and has seen it mounted keeps it.
+
+A layer that was seen mounted is not looked at again until the mount table has changed, whoever changed it: a
+further container of a known image costs the same for any number of layers.
 """
 
 from __future__ import annotations
@@ -13,12 +16,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mesocosm import durable, trace
 from mesocosm.errors import Unsupported
 from mesocosm.linux import loop, mounts, syscalls
+from mesocosm.linux.mount_watch import MountWatch
 
 _ATTRIBUTES = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NODEV
 
@@ -83,6 +88,9 @@ class LayerMounts:
         self._root = root
         self._lock = root.with_name(f"{root.name}.lock")
         self._mount = mount
+        self._watch = MountWatch()
+        self._seen: set[str] = set()
+        self._looking = threading.Lock()
 
     def hold(self, images: Mapping[str, Files]) -> dict[str, Path]:
         """Have every layer mounted, and return where; blocking.
@@ -90,9 +98,16 @@ class LayerMounts:
         ``images`` are EROFS files by diff ID's hex, a merge's by chain ID's.  The caller holds a lease on
         them.
         """
-        with self._held():
-            self._root.mkdir(mode=0o700, exist_ok=True)
-            return {name: self._hold(name, image) for name, image in images.items()}
+        with self._held(), self._looking:
+            if self._watch.changed():
+                self._seen.clear()
+            new = [name for name in images if name not in self._seen]
+            if new:
+                device = self._device()
+                for name in new:
+                    self._hold(name, images[name], device)
+                self._seen.update(new)
+        return {name: self._root / name for name in images}
 
     def where(self, name: str) -> Path:
         """Return where a layer is mounted, or would be."""
@@ -136,26 +151,28 @@ class LayerMounts:
                         (self._root / name).rmdir()
             return dropped
 
-    def _hold(self, name: str, image: Files) -> Path:
-        where = self._root / name
-        if self._is_mounted(where):
-            return where
-        where.mkdir(mode=0o700, exist_ok=True)
+    def _device(self) -> int:
+        """The directory's own file system; the directory is made where it is not there."""
+        try:
+            return os.stat(self._root).st_dev  # noqa: PTH116
+        except FileNotFoundError:
+            self._root.mkdir(mode=0o700)
+            return os.stat(self._root).st_dev  # noqa: PTH116
+
+    def _hold(self, name: str, image: Files, device: int) -> None:
+        where = f"{self._root}/{name}"
+        try:
+            if os.stat(where).st_dev != device:  # noqa: PTH116
+                return
+        except FileNotFoundError:
+            os.mkdir(where, 0o700)  # noqa: PTH102
         trace.point("layer_mounts.made")
         detached = self._mount(image)
         try:
-            self._attach(detached, where)
+            mounts.attach_at(detached, where)
         finally:
             os.close(detached)
         trace.point("layer_mounts.mounted")
-        return where
-
-    def _attach(self, detached: int, where: Path) -> None:
-        target = os.open(where, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            mounts.attach(detached, target)
-        finally:
-            os.close(target)
 
     def _is_mounted(self, where: Path) -> bool:
         """Whether a layer lies on ``where``: it is another file system than the directory's own."""
@@ -166,6 +183,7 @@ class LayerMounts:
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
-        self._root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not os.path.isdir(self._root.parent):  # noqa: PTH112
+            self._root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with durable.locked(self._lock):
             yield

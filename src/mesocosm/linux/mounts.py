@@ -249,6 +249,13 @@ def attach(mount_fd: int, target_fd: int) -> None:
     syscalls.move_mount(mount_fd, "", target_fd, "", MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH)
 
 
+def attach_at(mount_fd: int, path: StrOrBytes) -> None:
+    """Move a detached mount onto a path of our own, of which no part is anybody else's; a last link is not
+    followed.
+    """
+    syscalls.move_mount(mount_fd, "", AT_FDCWD, path, MOVE_MOUNT_F_EMPTY_PATH)
+
+
 def detach(path: StrOrBytes) -> None:
     """Take off the topmost mount at ``path`` with all below it, whether busy or not; a last link is not
     followed.
