@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from layers import SinkKind, new_sink
 from mesocosm.images.decompress import Decompressor
 from mesocosm.images.digest import Digest
-from mesocosm.images.layer_stream import LayerIngest
+from mesocosm.images.layers.stream import LayerIngest
 from mesocosm.linux.beneath import remove_tree
 
 PIECE = 256 << 10

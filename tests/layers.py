@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from mesocosm.images.digest import Digest
-from mesocosm.images.layer_stream import DirectorySink, ErofsSink, LayerFacts, LayerIngest, LayerSink
+from mesocosm.images.layers.stream import DirectorySink, ErofsSink, LayerFacts, LayerIngest, LayerSink
 from mesocosm.images.limits import DEFAULT_LIMITS, DEFAULT_POLICY, Limits, Policy
 from mesocosm.linux.syscalls import mount, umount2
 

@@ -17,7 +17,7 @@ from bench.images.scratch import Scratch
 from bench.measure import OURS, Measured, Series, limit
 from fixtures.registry import Registry
 from layers import ingest
-from mesocosm.images.layer_mounts import LayerMounts
+from mesocosm.images.layers.mounts import LayerMounts
 from mesocosm.images.provisioner import Provisioner
 from mesocosm.linux import mounts
 from mesocosm.paths import Paths

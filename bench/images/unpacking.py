@@ -13,7 +13,7 @@ from bench.measure import OURS, Measured, Series, by_turns
 from fixtures.registry import Registry
 from layers import SinkKind, new_sink
 from mesocosm.images.digest import Digest
-from mesocosm.images.layer_stream import LayerIngest
+from mesocosm.images.layers.stream import LayerIngest
 
 FLOOR = "isal, 2 × SHA-256"
 

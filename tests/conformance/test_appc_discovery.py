@@ -16,7 +16,7 @@ from aiohttp import web
 
 from fixtures.gnupg import Gnupg, gnupg
 from mesocosm.errors import Corrupt, Denied, Exhausted, InvalidConfig, MesocosmError, NotFound
-from mesocosm.images.appc_discovery import Template, filled, parse_page
+from mesocosm.images.appc.discovery import Template, filled, parse_page
 from mesocosm.images.provisioner import Provisioner
 from provisions import new_id, opened, paths_of, shown
 from registry_fixtures import sha256

@@ -16,7 +16,7 @@ from fixtures.images import Layout
 from mesocosm.errors import Corrupt, InvalidConfig, MesocosmError, NotFound
 from mesocosm.images.comparison import compare, differences
 from mesocosm.images.contents import Contents, reading
-from mesocosm.images.layers import Form
+from mesocosm.images.layers.store import Form
 from mesocosm.images.progress import Phase, Progress
 from mesocosm.images.spool import settled, spooling
 from provisions import image_of, opened

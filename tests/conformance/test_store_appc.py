@@ -13,8 +13,8 @@ import pytest
 
 from fixtures.command import run
 from mesocosm.errors import Corrupt, Exhausted, MesocosmError, NotFound, Unsupported
-from mesocosm.images.tar_header import TarEntry
-from mesocosm.images.tar_writer import END, member
+from mesocosm.images.tar.header import TarEntry
+from mesocosm.images.tar.writer import END, member
 from provisions import new_id, opened, shown
 from tarballs import Member, archive, directory, file, hardlink, symlink
 from trees import Seen, snapshot

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from mesocosm.images.erofs_file import seal_of
+from mesocosm.images.erofs.file import seal_of
 from mesocosm.images.image import ImageRecord, RefRecord
-from mesocosm.images.layers import LayerRecord
+from mesocosm.images.layers.store import LayerRecord
 from mesocosm.images.leases import Lease
 
 _PARTS = (

@@ -15,12 +15,12 @@ from fixtures.registry import Registry
 from fixtures.sigstore import BUNDLE, IDENTITY, ISSUER, Sigstore, Wish, artifact_of, listing_of
 from malicious_registry import MaliciousRegistry, status
 from mesocosm.images import mediatypes
-from mesocosm.images.bundles import COUNT_LIMIT, SIZE_LIMIT
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
 from mesocosm.images.registry.client import RegistryClient
 from mesocosm.images.registry.hosts import HostsConfig
 from mesocosm.images.registry.push import UploadSource
+from mesocosm.images.trust.bundles import COUNT_LIMIT, SIZE_LIMIT
 from provisions import image_of
 from registry_fixtures import SmallImage, sha256, write_layout
 from tarballs import file

@@ -81,7 +81,7 @@ def kernel_of(way: Way) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         if way.by_loop:
-            patch.setattr("mesocosm.images.layer_mounts.mount_files", refuse)
+            patch.setattr("mesocosm.images.layers.mounts.mount_files", refuse)
         if way.merged:
             patch.setattr("mesocosm.images.image.DEEP", 1)
         yield

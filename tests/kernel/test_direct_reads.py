@@ -134,7 +134,7 @@ async def test_loop_devices_read_directly_too(monkeypatch: pytest.MonkeyPatch, t
     def refuse(*_: object, **__: object) -> int:
         raise OSError(errno.ENOTBLK, "Block device required")
 
-    monkeypatch.setattr("mesocosm.images.layer_mounts.mount_files", refuse)
+    monkeypatch.setattr("mesocosm.images.layers.mounts.mount_files", refuse)
     flags = []
 
     real = mounts.new_mount

@@ -14,12 +14,12 @@ import pytest
 from layers import MS_RDONLY, SINKS, SinkKind, ingest, mounted, seen, stacked
 from mesocosm.errors import Corrupt, Exhausted, InvalidConfig, NotFound
 from mesocosm.images.digest import Digest
-from mesocosm.images.erofs import ErofsSink
-from mesocosm.images.erofs_file import SealKind, seal_of
-from mesocosm.images.erofs_merge import Point, write_merged, write_skeleton
-from mesocosm.images.erofs_read import ErofsImage
-from mesocosm.images.layer_facts import ErofsFacts
-from mesocosm.images.layer_stream import LayerIngest
+from mesocosm.images.erofs.file import SealKind, seal_of
+from mesocosm.images.erofs.merge import Point, write_merged, write_skeleton
+from mesocosm.images.erofs.reader import ErofsImage
+from mesocosm.images.erofs.sink import ErofsSink
+from mesocosm.images.layers.facts import ErofsFacts
+from mesocosm.images.layers.stream import LayerIngest
 from mesocosm.images.limits import Limits
 from mesocosm.linux.syscalls import mount
 from tarballs import CHARACTER, FIFO, Member, archive, directory, file, hardlink, symlink
@@ -397,7 +397,7 @@ def test_tails_beyond_the_budget_go_to_blocks(tmp_path: Path, monkeypatch: pytes
     """Memory stays bounded however many small files there are; what is read stays the same."""
     blob = archive(*(file(b"f%d" % index, b"%d" % index * 50) for index in range(50)))
     ingest("erofs-a", tmp_path / "inline", blob)
-    monkeypatch.setattr("mesocosm.images.erofs.TAIL_BUDGET", 1000)
+    monkeypatch.setattr("mesocosm.images.erofs.sink.TAIL_BUDGET", 1000)
     ingest("erofs-a", tmp_path / "blocks", blob)
     assert (tmp_path / "blocks").stat().st_size > (tmp_path / "inline").stat().st_size
     with mounted(tmp_path / "inline") as one, mounted(tmp_path / "blocks") as two:

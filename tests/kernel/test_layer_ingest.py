@@ -15,7 +15,7 @@ from backports import zstd
 from layers import SINKS, SinkKind, ingest, new_sink, seen
 from mesocosm.errors import Corrupt, Denied, Exhausted
 from mesocosm.images.digest import Digest
-from mesocosm.images.layer_stream import LayerIngest
+from mesocosm.images.layers.stream import LayerIngest
 from mesocosm.images.limits import Limits, Policy
 from tarballs import (
     BLOCK_DEVICE,

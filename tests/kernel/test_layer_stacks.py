@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from layers import SINKS, SinkKind, ingest, mounted, seen, stacked
 from mesocosm.errors import Corrupt
 from mesocosm.images.digest import Digest
-from mesocosm.images.erofs_merge import write_merged
+from mesocosm.images.erofs.merge import write_merged
 from tarballs import Member, archive, directory, file, hardlink, symlink
 from trees import Seen, snapshot
 

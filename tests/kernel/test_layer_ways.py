@@ -16,7 +16,7 @@ from fixtures import host
 from fixtures.command import run
 from mesocosm.errors import Unsupported
 from mesocosm.images.backends.copy import copy_layer
-from mesocosm.images.layer_mounts import LayerMounts, mount_by_loop
+from mesocosm.images.layers.mounts import LayerMounts, mount_by_loop
 from mesocosm.linux import loop, mounts
 from provisions import image_of, new_id, opened, shown
 from registry_fixtures import write_layout
@@ -47,7 +47,7 @@ def by_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> int:
         raise OSError(errno.ENOTBLK, "Block device required")
 
-    monkeypatch.setattr("mesocosm.images.layer_mounts.mount_files", refuse)
+    monkeypatch.setattr("mesocosm.images.layers.mounts.mount_files", refuse)
 
 
 @pytest.mark.parametrize("deep", [32, 2])

@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from layers import ingest, mounted
-from mesocosm.images.layer_facts import ErofsFacts, TreeFacts
-from mesocosm.images.layer_tree import NOTED_PLACES
-from mesocosm.images.looks import find_looks, hides_all
+from mesocosm.images.layers.facts import ErofsFacts, TreeFacts
+from mesocosm.images.layers.looks import find_looks, hides_all
+from mesocosm.images.layers.tree import NOTED_PLACES
 from tarballs import Member, archive, directory, file
 
 PARTS = st.sampled_from([b"a", b"b", b"c"])

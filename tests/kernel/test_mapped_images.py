@@ -66,7 +66,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     def refuse(*_: object, **__: object) -> int:
         raise OSError(errno.ENOTBLK, "Block device required")
 
-    monkeypatch.setattr("mesocosm.images.layer_mounts.mount_files", refuse)
+    monkeypatch.setattr("mesocosm.images.layers.mounts.mount_files", refuse)
     return "erofs"
 
 

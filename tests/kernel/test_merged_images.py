@@ -11,7 +11,7 @@ import pytest
 from fixtures.command import run
 from mesocosm.images.digest import Digest
 from mesocosm.images.image import ImageRecord
-from mesocosm.images.layers import Form
+from mesocosm.images.layers.store import Form
 from mesocosm.images.provisioner import Provisioner
 from mesocosm.model import ContainerID
 from mesocosm.plan.operations import OverlayRoot

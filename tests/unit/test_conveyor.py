@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from mesocosm.images.conveyor import DEPTH, Conveyor
+from mesocosm.images.layers.conveyor import DEPTH, Conveyor
 
 PATIENCE = 10.0
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mesocosm.errors import Denied, InvalidConfig
-from mesocosm.images.policy import Policy, Rule, load
 from mesocosm.images.reference import parse_reference
+from mesocosm.images.trust.policy import Policy, Rule, load
 
 POLICY = """
 default = "reject"

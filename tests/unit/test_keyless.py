@@ -21,10 +21,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from fixtures.sigstore import IDENTITY, ISSUER, MINUTES_10, WHEN, Sigstore, Wish, b64, der, new_key, sign
 from mesocosm.errors import InvalidConfig, Unsupported
-from mesocosm.images.bundles import SIZE_LIMIT
 from mesocosm.images.digest import Digest
-from mesocosm.images.keyless import ROOT_LIMIT, Keyless
-from mesocosm.images.policy import Signer
+from mesocosm.images.trust.bundles import SIZE_LIMIT
+from mesocosm.images.trust.keyless import ROOT_LIMIT, Keyless
+from mesocosm.images.trust.policy import Signer
 
 VECTORS = Path(__file__).parents[1] / "fixtures" / "sigstore_bundles"
 DIGEST = Digest.of(b"an image")
@@ -324,7 +324,7 @@ def test_patterns_match_from_end_to_end(pattern: str, identity: str, matches: bo
 
 
 def test_a_statement_may_have_many_subjects_and_none_is_no_statement(tmp_path: Path) -> None:
-    from mesocosm.images import attestation
+    from mesocosm.images.trust import attestation
 
     kind = {"_type": attestation.TYPES[0], "predicateType": PROVENANCE}
     subjects = [{"name": "x", "digest": {"sha1": "00"}}, {"digest": {"sha256": DIGEST.hex}}]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from mesocosm.errors import Corrupt, Exhausted, MesocosmError
 from mesocosm.images.limits import Limits
-from mesocosm.images.tar import HARDLINK, TarEntry, TarReader
-from mesocosm.images.tar_header import nanoseconds, number, parse_records
+from mesocosm.images.tar.header import nanoseconds, number, parse_records
+from mesocosm.images.tar.reader import HARDLINK, TarEntry, TarReader
 from tarballs import (
     END,
     Member,

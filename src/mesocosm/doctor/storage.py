@@ -14,7 +14,7 @@ from mesocosm.doctor.finding import Finding, missing, ok, tried, warning
 from mesocosm.images.backends.base import Backend, BackendContext
 from mesocosm.images.backends.erofs import ErofsBackend
 from mesocosm.images.backends.overlay import OverlayBackend
-from mesocosm.images.layer_mounts import LayerMounts
+from mesocosm.images.layers.mounts import LayerMounts
 from mesocosm.isolators.words import size
 from mesocosm.linux import syscalls
 from mesocosm.linux.mountinfo import read_mountinfo

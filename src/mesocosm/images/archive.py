@@ -19,7 +19,7 @@ from mesocosm.errors import Corrupt, Exhausted, InvalidConfig, NotFound, Unsuppo
 from mesocosm.images.decompress import MAGIC_LENGTH, sniff
 from mesocosm.images.digest import Digest, new_hash
 from mesocosm.images.foreign import shown
-from mesocosm.images.tar import BLOCK, HARDLINK, TarEntry, TarReader
+from mesocosm.images.tar.reader import BLOCK, HARDLINK, TarEntry, TarReader
 from mesocosm.images.transfer import in_thread
 
 CHUNK: Final = 1 << 20

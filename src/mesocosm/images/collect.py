@@ -19,7 +19,7 @@ from mesocosm import trace
 from mesocosm.images.digest import Digest, hex_of
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
-from mesocosm.images.layers import Form
+from mesocosm.images.layers.store import Form
 from mesocosm.images.leases import PIN, Needed
 from mesocosm.images.rebuild import rebuild
 from mesocosm.images.store_faults import store_faults

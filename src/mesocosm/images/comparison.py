@@ -16,7 +16,7 @@ import msgspec
 from mesocosm.images.contents import Contents, File, reading
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
-from mesocosm.images.layers import Form
+from mesocosm.images.layers.store import Form
 
 Kind = Literal["added", "changed", "removed"]
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from mesocosm.errors import NotFound
-from mesocosm.images.erofs_read import ErofsImage
+from mesocosm.images.erofs.reader import ErofsImage
+from mesocosm.images.erofs.ready import is_ready
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
-from mesocosm.images.layer_mounts import mount_image
-from mesocosm.images.layer_tree import Node, new_directory, new_node
-from mesocosm.images.layers import Form
-from mesocosm.images.looks import IMPLIED, OPAQUE, closing
-from mesocosm.images.ready_erofs import is_ready
+from mesocosm.images.layers.looks import IMPLIED, OPAQUE, closing
+from mesocosm.images.layers.mounts import mount_image
+from mesocosm.images.layers.store import Form
+from mesocosm.images.layers.tree import Node, new_directory, new_node
 
 READ_LIMIT: Final = 4 << 30
 """Largest file whose content is read, in bytes."""

@@ -18,12 +18,12 @@ from mesocosm.images.compress import Written, compressor
 from mesocosm.images.decompress import Decompressor
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor, descriptor_json
+from mesocosm.images.erofs.ready import require_archives
 from mesocosm.images.image import ImageRecord, RefRecord, record_of
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.known import found_here
 from mesocosm.images.leases import Pulling
 from mesocosm.images.progress import Phase, Progress, Report
-from mesocosm.images.ready_erofs import require_archives
 from mesocosm.images.reference import Reference
 from mesocosm.images.spool import Spool, spooling
 from mesocosm.images.stores.base import Found

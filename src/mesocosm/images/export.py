@@ -20,7 +20,7 @@ from mesocosm.images.platform import host_platform
 from mesocosm.images.platforms import Listed
 from mesocosm.images.reference import Reference
 from mesocosm.images.strict import Json
-from mesocosm.images.tar import BLOCK
+from mesocosm.images.tar.reader import BLOCK
 
 _PIECE: Final = 1 << 20
 _NAME: Final = "io.containerd.image.name"

@@ -18,13 +18,13 @@ from mesocosm.errors import Corrupt, NotFound
 from mesocosm.images.blobs import write_all
 from mesocosm.images.decompress import Decompressor
 from mesocosm.images.digest import Digest
+from mesocosm.images.erofs.ready import require_archives
 from mesocosm.images.export import Export, header
 from mesocosm.images.image import Layer
 from mesocosm.images.image_store import ImageStore
-from mesocosm.images.layers import Form
-from mesocosm.images.ready_erofs import require_archives
+from mesocosm.images.layers.store import Form
 from mesocosm.images.strict import DOCUMENT_LIMIT, Json
-from mesocosm.images.tar import BLOCK
+from mesocosm.images.tar.reader import BLOCK
 
 
 def save_docker(store: ImageStore, images: Sequence[Export], target: int) -> None:

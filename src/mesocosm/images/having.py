@@ -13,8 +13,8 @@ from mesocosm.images.platform import Platform
 from mesocosm.images.progress import Report
 from mesocosm.images.pull import Puller, Wanted
 from mesocosm.images.reference import Reference
-from mesocosm.images.rights import Rights
 from mesocosm.images.transfer import in_thread
+from mesocosm.images.trust.rights import Rights
 
 POLICIES: Final = ("always", "missing", "never", "newer")
 """When to ask the source: every time; when the image is not here; not at all; every time, but go on with what

@@ -38,9 +38,9 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     ``runtime`` is what the image says of its process, ``layers`` bottom first, ``source`` where it came from,
     ``pulled_at`` seconds since the epoch, ``created`` the author's own date (RFC 3339, hostile), ``looks``
-    whether its directories need a layer that says how they look (looks.py), ``hidden`` how many of its lowest
-    layers nobody sees, because the next one hides all that is below it.  ``origin``: the manifest was made
-    here, of the document with this digest, by which the source knows the image (docker's schema 1).
+    whether its directories need a layer that says how they look (layers/looks.py), ``hidden`` how many of
+    its lowest layers nobody sees, because the next one hides all that is below it.  ``origin``: the manifest
+    was made here, of the document with this digest, by which the source knows the image (docker's schema 1).
     """
 
     digest: str
@@ -74,7 +74,7 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def merge(self) -> Digest | None:
-        """What the merge of its layers is called (merging.py).
+        """What the merge of its layers is called (layers/merging.py).
 
         None for an image that needs none, and for one with ready-made EROFS files, which we do not read.
         """

@@ -2,12 +2,12 @@
 
     version        the layout's version
     blobs/         bytes by digest                 (blobs.py)
-    layers/ trees/ layers by diff ID               (layers.py)
-    merged/        deep stacks by chain ID         (merging.py)
-    looks/         how directories look            (looks.py)
+    layers/ trees/ layers by diff ID               (layers/store.py)
+    merged/        deep stacks by chain ID         (layers/merging.py)
+    looks/         how directories look            (layers/looks.py)
     images/ refs/  what there is and its names     (catalogue.py)
     leases/ lock   who needs what                  (leases.py)
-    signatures/    why images were admitted        (admission.py)
+    signatures/    why images were admitted        (trust/admission.py)
     attached/      signatures, attestations, …     (attachments.py)
     ingest/        whatever is not finished yet
     trash/         renamed here first, removed later
@@ -33,11 +33,11 @@ from mesocosm.images.blobs import BlobStore
 from mesocosm.images.catalogue import Catalogue
 from mesocosm.images.digest import Digest
 from mesocosm.images.image import ImageRecord
-from mesocosm.images.layer_mounts import mount_image
-from mesocosm.images.layers import Form, LayerRecord, LayerStore
+from mesocosm.images.layers.looks import Look, closing, find_looks, hides_all, write_looks
+from mesocosm.images.layers.merging import Merges
+from mesocosm.images.layers.mounts import mount_image
+from mesocosm.images.layers.store import Form, LayerRecord, LayerStore
 from mesocosm.images.leases import Leases
-from mesocosm.images.looks import Look, closing, find_looks, hides_all, write_looks
-from mesocosm.images.merging import Merges
 from mesocosm.images.staging import replace, staged
 from mesocosm.images.store_faults import store_faults
 

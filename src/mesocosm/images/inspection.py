@@ -11,7 +11,7 @@ from mesocosm.images.config import History, ImageConfig, parse_config
 from mesocosm.images.digest import Digest
 from mesocosm.images.image import Image, ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
-from mesocosm.images.layers import Form
+from mesocosm.images.layers.store import Form
 from mesocosm.images.leases import CONTAINER, PIN, Needed
 from mesocosm.images.strict import DOCUMENT_LIMIT
 

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from mesocosm.errors import Exhausted, Unsupported
-from mesocosm.images.entries import Xattrs
 from mesocosm.images.foreign import shown
+from mesocosm.images.layers.entries import Xattrs
+from mesocosm.images.layers.looks import OPAQUE
 from mesocosm.images.limits import DEFAULT_LIMITS, Limits
-from mesocosm.images.looks import OPAQUE
 from mesocosm.linux import beneath
 from mesocosm.model.idmap import IDMap, IDRange
 

@@ -15,7 +15,6 @@ import msgspec
 
 from mesocosm.errors import InvalidConfig, MesocosmError
 from mesocosm.images import automatic
-from mesocosm.images.admission import Admission
 from mesocosm.images.attaching import attach_pulled
 from mesocosm.images.automatic import Automatic
 from mesocosm.images.backends.base import Backend
@@ -27,7 +26,7 @@ from mesocosm.images.having import Having
 from mesocosm.images.image import Image, ImageRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.inspection import Inspection, Step, Usage
-from mesocosm.images.layer_mounts import LayerMounts
+from mesocosm.images.layers.mounts import LayerMounts
 from mesocosm.images.naming import Named, Naming, canonical, new_name
 from mesocosm.images.outgoing import Outgoing
 from mesocosm.images.platform import Platform, host_platform, parse_platform
@@ -36,10 +35,11 @@ from mesocosm.images.progress import Report
 from mesocosm.images.pull import Puller
 from mesocosm.images.remote import Remote
 from mesocosm.images.removal import Removal, pin_owner, remove_each
-from mesocosm.images.rights import Rights
 from mesocosm.images.supply import have_blobs, have_documents, keep_blobs
 from mesocosm.images.tagging import tag
 from mesocosm.images.transfer import in_thread
+from mesocosm.images.trust.admission import Admission
+from mesocosm.images.trust.rights import Rights
 from mesocosm.images.verification import Verdict, Verification
 from mesocosm.paths import Paths
 

@@ -15,9 +15,9 @@ from mesocosm.images.platform import host_platform, parse_platform
 from mesocosm.images.platforms import ALL, Listed, together
 from mesocosm.images.progress import Report
 from mesocosm.images.reference import Reference, parse_reference
-from mesocosm.images.rights import Rights
 from mesocosm.images.supply import have_blobs
 from mesocosm.images.transfer import in_thread
+from mesocosm.images.trust.rights import Rights
 
 
 class Outgoing:

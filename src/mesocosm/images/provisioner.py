@@ -23,19 +23,18 @@ import msgspec
 
 from mesocosm import trace
 from mesocosm.errors import Corrupt, InvalidConfig, MesocosmError, NotFound, Unsupported
-from mesocosm.images import automatic, policy, root_changes
+from mesocosm.images import automatic, root_changes
 from mesocosm.images.backends import backend_class
 from mesocosm.images.backends.base import Backend, StackedLayer
 from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
 from mesocosm.images.image import ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
-from mesocosm.images.layers import Form
+from mesocosm.images.layers.store import Form
 from mesocosm.images.leases import CONTAINER
 from mesocosm.images.library import Library, platform_of
 from mesocosm.images.naming import Named, canonical, is_local, is_whole_id, missing
 from mesocosm.images.platform import Platform, host_platform
-from mesocosm.images.policy import takes_schema1
 from mesocosm.images.progress import Phase, Progress, Report, silent
 from mesocosm.images.rebuild import rebuild
 from mesocosm.images.reference import Reference
@@ -44,6 +43,8 @@ from mesocosm.images.store_faults import store_faults
 from mesocosm.images.stores.base import StoreContext
 from mesocosm.images.supply import have_blobs
 from mesocosm.images.transfer import Discard, in_thread
+from mesocosm.images.trust import policy
+from mesocosm.images.trust.policy import takes_schema1
 from mesocosm.images.wish import Wish
 from mesocosm.model import ContainerID, ImageIdentity, ImageRuntime, RootChanges
 from mesocosm.model.idmap import IDMap
@@ -89,7 +90,7 @@ class Provisioner(Library):
         """Open the image store below ``paths``.  ``progress`` takes the reports of all pulls,
         ``throttle`` bounds the bytes a second that registries give and take.
 
-        ``policy`` is the file of policy.py, ``settings`` that of automatic.py.
+        ``policy`` is the file of trust/policy.py, ``settings`` that of automatic.py.
         On leaving, layers that no container needs are unmounted.
         """
         store = await in_thread(ImageStore.open, paths.images)

@@ -26,18 +26,18 @@ from mesocosm.images.flights import Flights
 from mesocosm.images.image import ImageRecord, RefRecord, record_of
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.known import found_here
-from mesocosm.images.layers import Form
+from mesocosm.images.layers.store import Form
 from mesocosm.images.leases import Pulling
 from mesocosm.images.naming import platform_key
 from mesocosm.images.outlines import PARALLEL, filled_in, recognised
 from mesocosm.images.platform import Platform
 from mesocosm.images.progress import Phase, Progress, Report
 from mesocosm.images.reference import Reference
-from mesocosm.images.rights import Hearsay, Rights
 from mesocosm.images.side_by_side import side_by_side
 from mesocosm.images.store_faults import store_faults
 from mesocosm.images.stores.base import Found, Outline
 from mesocosm.images.transfer import in_thread
+from mesocosm.images.trust.rights import Hearsay, Rights
 
 _Result = TypeVar("_Result")
 

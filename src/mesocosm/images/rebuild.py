@@ -17,7 +17,7 @@ from mesocosm.images.digest import HEX_LENGTH, Digest
 from mesocosm.images.documents import Manifest, parse_document
 from mesocosm.images.image import ImageRecord, record_of
 from mesocosm.images.image_store import ImageStore
-from mesocosm.images.layers import Form
+from mesocosm.images.layers.store import Form
 from mesocosm.images.outlines import made_of
 from mesocosm.images.strict import DOCUMENT_LIMIT
 

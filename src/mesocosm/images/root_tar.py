@@ -11,12 +11,12 @@ from typing import Final
 
 from mesocosm.errors import Denied, Exhausted, Unsupported
 from mesocosm.images.blobs import write_all
-from mesocosm.images.entries import OPAQUE_NAME, WHITEOUT_PREFIX
 from mesocosm.images.layered import GONE, Entry, Layered, refuse_foreign, spelt
+from mesocosm.images.layers.entries import OPAQUE_NAME, WHITEOUT_PREFIX
 from mesocosm.images.limits import DEFAULT_LIMITS, DevicePolicy
-from mesocosm.images.tar_header import BLOCK, HARDLINK, Extents, TarEntry
-from mesocosm.images.tar_sparse import MAP_ENTRY
-from mesocosm.images.tar_writer import END, member
+from mesocosm.images.tar.header import BLOCK, HARDLINK, Extents, TarEntry
+from mesocosm.images.tar.sparse import MAP_ENTRY
+from mesocosm.images.tar.writer import END, member
 
 _PIECE: Final = 1 << 20
 _PATIENCE: Final = 100  # milliseconds between looks at whether anybody still wants the bytes

@@ -20,7 +20,7 @@ from mesocosm import durable
 from mesocosm.errors import Corrupt, NotFound
 from mesocosm.images.digest import Digest
 from mesocosm.images.image_store import ImageStore
-from mesocosm.images.layers import Form
+from mesocosm.images.layers.store import Form
 from mesocosm.images.staging import replace
 from mesocosm.images.verification import Verification
 from mesocosm.linux.priority import be_idle

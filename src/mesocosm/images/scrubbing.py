@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mesocosm.errors import MesocosmError
-from mesocosm.images.layers import Form
+from mesocosm.images.layers.store import Form
 from mesocosm.images.scrub import RATE, Scrub, Scrubbed
 from mesocosm.images.transfer import in_thread
 from mesocosm.images.verification import Verdict, Verification

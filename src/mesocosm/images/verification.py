@@ -9,10 +9,10 @@ import msgspec
 
 from mesocosm.errors import Corrupt, NotFound
 from mesocosm.images.digest import Digest
-from mesocosm.images.erofs_file import SealKind, seal_of
+from mesocosm.images.erofs.file import SealKind, seal_of
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
-from mesocosm.images.layers import Form
+from mesocosm.images.layers.store import Form
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

@@ -23,8 +23,8 @@ from typing import ClassVar
 
 import msgspec
 
-from mesocosm.images.layer_mounts import LayerMounts
-from mesocosm.images.layers import Form
+from mesocosm.images.layers.mounts import LayerMounts
+from mesocosm.images.layers.store import Form
 from mesocosm.model.idmap import IDMap
 from mesocosm.plan import RootStep
 
@@ -32,8 +32,9 @@ from mesocosm.plan import RootStep
 class StackedLayer(msgspec.Struct, frozen=True):
     """One layer of an image: its diff ID's hex, and the file or tree that holds it.
 
-    The uppermost may be a tree of directories in any backend's stack (looks.py).  A merge of all layers comes
-    alone, under the chain ID's hex, with the layers' files, bottom first, as its ``devices`` (merging.py).
+    The uppermost may be a tree of directories in any backend's stack (layers/looks.py).  A merge of all
+    layers comes alone, under the chain ID's hex, with the layers' files, bottom first, as its ``devices``
+    (layers/merging.py).
     """
 
     name: str

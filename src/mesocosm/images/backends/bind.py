@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mesocosm.errors import Unsupported
 from mesocosm.images.backends.base import Backend, StackedLayer
-from mesocosm.images.layers import Form
+from mesocosm.images.layers.store import Form
 from mesocosm.model.idmap import IDMap
 from mesocosm.plan import RootStep
 from mesocosm.plan.operations import BindRoot

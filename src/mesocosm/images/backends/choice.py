@@ -13,7 +13,7 @@ from mesocosm import durable
 from mesocosm.errors import Corrupt
 from mesocosm.images.backends import OURS, PREFERENCE, backend_class, choose
 from mesocosm.images.backends.base import Backend, BackendContext
-from mesocosm.images.layer_mounts import LayerMounts
+from mesocosm.images.layers.mounts import LayerMounts
 from mesocosm.images.staging import staged
 from mesocosm.images.store_faults import store_faults
 from mesocosm.paths import Paths

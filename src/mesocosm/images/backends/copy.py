@@ -17,7 +17,7 @@ from typing import Final, TypeVar
 
 from mesocosm.images.backends.base import Backend, StackedLayer
 from mesocosm.images.layered import is_whiteout
-from mesocosm.images.layers import Form
+from mesocosm.images.layers.store import Form
 from mesocosm.images.owners import Owners
 from mesocosm.linux import beneath
 from mesocosm.model.idmap import IDMap

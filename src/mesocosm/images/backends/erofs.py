@@ -10,8 +10,8 @@ from pathlib import Path
 
 from mesocosm.images.backends.base import Backend, StackedLayer
 from mesocosm.images.backends.overlay import try_overlay
-from mesocosm.images.layer_mounts import mount_image
-from mesocosm.images.layers import Form
+from mesocosm.images.layers.mounts import mount_image
+from mesocosm.images.layers.store import Form
 from mesocosm.images.stacking import prepare, stack
 from mesocosm.model.idmap import IDMap
 from mesocosm.plan import RootStep
@@ -56,7 +56,7 @@ class ErofsBackend(Backend):
 
 def trial_layer(trial: Path) -> int:
     """A detached mount of an empty layer, written to the directory ``trial``; raises Unsupported."""
-    from mesocosm.images.erofs import ErofsSink  # only for the trial, once per boot
+    from mesocosm.images.erofs.sink import ErofsSink  # only for the trial, once per boot
 
     image = trial / "layer.erofs"
     sink = ErofsSink(image)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mesocosm.errors import Unsupported
 from mesocosm.images.backends.base import Backend, StackedLayer
-from mesocosm.images.layers import Form
+from mesocosm.images.layers.store import Form
 from mesocosm.images.stacking import make_changes, prepare, stack
 from mesocosm.images.store_faults import DISK
 from mesocosm.linux import mounts

@@ -16,21 +16,21 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mesocosm.errors import Corrupt, Exhausted
-from mesocosm.images.appc_layer import converted
-from mesocosm.images.appc_manifest import Manifest, read_manifest
-from mesocosm.images.appc_source import Aci, Neighbours, Source, check_pin
+from mesocosm.images.appc.layer import converted
+from mesocosm.images.appc.manifest import Manifest, read_manifest
+from mesocosm.images.appc.source import Aci, Neighbours, Source, check_pin
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import LAYER_LIMIT, Descriptor
 from mesocosm.images.platform import Platform, normalised
 from mesocosm.images.reference import Reference
-from mesocosm.images.signed_part import Part
 from mesocosm.images.stores.base import Found, Store, StoreContext, fetching
 from mesocosm.images.stores.resolve import resolve_made
 from mesocosm.images.synthesis import config_bytes, layer_descriptor, manifest_document
 from mesocosm.images.transfer import in_thread
+from mesocosm.images.trust.signed_part import Part
 
 if TYPE_CHECKING:
-    from mesocosm.images.appc_web import Discovered
+    from mesocosm.images.appc.web import Discovered
     from mesocosm.images.web import Web
 
 DEPTH: Final = 16
@@ -104,7 +104,7 @@ class AppcStore(Store):
         """What finds images by their names; None where the reference is a file."""
         if reference.transport == "aci":
             return None
-        from mesocosm.images.appc_web import Discovered  # the HTTP library: only who fetches needs it
+        from mesocosm.images.appc.web import Discovered  # the HTTP library: only who fetches needs it
         from mesocosm.images.web import Web
 
         self._web = self._web or Web(

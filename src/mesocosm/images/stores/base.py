@@ -41,14 +41,14 @@ from mesocosm.paths import Paths
 from mesocosm.plan import RootStep
 
 if TYPE_CHECKING:
-    from mesocosm.images.bundles import Attached
     from mesocosm.images.digest import Digest
     from mesocosm.images.registry.client import CredentialSource
     from mesocosm.images.registry.hosts import HostsConfig
     from mesocosm.images.registry.throttle import Throttle
-    from mesocosm.images.signatures import Signature
-    from mesocosm.images.signed_part import Part
     from mesocosm.images.synthesis import Measured
+    from mesocosm.images.trust.bundles import Attached
+    from mesocosm.images.trust.signatures import Signature
+    from mesocosm.images.trust.signed_part import Part
 
 Open = Callable[[Descriptor, int], AsyncIterator[bytes]]
 """Opens a blob's bytes from an offset on; retries by itself, ends when the blob does."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mesocosm.errors import Corrupt, NotFound
-from mesocosm.images import bundles, mediatypes
+from mesocosm.images import mediatypes
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor, Manifest, parse_document
@@ -19,15 +19,16 @@ from mesocosm.images.progress import Report
 from mesocosm.images.reference import Reference
 from mesocosm.images.registry.client import ManifestReply, RegistryClient
 from mesocosm.images.registry.credentials import Credentials, default_paths
-from mesocosm.images.signed_statement import LIMIT as STATEMENT_LIMIT
 from mesocosm.images.stores.base import Found, Outline, Shelf, Store, StoreContext
 from mesocosm.images.stores.docker_schema1 import outline
 from mesocosm.images.stores.resolve import platforms_of, resolve, top_document
 from mesocosm.images.transfer import SinkFactory, in_thread
+from mesocosm.images.trust import bundles
+from mesocosm.images.trust.signed_statement import LIMIT as STATEMENT_LIMIT
 from mesocosm.images.web import Web
 
 if TYPE_CHECKING:
-    from mesocosm.images.signatures import Signature
+    from mesocosm.images.trust.signatures import Signature
 
 
 class RegistryStore(Store):
@@ -100,7 +101,9 @@ class RegistryStore(Store):
 
     async def signatures(self, reference: Reference, digest: Digest) -> tuple[Signature, ...]:
         """As `Store.signatures`: cosign's, under the tag made of the digest."""
-        from mesocosm.images import signatures as cosign  # cryptography: only where signatures are asked for
+        from mesocosm.images.trust import (
+            signatures as cosign,  # cryptography: only where signatures are asked for
+        )
 
         client = await self.client(reference)
         try:
@@ -127,7 +130,7 @@ class RegistryStore(Store):
 
     async def messages(self, reference: Reference, digest: Digest, lookaside: str) -> tuple[bytes, ...]:
         """As `Store.messages`: containers' "simple signing"."""
-        from mesocosm.images.lookaside import signatures_at
+        from mesocosm.images.trust.lookaside import signatures_at
 
         if not lookaside:
             return ()

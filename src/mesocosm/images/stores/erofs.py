@@ -14,9 +14,9 @@ from mesocosm.images import mediatypes
 from mesocosm.images.archive import CHUNK, Span, chunks, open_regular
 from mesocosm.images.digest import Digest, new_hash
 from mesocosm.images.documents import Descriptor
-from mesocosm.images.erofs_file import HEAD
+from mesocosm.images.erofs.file import HEAD
+from mesocosm.images.erofs.ready import check_superblock
 from mesocosm.images.platform import Platform
-from mesocosm.images.ready_erofs import check_superblock
 from mesocosm.images.reference import Reference
 from mesocosm.images.stores.base import Found, Store, fetching
 from mesocosm.images.stores.resolve import resolve_made

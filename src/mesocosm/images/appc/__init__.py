@@ -1,0 +1,1 @@
+"""App Container images: manifests, archives, discovery."""

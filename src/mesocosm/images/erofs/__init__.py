@@ -1,0 +1,1 @@
+"""EROFS files: written in one pass, read without mounting, merged."""

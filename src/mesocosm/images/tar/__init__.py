@@ -1,0 +1,1 @@
+"""tar archives: read as streams, written byte by byte alike."""

@@ -1,0 +1,1 @@
+"""Layers unpacked into directory trees."""
