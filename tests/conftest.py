@@ -20,6 +20,7 @@ The folder ``payload`` of both roots holds the scripts of tests/payload; fixture
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +30,10 @@ from fixtures import host, images, leaks, reaper, roots
 from fixtures.canary import Canary
 from fixtures.images import Layout
 from fixtures.registry import Registry
+
+# Whoever is put into the background by a script ignores SIGINT, and so would every command that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _SLOW_TO_MAKE = 900
 """Seconds: making the Debian root takes a minute or two, once per machine, and counts as its test's time."""
