@@ -426,6 +426,7 @@ def test_detached_mounts_are_layers_where_the_kernel_refuses_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Linux 6.8 to 6.14: EINVAL until they are attached."""
+    monkeypatch.setattr("mesocosm.linux.overlay._Overlay.takes_detached", False)
     create = syscalls.fsconfig_create
     asked = []
 
