@@ -111,6 +111,7 @@ class Provisioner(Library):
             await provisioner.automatic.settle()
             await families.close()
             await in_thread(provisioner._trim)
+            provisioner.mounts.close()
 
     # --- containers -----------------------------------------------------------------------------------------
 

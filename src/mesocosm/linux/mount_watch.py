@@ -14,6 +14,13 @@ class MountWatch:
 
     def __init__(self) -> None:
         self._poll: select.poll | None = None
+        self._close: weakref.finalize[..., MountWatch] | None = None
+
+    def close(self) -> None:
+        """Give the descriptor back; asked again, it looks anew."""
+        if self._close is not None:
+            self._close()
+        self._poll = None
 
     def changed(self) -> bool:
         """Whether anything was mounted or unmounted since this was asked last; True the first time.
@@ -27,7 +34,7 @@ class MountWatch:
 
     def _opened(self) -> select.poll:
         table = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
-        weakref.finalize(self, os.close, table)
+        self._close = weakref.finalize(self, os.close, table)
         poll = select.poll()
         poll.register(table, select.POLLPRI)
         return poll

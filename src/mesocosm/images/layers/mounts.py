@@ -92,6 +92,10 @@ class LayerMounts:
         self._seen: set[str] = set()
         self._looking = threading.Lock()
 
+    def close(self) -> None:
+        """Watch no longer; mounts stay."""
+        self._watch.close()
+
     def hold(self, images: Mapping[str, Files]) -> dict[str, Path]:
         """Have every layer mounted, and return where; blocking.
 
