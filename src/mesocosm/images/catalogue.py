@@ -33,8 +33,6 @@ _Record = TypeVar("_Record", ImageRecord, RefRecord)
 _HEX = re.compile(r"[a-f0-9]{4,128}", re.ASCII)
 COPY: Final = ".copy"
 DAMAGED: Final = ".damaged"
-SHORTEST: Final = 4
-"""Hex digits by which an image can be named, when they are unique."""
 
 
 class Catalogue:

@@ -15,7 +15,6 @@ else:
     from backports import zstd
 
 Written = Literal["gzip", "zstd", "none"]
-WRITTEN: Final[tuple[Written, ...]] = ("gzip", "zstd", "none")
 """What layers can be compressed by."""
 
 _GZIP: Final = 16 + zlib.MAX_WBITS

@@ -29,17 +29,14 @@ INCOMPAT_DEVICE_TABLE = 0x8
 FLAT_PLAIN = 0
 FLAT_INLINE = 2
 CHUNK_BASED = 4
-CHUNK_INDEXES = 0x20
 MAX_CHUNK_BITS = 31
 """A chunk is ``block size << bits``."""
 HOLE = 0xFFFFFFFF
 
-NAME_LENGTH = 255
 MAX_BLOCKS = 1 << 32
 
 SUPER = struct.Struct("<IIIBBHQQIIII16s16sIHHHBBIQ24s")
 INODE = struct.Struct("<HHHHQIIIIqII16x")
-CHUNK_INFO = struct.Struct("<HH")
 DIRENT = struct.Struct("<QHBB")
 XATTR_HEADER = struct.Struct("<IB7x")
 XATTR_ENTRY = struct.Struct("<BBH")
