@@ -26,7 +26,7 @@ from typing import Self
 
 import msgspec
 
-from mesocosm import durable, logs, reports, trace
+from mesocosm import durable, trace
 from mesocosm.engine import Engine
 from mesocosm.errors import Corrupt, InvalidConfig, LaunchError, MesocosmError, NotFound, WrongState
 from mesocosm.explanation import Explanation, explain
@@ -41,19 +41,19 @@ from mesocosm.launch import failures
 from mesocosm.launch.launcher import Launcher
 from mesocosm.lifecycle import Event, State
 from mesocosm.linux.processes import boot_id
-from mesocosm.model import ContainerConfig, ContainerID, Reason, Resources, Termination, Usage
+from mesocosm.looking import Looking
+from mesocosm.model import ContainerConfig, ContainerID, Reason, Resources, Termination
 from mesocosm.paths import ROOT, RUNTIME, Paths
 from mesocosm.plan import LaunchPlan
 from mesocosm.records import Intent, Record
 from mesocosm.recovery import Recovery, recover
-from mesocosm.reports import Report
 from mesocosm.root_files import RootFiles
 from mesocosm.session import Session
-from mesocosm.setup import output_of, set_up
-from mesocosm.teardown import purge, tear_down, usage_of
+from mesocosm.setup import set_up
+from mesocosm.teardown import purge, tear_down
 
 
-class Containerizer(RootFiles):
+class Containerizer(Looking, RootFiles):
     """Containers below one pair of roots.
 
         async with Containerizer.open() as containerizer:
@@ -257,57 +257,6 @@ class Containerizer(RootFiles):
                         await isolator.update(container, before)
                 raise
             self._engine.records.note(record, resources=resources)
-
-    async def usage(self, container: ContainerID) -> Usage:
-        """What it uses now, each isolator answering its part (API-5); the last reading when it has ended."""
-        record = self._engine.records.load(container)
-        if record.termination is not None:
-            return record.termination.usage or Usage()
-        return await usage_of(self._engine, record)
-
-    def logs(
-        self, container: ContainerID, *, follow: bool = False, since: float | None = None
-    ) -> AsyncIterator[logs.Chunk]:
-        """What the payload wrote, in order, with streams and times; with ``follow`` until it ends.
-
-        ``since`` is in seconds since the epoch.
-        """
-        self._engine.records.load(container)
-        where = self._engine.where(container)
-        return logs.read(
-            output_of(where),
-            ended=(lambda: self._engine.launcher.wait(where.supervisor)) if follow else None,
-            since=since,
-        )
-
-    # ── reports ─────────────────────────────────────────────────────────────────────────────────────────
-
-    def find(self, text: str) -> ContainerID:
-        """The container meant by a name, an ID or the unique beginning of one.  Raises NotFound."""
-        return self._engine.records.find(text)
-
-    def list(self) -> tuple[Report, ...]:
-        """Every container, oldest first."""
-        records, _ = self._engine.records.all()
-        return tuple(reports.of(record) for record in records)
-
-    async def status(self, container: ContainerID) -> Report:
-        """Everything known of one container, each isolator telling its part (API-6)."""
-        record = self._engine.records.load(container)
-        report = reports.of(record)
-        if record.state not in (State.CREATED, State.RUNNING):
-            return report
-        parts = {
-            isolator.name: await isolator.status(container) for isolator in self._engine.isolators_of(record)
-        }
-        return reports.with_isolators(report, parts)
-
-    def plan(self, container: ContainerID) -> LaunchPlan:
-        """The launch plan as it was run.  Raises NotFound when it is gone, as after a restart of the host."""
-        try:
-            return LaunchPlan.from_json(durable.read(self._engine.where(container).plan))
-        except FileNotFoundError:
-            raise NotFound(f"the launch plan of container {container} is gone") from None
 
     # ── ending ──────────────────────────────────────────────────────────────────────────────────────────
 

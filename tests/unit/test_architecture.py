@@ -32,7 +32,7 @@ class Tier(NamedTuple):
 
 CONTAINERIZER_PARTS = ("engine", "setup", "teardown", "guard", "session", "host_steps", "image_volumes")
 ROOT_READING_PARTS = ("pause", "container_root", "root_files")
-REPORTING_PARTS = ("explanation", "reports", "logs", "scripting", "doctor")
+REPORTING_PARTS = ("explanation", "looking", "reports", "logs", "scripting", "doctor")
 
 TIERS = (
     Tier(("errors", "trace", "version")),

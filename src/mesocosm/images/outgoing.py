@@ -11,7 +11,7 @@ from mesocosm.images.families import Families
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.naming import Named, Naming
-from mesocosm.images.platform import host_platform, parse_platform
+from mesocosm.images.platform import host_platform, platform_of
 from mesocosm.images.platforms import ALL, Listed, together
 from mesocosm.images.progress import Report
 from mesocosm.images.reference import Reference, parse_reference
@@ -34,8 +34,7 @@ class Outgoing:
         if platform == ALL:
             chosen: list[Named] = await in_thread(self._naming.each, text, host_platform())
             return chosen
-        wanted = parse_platform(platform) if platform else host_platform()
-        return [await in_thread(self._naming.require, text, wanted)]
+        return [await in_thread(self._naming.require, text, platform_of(platform))]
 
     async def listed(
         self, text: str, platform: str | None, report: Report, *, referrers: bool

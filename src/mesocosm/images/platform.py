@@ -92,6 +92,11 @@ def host_platform() -> Platform:
     return normalised(Platform("linux", os.uname().machine))
 
 
+def platform_of(text: str | None) -> Platform:
+    """Return the platform that was asked for, the host's own where none was.  Raises InvalidConfig."""
+    return parse_platform(text) if text else host_platform()
+
+
 def rank(offered: Platform, wanted: Platform) -> int | None:
     """Return how well ``offered`` runs where ``wanted`` was asked: higher is better, None is not at all."""
     offered, wanted = normalised(offered), normalised(wanted)

@@ -15,34 +15,33 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from mesocosm import trace
-from mesocosm.errors import Corrupt, InvalidConfig, MesocosmError, NotFound, Unsupported
+from mesocosm.errors import Corrupt, InvalidConfig, NotFound
 from mesocosm.images import automatic, root_changes
 from mesocosm.images.backends import backend_class
-from mesocosm.images.backends.base import Backend, StackedLayer
+from mesocosm.images.backends.base import Backend
 from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
 from mesocosm.images.image import ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
-from mesocosm.images.layers.store import Form
 from mesocosm.images.leases import CONTAINER
-from mesocosm.images.library import Library, platform_of
+from mesocosm.images.library import Library
 from mesocosm.images.naming import Named, canonical, is_local, is_whole_id, missing
-from mesocosm.images.platform import Platform, host_platform
-from mesocosm.images.progress import Phase, Progress, Report, silent
+from mesocosm.images.platform import Platform, host_platform, platform_of
+from mesocosm.images.progress import Report, silent
 from mesocosm.images.rebuild import rebuild
 from mesocosm.images.reference import Reference
+from mesocosm.images.roots import require_keeping
 from mesocosm.images.stacking import prepare
 from mesocosm.images.store_faults import store_faults
 from mesocosm.images.stores.base import StoreContext
-from mesocosm.images.supply import have_blobs
-from mesocosm.images.transfer import Discard, in_thread
+from mesocosm.images.transfer import in_thread
 from mesocosm.images.trust import policy
 from mesocosm.images.trust.policy import takes_schema1
 from mesocosm.images.wish import Wish
@@ -50,14 +49,11 @@ from mesocosm.model import ContainerID, ImageIdentity, ImageRuntime, RootChanges
 from mesocosm.model.idmap import IDMap
 from mesocosm.paths import Paths
 from mesocosm.plan import RootStep
-from mesocosm.plan.operations import OverlayRoot
 
 if TYPE_CHECKING:
-    from mesocosm.images.committing import CommitRequest, Committed, Packed
     from mesocosm.images.registry.client import CredentialSource
     from mesocosm.images.registry.hosts import HostsConfig
     from mesocosm.images.registry.throttle import Throttle
-    from mesocosm.images.spool import Spool
 
 ATTEMPTS: Final = 3
 """Times that an image is brought back when a collector took it between finding and leasing it."""
@@ -177,11 +173,9 @@ class Provisioner(Library):
             raise missing(named.reference, reference)
         chosen: Backend = await in_thread(self._backends.likely, backend)
         if changes is not None:
-            _require_keeping(chosen)
+            require_keeping(chosen)
             await in_thread(root_changes.check, changes, image, idmap)
-        stack = self._stacked(image, chosen)
-        step = chosen.preview(stack, wish.place, read_only=wish.fixed(image), idmap=idmap)
-        return _provision(named, image, named.ref, _kept(step, wish))
+        return _provision(named, image, named.ref, self._roots.preview(image, chosen, wish))
 
     def require_layers(self, text: str) -> None:
         """Raise InvalidConfig where a reference means a root without layers, which is no image to mount."""
@@ -209,49 +203,12 @@ class Provisioner(Library):
         The image is leased.  Raises NotFound when layers of it have gone, Unsupported.
         """
         chosen: Backend = await in_thread(self._backends.get, backend)
-        _require_keeping(chosen)
+        require_keeping(chosen)
         if not await in_thread(self.store.complete, image, chosen.form):
             raise NotFound(f"layers of image {image.digest} are not on this host", hint="pull it again")
         wish = Wish(place, read_only=False, changes=None, idmap=idmap)
-        step: RootStep = await in_thread(self._prepare, image, chosen, wish)
+        step: RootStep = await in_thread(self._roots.prepare, image, chosen, wish)
         return step
-
-    async def commit(
-        self,
-        image: ImageRecord,
-        reference: str,
-        request: CommitRequest,
-        layer: Callable[[Spool], Awaitable[Packed]],
-        *,
-        backend: str | None = None,
-    ) -> Committed:
-        """Make an image of a leased one and the layer that ``layer`` writes into a spool.
-
-        ``reference`` is the name that the image was asked for by.  Raises InvalidConfig before anything is
-        written, Denied where policy does not admit the new name or the use of the old image.
-        """
-        from mesocosm.images import committing
-        from mesocosm.images.spool import spooling
-
-        draft = await in_thread(committing.drafted, self.store, image, request)
-        named = None if is_whole_id(reference) else canonical(reference)
-        await self._rights.require(named, image)
-        with contextlib.suppress(MesocosmError):  # without them it can be used, though not sent elsewhere
-            await have_blobs(self.store, self._families, image, self._report)
-        chosen: Backend = await in_thread(self._backends.get, backend)
-        with spooling(self.store) as spool:
-            subject = f"the changes to {reference}"
-            self._report(Progress(Phase.COMPRESS, subject))
-            packed = await layer(spool)
-            size = packed.layer.size if packed.layer else 0
-            self._report(Progress(Phase.COMPRESS, subject, size, size, finished=True))
-            found = committing.found_of(self.store, draft, packed, spool.path, request)
-            made = await self._puller.keep(found, chosen.form, self._report)
-            if packed.layer is not None and not self.store.blobs.has(packed.layer.digest):
-                await found.fetch(
-                    self.store.blobs, packed.layer, sink=Discard, report=self._report, keep=True
-                )
-        return committing.Committed(await in_thread(self._inspection.image, made), packed.left_out)
 
     async def release(self, container: ContainerID) -> None:
         """Let go of what the container held; idempotent.  ``scratch`` stays its caller's."""
@@ -315,42 +272,13 @@ class Provisioner(Library):
             if not wish.fixed(image):
                 wish.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
         if wish.changes is not None:
-            _require_keeping(backend)
+            require_keeping(backend)
             name = str(reference) if reference else image.digest
             root_changes.claim(wish.changes, image, wish.idmap, name, str(container), wish.scratch)
-        step = self._prepare(image, backend, wish)
+        step = self._roots.prepare(image, backend, wish)
         trace.point("provisioner.prepared")
         self.store.catalogue.used(image.digest, time.time())
         return step
-
-    def _prepare(self, image: ImageRecord, backend: Backend, wish: Wish) -> RootStep:
-        """The root of an image that is leased and whole."""
-        with store_faults(self.store.root):
-            if (
-                image.merge is not None
-                and backend.form is Form.EROFS
-                and not self.mounts.has(image.merge.hex)
-            ):
-                self.store.merges.have(image)
-            stack = self._stacked(image, backend)
-            step = backend.root(stack, wish.place, read_only=wish.fixed(image), idmap=wish.idmap)
-        return _kept(step, wish)
-
-    def _stacked(self, image: ImageRecord, backend: Backend) -> tuple[StackedLayer, ...]:
-        """The image's layers, top first; on top of them the look of directories they do not describe.
-
-        A merge has it all in one.
-        """
-        form, layers = backend.form, self.store.layers
-        if image.merge is not None and form is Form.EROFS:
-            content = layers.content(image.merge, Form.MERGED)
-            files = self.store.merges.files(image)
-            return (StackedLayer(image.merge.hex, content, Form.MERGED, files),)
-        seen = reversed(image.diff_ids[image.hidden :])
-        stack = [StackedLayer(one.hex, layers.content(one, form), form) for one in seen]
-        if image.looks:
-            stack.insert(0, StackedLayer(image.chain_id.hex, self.store.looks(image), Form.TREE))
-        return tuple(stack)
 
     def _recover(self, known: Collection[ContainerID] | Callable[[], Collection[ContainerID]]) -> None:
         ask = known if callable(known) else lambda: known
@@ -365,21 +293,6 @@ def _provision(named: Named, image: ImageRecord, ref: RefRecord | None, step: Ro
     name = str(named.reference) if named.reference else image.digest
     identity = image.identity(name, ref.checked_at if ref else None)
     return Provision(identity=identity, runtime=image.runtime, root=step)
-
-
-def _require_keeping(backend: Backend) -> None:
-    if not backend.keeps:
-        raise Unsupported(
-            f"the {backend.name} backend cannot keep changes to the root",
-            hint="use --backend erofs or overlay",
-        )
-
-
-def _kept(step: RootStep, wish: Wish) -> RootStep:
-    """What is kept has to reach the disk: overlayfs never mounts a volatile upper layer twice."""
-    if wish.changes is None or not isinstance(step, OverlayRoot):
-        return step
-    return msgspec.structs.replace(step, volatile=False)
 
 
 def _direct(reference: Reference, families: Families, wish: Wish) -> Provision:

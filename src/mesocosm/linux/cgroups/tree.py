@@ -13,18 +13,15 @@ import contextlib
 import errno
 import os
 import re
-import signal
 import time
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from mesocosm.errors import InvalidConfig, Unsupported
-from mesocosm.linux.cgroups import events
+from mesocosm.linux.cgroups import events, members
 from mesocosm.linux.cgroups.group import Cgroup
 from mesocosm.linux.cgroups.layout import Hierarchy, Layout
-from mesocosm.linux.processes import send_signal
-from mesocosm.linux.syscalls import pidfd_open
 
 LEAF = ".leaf"
 TREE = "tree"
@@ -32,15 +29,6 @@ TREE = "tree"
 
 _ATTEMPTS = 16
 """At moving processes away while new ones are born."""
-
-_FREEZER = {
-    True: (("cgroup.freeze", "1"), ("freezer.state", "FROZEN")),
-    False: (("cgroup.freeze", "0"), ("freezer.state", "THAWED")),
-}
-"""Files of either version, and what stops the processes or lets them go on."""
-
-_FREEZING = 0.002
-"""Seconds between looks at the v1 freezer, which tells nobody when it is done."""
 
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
@@ -182,10 +170,7 @@ class CgroupTree:
         async with asyncio.timeout(within):
             present = self._present(container)
             for group in present:
-                while group.populated():
-                    _kill(group)
-                    _thaw(present)
-                    await _until_empty(group)
+                await members.kill(group, present)
 
     async def freeze(self, container: str, *, within: float = 10.0) -> None:
         """Stop every process of the container and of those nested in it where it is, until `thaw`.
@@ -193,25 +178,17 @@ class CgroupTree:
         TimeoutError when one does not stop ``within`` seconds, such as one in uninterruptible sleep; some are
         frozen then.  Unsupported where the kernel cannot (cgroup-v2 before Linux 5.2).
         """
-        group = self.tracking(container)
-        if not _freezable(group):
-            raise Unsupported("this kernel cannot pause a container", hint="Linux 5.2 and later can")
         async with asyncio.timeout(within):
-            _frozen(group, frozen=True)
-            if group.version == 2:
-                await events.wait_counter(group, "cgroup.events", "frozen")
-            else:
-                await _until_frozen(group)
+            await members.freeze(self.tracking(container))
 
     def thaw(self, container: str) -> None:
         """Undo `freeze`; nothing to do for a container that has no cgroup any more."""
         with contextlib.suppress(FileNotFoundError):
-            _frozen(self.tracking(container), frozen=False)
+            members.thaw(self.tracking(container))
 
     def thawing(self, container: str) -> tuple[tuple[str, str], ...]:
         """What `thaw` writes: files, and the word for each."""
-        group = self.tracking(container)
-        return tuple((f"{group.path}/{name}", word) for name, word in _FREEZER[False] if group.has(name))
+        return members.thawing(self.tracking(container))
 
     async def wait_empty(self, container: str) -> None:
         """Wait until no living process is in any cgroup of the container."""
@@ -331,69 +308,3 @@ def _make_room(group: Cgroup) -> None:
                 room.write("cgroup.procs", pid)
             except ProcessLookupError:
                 continue
-
-
-def _kill(group: Cgroup) -> None:
-    try:
-        if group.has("cgroup.kill"):
-            group.write("cgroup.kill", 1)
-            return
-    except FileNotFoundError:
-        return
-    _frozen(group, frozen=True)
-    try:
-        _signal_members(group)
-    finally:
-        _frozen(group, frozen=False)
-
-
-def _signal_members(group: Cgroup) -> None:
-    """SIGKILL to every member, held by pidfd first and found a member after, so that no stranger is hit."""
-    held: dict[int, int] = {}
-    try:
-        for pid in group.all_procs():
-            try:
-                held[pid] = pidfd_open(pid)
-            except OSError:
-                continue
-        for pid in group.all_procs():
-            if pid in held:
-                send_signal(held[pid], signal.SIGKILL)
-    finally:
-        for fd in held.values():
-            os.close(fd)
-
-
-def _thaw(groups: Sequence[Cgroup]) -> None:
-    """What the v1 freezer holds does not die, by whatever it was killed."""
-    for group in groups:
-        if group.has("freezer.state"):
-            for below in group.walk():
-                below.write("freezer.state", "THAWED")
-
-
-def _frozen(group: Cgroup, *, frozen: bool) -> None:
-    """Freeze or thaw where the hierarchy can.  SIGKILL ends a frozen process on v2 at once, on v1 when
-    thawed.
-    """
-    for name, word in _FREEZER[frozen]:
-        if group.has(name):
-            group.write(name, word)
-
-
-async def _until_frozen(group: Cgroup) -> None:
-    while group.read("freezer.state").strip() != "FROZEN":  # noqa: ASYNC110  (v1 tells nobody)
-        await asyncio.sleep(_FREEZING)
-
-
-def _freezable(group: Cgroup) -> bool:
-    return any(group.has(name) for name, _ in _FREEZER[True])
-
-
-async def _until_empty(group: Cgroup) -> None:
-    """Wait for the killed to go; not for ever, because without cgroup.kill one may have forked meanwhile."""
-    try:
-        async with asyncio.timeout(1.0):
-            await events.wait_empty(group)
-    except TimeoutError:
-        return
