@@ -96,6 +96,13 @@ def test_G02_what_two_readers_could_read_differently_is_refused(text: bytes) -> 
         load(text, "it")
 
 
+def test_G02_a_key_twice_among_half_a_million_is_found_at_once() -> None:
+    keys = b",".join(b'"%x":0' % number for number in range(300_000))
+    with pytest.raises(Corrupt, match="the key '493df' twice"):
+        load(b'{%b,"493df":1}' % keys, "it")
+    assert len(load(b"{%b}" % keys, "it")) == 300_000
+
+
 def test_strict_json_takes_what_is_plain() -> None:
     text = '{"a": [1, -2, 3.5, true, null, {"b": "\u00e9\\ud83d\\ude00"}]}'.encode()
     assert load(text, "it") == {"a": [1, -2, 3.5, True, None, {"b": "\u00e9\U0001f600"}]}
