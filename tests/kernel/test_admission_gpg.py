@@ -101,6 +101,9 @@ async def test_signatures_come_from_a_server_too(gnupg: Gnupg, tmp_path: Path) -
         ("tag", "made for"),
         ("type", "not atomic container signature"),
         ("expired", "expired on 2020-01-02"),
+        ("critical", "is critical, and not understood"),
+        ("identity", "is critical, and not understood"),
+        ("bomb", "unpacks to more than"),
     ],
 )
 async def test_g13_anything_else_is_refused_by_name(
@@ -130,6 +133,14 @@ async def test_g13_anything_else_is_refused_by_name(
             put(tmp_path, 1, gnupg.sign("team", statement(IMAGE.digest, f"{name}:old")))
         elif fault == "type":
             put(tmp_path, 1, gnupg.sign("team", statement(IMAGE.digest, f"{name}:latest", "other")))
+        elif fault in ("critical", "identity"):
+            said = json.loads(good)
+            said["critical"] |= {"not-after": "2020-01-01"} if fault == "critical" else {}
+            said["critical"]["identity"] |= {"only-on": "another host"} if fault == "identity" else {}
+            put(tmp_path, 1, gnupg.sign("team", json.dumps(said).encode()))
+        elif fault == "bomb":
+            padded = good[:-1] + b" " * (1 << 20) + b"}"
+            put(tmp_path, 1, gnupg.sign("team", padded))
         elif fault == "expired":
             put(tmp_path, 1, gnupg.sign("team", good, at="20200101T010000"))
         assert await attempt(tmp_path, name, policy(tmp_path, key), words) is None
@@ -137,3 +148,24 @@ async def test_g13_anything_else_is_refused_by_name(
         if fault == "tag":
             rules = policy(tmp_path, key, 'identity = "repository"')
             assert await attempt(tmp_path, name, rules) == IMAGE.digest
+
+
+async def test_g13_subkeys_are_judged_as_they_are_now(gnupg: Gnupg, tmp_path: Path) -> None:
+    """Whoever has an old subkey dates a new signature back: its own date says nothing."""
+    key = gnupg.key("team", at=LONG_AGO)
+    expired = gnupg.subkey("team", expires="1d", at=LONG_AGO)
+    revoked = gnupg.subkey("team", at=LONG_AGO)
+    good = gnupg.subkey("team")
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", "latest")
+        name = f"{registry.host}/a/b"
+        said = statement(IMAGE.digest, f"{name}:latest")
+        by_revoked = gnupg.sign_with(revoked, said, at="20200101T010000")
+        put(tmp_path, 1, gnupg.sign_with(expired, said, at="20200101T010000"))
+        assert await attempt(tmp_path, name, policy(tmp_path, key), "expired on 2020-01-02") is None
+        put(tmp_path, 1, by_revoked)
+        revoke_number = 1 + gnupg.fingerprints("team@example.org")[1:].index(revoked)
+        gnupg.revoke_subkey("team", revoke_number)
+        assert await attempt(tmp_path, name, policy(tmp_path, key), "was revoked") is None
+        put(tmp_path, 1, gnupg.sign_with(good, said))
+        assert await attempt(tmp_path, name, policy(tmp_path, key)) == IMAGE.digest

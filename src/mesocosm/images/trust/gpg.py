@@ -1,6 +1,8 @@
 """OpenPGP signatures, checked by the Sequoia library (the extra ``gpg``); no keyring of this host is read.
 
 A key counts while it is valid now: one that has expired or was revoked signs nothing, whenever it signed.
+The library asks whether it was valid at the time that the signature names, which is whatever its maker
+wrote: whoever has an old subkey dates a new signature back.  So subkeys are judged here, too.
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from mesocosm.errors import InvalidConfig, Unsupported
+from mesocosm.errors import Corrupt, InvalidConfig, Unsupported
 from mesocosm.images.foreign import shown
+from mesocosm.images.trust import openpgp
 
 if TYPE_CHECKING:
     from pysequoia import Cert, Decrypted, Sig
+    from pysequoia.packet import Packet
 
 KEY_LIMIT: Final = 1 << 20
 """The largest file of public keys, in bytes."""
@@ -32,11 +36,21 @@ class Opened(msgspec.Struct, frozen=True):
     signers: tuple[str, ...]
 
 
+class _Key(msgspec.Struct):
+    """A key that may sign, or a subkey: until when, and whether it was revoked."""
+
+    revoked: bool
+    expires: datetime.datetime | None = None
+
+
 class Keyring:
     """The public keys that a rule of the policy names."""
 
     def __init__(self, certificates: Sequence[Cert]) -> None:
-        self._known = {one.fingerprint.lower(): one for one in certificates}
+        self._certificates = list(certificates)
+        self._known: dict[str, _Key] = {}
+        for one in certificates:
+            self._known.update(_keys_of(one))
 
     @classmethod
     def load(cls, paths: Sequence[str]) -> Keyring:
@@ -50,7 +64,11 @@ class Keyring:
         """Return the content of a signed message (``gpg --sign``), or why it counts for nothing."""
         sequoia = _library()
         try:
-            return self._judged(sequoia.verify(bytes=message, store=self._find))
+            plain = openpgp.unpacked(message)
+        except Corrupt as error:
+            return error.message
+        try:
+            return self._judged(sequoia.verify(bytes=plain, store=self._find))
         except (RuntimeError, OSError, ValueError) as error:
             return _reason(error)
 
@@ -68,14 +86,14 @@ class Keyring:
         found = self._known.get(signer.lower())
         if found is None:
             return f"key {shown(signer, 64)} is none of those that policy names"
-        if found.is_revoked:
+        if found.revoked:
             return f"key {signer} was revoked"
-        if found.expiration is not None and found.expiration <= datetime.datetime.now(datetime.UTC):
-            return f"key {signer} expired on {found.expiration:%Y-%m-%d}"
+        if found.expires is not None and found.expires <= datetime.datetime.now(datetime.UTC):
+            return f"key {signer} expired on {found.expires:%Y-%m-%d}"
         return None
 
     def _judged(self, verified: Decrypted) -> Opened | str:
-        signers = tuple(one.certificate for one in verified.valid_sigs)
+        signers = tuple(one.signing_key for one in verified.valid_sigs)
         refusals = [self.refusal(signer) for signer in signers]
         if None in refusals:
             return Opened(bytes(verified.bytes or b""), signers)
@@ -83,7 +101,43 @@ class Keyring:
 
     def _find(self, _: Sequence[str]) -> list[Cert]:
         """Every key: the library finds out whose subkey made a signature."""
-        return list(self._known.values())
+        return self._certificates
+
+
+def _keys_of(certificate: Cert) -> dict[str, _Key]:
+    """A certificate's keys by fingerprint.  What a subkey's newest binding says holds, and that no longer
+    than for the certificate itself; any revocation of it holds for good.
+    """
+    from pysequoia.packet import PacketPile, SignatureType, Tag
+
+    top = _Key(certificate.is_revoked, certificate.expiration)
+    found = {certificate.fingerprint.lower(): top}
+    key, made, bound = top, None, None
+    for packet in PacketPile.from_bytes(bytes(certificate)):
+        if packet.tag == Tag.PublicSubkey:
+            key, made, bound = _Key(top.revoked, top.expires), packet.key_created, None
+            found[(packet.fingerprint or "").lower()] = key
+        elif packet.tag != Tag.Signature or key is top:
+            continue
+        elif packet.signature_type == SignatureType.SubkeyRevocation:
+            key.revoked = True
+        elif packet.signature_type == SignatureType.SubkeyBinding and _is_newer(packet, bound):
+            bound = packet.signature_created
+            key.expires = _earlier(top.expires, made, packet.key_validity_period)
+    return found
+
+
+def _is_newer(packet: Packet, than: datetime.datetime | None) -> bool:
+    return than is None or (packet.signature_created is not None and packet.signature_created >= than)
+
+
+def _earlier(
+    end: datetime.datetime | None, made: datetime.datetime | None, life: datetime.timedelta | None
+) -> datetime.datetime | None:
+    """The earlier of an end and the end of a life; None where there is neither."""
+    own = made + life if made is not None and life else None
+    ends = [one for one in (end, own) if one is not None]
+    return min(ends, default=None)
 
 
 def _load(path: Path) -> list[Cert]:

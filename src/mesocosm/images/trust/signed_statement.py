@@ -28,9 +28,10 @@ def refusal(statement: bytes, kind: str, reference: Reference, digest: Digest, *
     """
     what = "signed statement"
     try:
-        critical = Fields(load(statement, what, limit=LIMIT).get("critical"), what, ())
-        identity = Fields(critical.raw("identity"), what, ()).text("docker-reference") or ""
-        signed = Fields(critical.raw("image"), what, ()).text("docker-manifest-digest")
+        document = Fields(load(statement, what, limit=LIMIT), what, ("critical", "optional"))
+        critical = _whole(document, "critical", "identity", "image", "type")
+        identity = _whole(critical, "identity", "docker-reference").text("docker-reference") or ""
+        signed = _whole(critical, "image", "docker-manifest-digest").text("docker-manifest-digest")
         stated = critical.text("type")
     except Corrupt as error:
         return error.message
@@ -41,6 +42,17 @@ def refusal(statement: bytes, kind: str, reference: Reference, digest: Digest, *
     if not _names(identity, reference, exact):
         return f"it was made for {shown(identity, 120)}, not for {reference.familiar}"
     return None
+
+
+def _whole(outer: Fields, name: str, *known: str) -> Fields:
+    """An object of which each member has to be understood, as all that is critical has to be.
+
+    Raises Corrupt for one with others: they may restrict what was signed (containers-signature(5)).
+    """
+    inner = Fields(outer.raw(name), f"{outer.where}, {name}", known)
+    if unknown := set(inner.value) - set(known):
+        raise Corrupt(f"{inner.where}: {shown(sorted(unknown), 80)} is critical, and not understood")
+    return inner
 
 
 def _names(identity: str, reference: Reference, exact: bool) -> bool:
