@@ -107,7 +107,7 @@ def end_early(after: int) -> Fault:
     """Send a complete, valid, chunked body that is only ``after`` bytes long."""
 
     async def fault(request: web.Request, answer: Answer) -> web.StreamResponse:
-        response = web.StreamResponse(status=answer.status)
+        response = web.StreamResponse(status=answer.status, headers=answer.headers)
         response.enable_chunked_encoding()
         await response.prepare(request)
         await response.write(answer.body[:after])
@@ -121,7 +121,7 @@ def stall(after: int) -> Fault:
     """Send ``after`` bytes and then nothing until the client gives up."""
 
     async def fault(request: web.Request, answer: Answer) -> web.StreamResponse:
-        response = web.StreamResponse(status=answer.status)
+        response = web.StreamResponse(status=answer.status, headers=answer.headers)
         response.content_length = len(answer.body)
         await response.prepare(request)
         await response.write(answer.body[:after])
@@ -187,6 +187,30 @@ def flip_bit(at: int) -> Fault:
         return replace(answer, body=bytes(body))
 
     return change(flipped)
+
+
+def for_method(method: str, fault: Fault) -> Fault:
+    """Have a fault for requests of one method alone."""
+
+    async def chosen(request: web.Request, answer: Answer) -> web.StreamResponse:
+        return await (fault(request, answer) if request.method == method else send(request, answer))
+
+    return chosen
+
+
+def tells_nothing() -> Fault:
+    """Send the honest body in pieces, so that neither its length nor its version is told before it ends."""
+
+    async def fault(request: web.Request, answer: Answer) -> web.StreamResponse:
+        response = web.StreamResponse(status=200)
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        if request.method != "HEAD":
+            await response.write(answer.body)
+            await response.write_eof()
+        return response
+
+    return fault
 
 
 def redirect(location: str, code: int = 307) -> Fault:

@@ -206,7 +206,7 @@ async def test_tokens_that_end_in_the_middle(
         store = BlobStore.open(tmp_path / "store")
         for _ in range(3):
             await asyncio.sleep(1.0)
-            assert await client.blob_size("slow/a", BLOB.digest) == len(DATA)
+            assert await client.has_blob("slow/a", BLOB.digest)
         await client.fetch_blob(store, "slow/a", BLOB)
         assert store.read(BLOB.digest, limit=1 << 20) == DATA
     assert len(tokens.asked) >= 4

@@ -9,7 +9,18 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from malicious_registry import Answer, Fault, MaliciousRegistry, headers, redirect, reset, send, status
+from malicious_registry import (
+    Answer,
+    Fault,
+    MaliciousRegistry,
+    for_method,
+    headers,
+    redirect,
+    reset,
+    send,
+    status,
+    tells_nothing,
+)
 from mesocosm.errors import Corrupt, Denied, MesocosmError, Unavailable
 from mesocosm.images import mediatypes
 from mesocosm.images.digest import Digest
@@ -70,6 +81,23 @@ async def test_an_upload_survives(registry: MaliciousRegistry, name: str, chunk:
     registry.on(*BREAKS[name])
     async with await connect(registry) as client:
         assert await client.push_blob("a/b", ONE, source_of(DATA), chunk=chunk)
+    assert registry.blobs[str(ONE.digest)] == DATA
+
+
+@pytest.mark.parametrize(
+    ("fault", "there"),
+    [(tells_nothing(), True), (status(405), True), (status(501), True), (status(405), False)],
+    ids=["no length", "no HEAD", "not implemented", "no HEAD, not there"],
+)
+async def test_what_a_registry_has_is_found_also_where_HEAD_does_not_tell(
+    registry: MaliciousRegistry, fault: Fault, there: bool
+) -> None:
+    if there:
+        registry.blobs[str(ONE.digest)] = DATA
+    registry.always(f"/blobs/{ONE.digest}", for_method("HEAD", fault))
+    async with await connect(registry) as client:
+        assert await client.push_blob("a/b", ONE, source_of(DATA)) is not there
+    assert bool([one for one in registry.seen if one.method == "PUT"]) is not there
     assert registry.blobs[str(ONE.digest)] == DATA
 
 

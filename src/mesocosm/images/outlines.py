@@ -28,7 +28,7 @@ async def filled_in(outline: Outline, blobs: BlobStore, report: Report) -> Found
     from mesocosm.images.measuring import Measurement  # decompressors: only who pulls needs them
 
     async def bring(digest: Digest) -> Measured:
-        size = blobs.size(digest) or await outline.size(digest)
+        size = blobs.size(digest) or await outline.size(blobs, digest, report)
         if size > DEFAULT_LIMITS.stream:
             raise Exhausted(f"layer {digest} has {size} bytes, more than the {DEFAULT_LIMITS.stream} allowed")
         measurements: list[Measurement] = []

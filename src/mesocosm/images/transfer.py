@@ -86,14 +86,32 @@ async def fetch(
     """
     if descriptor.data is not None:
         await in_thread(store.put, descriptor.data, descriptor.digest)
+    await _have(store, descriptor.digest, descriptor.size, source, sink, report, keep)
+
+
+async def fetch_unsized(store: BlobStore, digest: Digest, source: Source, *, report: Report = silent) -> int:
+    """As `fetch`, for a blob whose size nobody told; ``source`` has to bound it.  Returns its bytes."""
+    await _have(store, digest, None, source, Discard, report, keep=True)
+    return store.size(digest) or 0
+
+
+async def _have(
+    store: BlobStore,
+    digest: Digest,
+    size: int | None,
+    source: Source,
+    sink: SinkFactory,
+    report: Report,
+    keep: bool,
+) -> None:
     while True:
-        if store.has(descriptor.digest, descriptor.size):
+        if store.has(digest, size):
             try:
-                return await _replay(store, descriptor, sink, report)
+                return await _replay(store, digest, sink, report)
             except Corrupt as error:
-                await _drop_if_bad(store, descriptor.digest, error)
+                await _drop_if_bad(store, digest, error)
                 continue
-        ingest = await _begin(store, descriptor, keep)
+        ingest = await _begin(store, digest, size, keep)
         if ingest is None:
             continue
         with ingest:
@@ -125,13 +143,13 @@ async def in_thread(
         raise
 
 
-async def _begin(store: BlobStore, descriptor: Descriptor, keep: bool) -> Ingest | None:
+async def _begin(store: BlobStore, digest: Digest, size: int | None, keep: bool) -> Ingest | None:
     """Take the ingest lock; None when the blob was published while waiting for it."""
-    while not store.has(descriptor.digest, descriptor.size):
-        ingest = store.begin(descriptor.digest, descriptor.size, keep=keep)
+    while not store.has(digest, size):
+        ingest = store.begin(digest, size, keep=keep)
         if ingest is None:
             await asyncio.sleep(POLL)
-        elif store.has(descriptor.digest, descriptor.size):
+        elif store.has(digest, size):
             # Published between the look and the lock: what is held now is a new, empty file.
             ingest.close()
         else:
@@ -174,18 +192,14 @@ async def _download(ingest: Ingest, source: Source, sink: Sink, report: Report) 
     report(Progress(Phase.DOWNLOAD, subject, ingest.offset, total, resumed, finished=True))
 
 
-async def _replay(store: BlobStore, descriptor: Descriptor, make: SinkFactory, report: Report) -> None:
+async def _replay(store: BlobStore, digest: Digest, make: SinkFactory, report: Report) -> None:
     """Run a stored blob through a sink, verifying it on the way."""
+    size = store.size(digest) or 0
     if make is not Discard:
         with _aborting(make()) as sink:
-            await _feed(store.chunks(descriptor.digest, descriptor.size), sink)
+            await _feed(store.chunks(digest, size), sink)
             await in_thread(sink.finish)
-    size = descriptor.size
-    report(
-        Progress(
-            Phase.DOWNLOAD, str(descriptor.digest), size, size, resumed=size, already=True, finished=True
-        )
-    )
+    report(Progress(Phase.DOWNLOAD, str(digest), size, size, resumed=size, already=True, finished=True))
 
 
 async def _drop_if_bad(store: BlobStore, digest: Digest, error: Corrupt) -> None:

@@ -8,18 +8,18 @@ slowness and length bounded (G-06).  No credentials are sent.
 from __future__ import annotations
 
 import contextlib
-import re
-from collections.abc import Callable, Iterator
-from typing import Final, Protocol
+from collections.abc import Iterator
+from typing import Protocol
 
 import aiohttp
 import msgspec
 from yarl import URL
 
-from mesocosm.errors import Denied, Exhausted, InvalidConfig, MesocosmError, NotFound, Unavailable
+from mesocosm.errors import Denied, InvalidConfig, MesocosmError, NotFound, Unavailable
 from mesocosm.images.foreign import shown
 from mesocosm.images.progress import Phase, Progress, Report, silent
 from mesocosm.images.registry import body as bodies
+from mesocosm.images.registry.download import Download
 from mesocosm.images.registry.faults import Transient
 from mesocosm.images.registry.hosts import Endpoint, HostsConfig, endpoints_of
 from mesocosm.images.registry.limits import Limits
@@ -27,11 +27,8 @@ from mesocosm.images.registry.origin import Origin
 from mesocosm.images.registry.retry import STATUSES, Retry
 from mesocosm.images.registry.throttle import Throttle
 from mesocosm.images.registry.transport import Transport
+from mesocosm.images.registry.validators import unless_same
 from mesocosm.images.transfer import in_thread
-
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-[0-9]{1,19}/(?:[0-9]{1,19}|\*)", re.ASCII)
-_DATED: Final = "date:"
-"""What stands before a validator that is a Last-Modified date and no ETag."""
 
 
 class Target(Protocol):
@@ -82,7 +79,7 @@ class Web:
 
         async def attempt() -> bytes:
             async with transport.exchange("GET", target, scope="", what=what) as response:
-                _expect(response, (200,), what)
+                await _expect(response, (200,), what)
                 return await bodies.read(response, self._limits, what, most)
 
         with _named(url):
@@ -97,14 +94,38 @@ class Web:
         Raises as `read` does.
         """
         where, transport = await self._at(url)
-        reading = _Reading(transport, where, target, most, what, validator, self._report)
-        retry = Retry(self._limits)
+        held, held_by = target.held
+        download = Download(
+            transport,
+            where,
+            what=what,
+            expect=_expect,
+            position=held,
+            most=most,
+            validator=held_by,
+            known=validator,
+            restart=target.restart,
+        )
         with _named(url):
-            while True:
-                try:
-                    return await reading.attempt(retry.progressed)
-                except Transient as error:
-                    await transport.pause(retry, error)
+            async with contextlib.aclosing(download.chunks()) as chunks:
+                async for chunk in chunks:
+                    await in_thread(target.write, chunk)
+                    self._tell(where, download)
+        self._tell(where, download, finished=True)
+        return None if download.unchanged else Fetched(download.position, download.validator)
+
+    def _tell(self, url: URL, download: Download, *, finished: bool = False) -> None:
+        self._report(
+            Progress(
+                Phase.DOWNLOAD,
+                shown(url, 200),
+                download.position,
+                download.position if finished else download.total,
+                download.resumed,
+                already=download.unchanged,
+                finished=finished,
+            )
+        )
 
     async def unchanged(self, url: str, validator: str, *, what: str) -> bool:
         """Whether a file is still the one that came with ``validator``; no bytes of another come.
@@ -114,9 +135,9 @@ class Web:
         target, transport = await self._at(url)
 
         async def attempt() -> bool:
-            headers = _condition(validator)
+            headers = unless_same(validator)
             async with transport.exchange("GET", target, scope="", what=what, headers=headers) as response:
-                _expect(response, (200, 304), what)
+                await _expect(response, (200, 304), what)
                 return response.status == 304
 
         with _named(url):
@@ -167,7 +188,7 @@ def _parse(text: str) -> URL:
     return url.with_fragment(None)
 
 
-def _expect(response: aiohttp.ClientResponse, accept: tuple[int, ...], what: str) -> None:
+async def _expect(response: aiohttp.ClientResponse, accept: tuple[int, ...], what: str) -> None:
     """Raise what the status means unless it is one of ``accept``."""
     status = response.status
     if status in accept:
@@ -197,97 +218,3 @@ def _named(url: str) -> Iterator[None]:
             raise
         hint = None if error.hint is None or "mesocosm login" in error.hint else error.hint
         raise type(error)(message, hint=hint) from error
-
-
-class _Reading:
-    """One file on its way, over as many requests as it takes."""
-
-    def __init__(
-        self,
-        transport: Transport,
-        url: URL,
-        target: Target,
-        most: int,
-        what: str,
-        validator: str | None,
-        report: Report,
-    ) -> None:
-        self._transport = transport
-        self._url = url
-        self._target = target
-        self._most = most
-        self._what = what
-        self._known = validator
-        self._report = report
-        self._at, self._seen = target.held
-        self._resumed = self._at
-
-    async def attempt(self, progressed: Callable[[int], None]) -> Fetched | None:
-        """One request; raises Transient when another may go on from there."""
-        resuming = self._at > 0 and self._seen is not None and not self._seen.startswith("W/")
-        headers = self._resuming() if resuming else _condition(self._known)
-        async with self._transport.exchange(
-            "GET", self._url, scope="", what=self._what, headers=headers
-        ) as response:
-            if response.status == 304 and self._known is not None and not resuming:
-                self._tell(self._at, already=True, finished=True)
-                return None
-            if resuming and response.status == 416:
-                self._seen = None
-                raise Transient(f"{self._what}: the server has no such range")
-            _expect(response, (200, 206) if resuming else (200,), self._what)
-            self._place(response)
-            total = None if response.content_length is None else self._at + response.content_length
-            if (response.content_length or 0) > self._most - self._at:
-                raise Exhausted(f"{self._what} is larger than the {self._most} bytes allowed")
-            async for chunk in bodies.chunks(response, self._transport.limits, self._what):
-                self._at += len(chunk)
-                if self._at > self._most:
-                    raise Exhausted(f"{self._what} is larger than the {self._most} bytes allowed")
-                await self._transport.take(len(chunk))
-                await in_thread(self._target.write, chunk)
-                progressed(len(chunk))
-                self._tell(total)
-        self._tell(self._at, finished=True)
-        return Fetched(self._at, self._seen)
-
-    def _tell(self, total: int | None, *, already: bool = False, finished: bool = False) -> None:
-        subject = shown(self._url, 200)
-        self._report(
-            Progress(
-                Phase.DOWNLOAD, subject, self._at, total, self._resumed, already=already, finished=finished
-            )
-        )
-
-    def _resuming(self) -> dict[str, str]:
-        known = (self._seen or "").removeprefix(_DATED)
-        return {"Range": f"bytes={self._at}-", "If-Range": known}
-
-    def _place(self, response: aiohttp.ClientResponse) -> None:
-        """Go on where the body begins: at the position asked for, or at the file's beginning."""
-        if response.status == 206:
-            match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-            if match is None or int(match[1]) != self._at or _validator(response) not in (None, self._seen):
-                self._seen = None
-                raise Transient(f"{self._what}: the server answered a range request with another range")
-            return
-        self._at = self._resumed = 0
-        self._seen = _validator(response)
-        self._target.restart(self._seen)
-
-
-def _validator(response: aiohttp.ClientResponse) -> str | None:
-    """What the file can be asked for again by (RFC 9110 section 8.8); a strong ETag before a date."""
-    etag = response.headers.get("ETag", "")
-    if etag and len(etag) <= 512 and etag.isprintable():
-        return etag
-    date = response.headers.get("Last-Modified", "")
-    return f"{_DATED}{date}" if date and len(date) <= 64 and date.isprintable() else None
-
-
-def _condition(validator: str | None) -> dict[str, str]:
-    if validator is None:
-        return {}
-    if validator.startswith(_DATED):
-        return {"If-Modified-Since": validator.removeprefix(_DATED)}
-    return {"If-None-Match": validator}

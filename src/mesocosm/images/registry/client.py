@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from mesocosm.errors import InvalidConfig, MesocosmError, NotFound, Unsupported
+from mesocosm.errors import Exhausted, InvalidConfig, MesocosmError, NotFound, Unsupported
 from mesocosm.images import transfer
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.digest import Digest, verify
@@ -180,29 +180,36 @@ class RegistryClient:
 
         async def ask(transport: Transport) -> None:
             def source(offset: int) -> AsyncIterator[bytes]:
-                return blob.stream(transport, repository, descriptor, offset)
+                return blob.stream(transport, repository, descriptor.digest, descriptor.size, offset)
 
             await transfer.fetch(store, descriptor, source, sink=make, report=report, keep=keep)
 
         await self._first("pull", ask)
 
-    async def blob_size(self, repository: str, digest: Digest) -> int | None:
-        """Return the size of a blob the registry itself has in ``repository``, None when it has not."""
+    async def has_blob(self, repository: str, digest: Digest) -> bool:
+        """Whether the registry itself, not a mirror of it, has a blob in ``repository``."""
         check_names(repository)
-        try:
-            return await blob.size(self._origin, repository, digest)
-        except NotFound:
-            return None
+        return await blob.is_there(self._origin, repository, digest)
 
-    async def measure_blob(self, repository: str, digest: Digest) -> int:
-        """Return the size of a blob that is to be fetched; Unsupported where no server tells."""
+    async def measure_blob(
+        self, store: BlobStore, repository: str, digest: Digest, *, most: int, report: Report = silent
+    ) -> int:
+        """Return the size in bytes of a blob that is to be fetched; Exhausted above ``most``.
+
+        Where no server tells it, the blob is brought into ``store``, where it is found then.
+        """
         check_names(repository)
 
         async def ask(transport: Transport) -> int:
             size = await blob.size(transport, repository, digest)
             if size is None:
-                raise Unsupported(f"registry {self.registry} does not say how large blob {digest} is")
+                return await transfer.fetch_unsized(store, digest, source(transport), report=report)
+            if size > most:
+                raise Exhausted(f"blob {digest} has {size} bytes, more than the {most} allowed")
             return size
+
+        def source(transport: Transport) -> transfer.Source:
+            return lambda offset: blob.stream(transport, repository, digest, None, offset, most=most)
 
         return await self._first("pull", ask)
 
@@ -248,7 +255,7 @@ class RegistryClient:
         check_names(repository)
         if mount_from is not None:
             check_names(mount_from)
-        if await self.blob_size(repository, descriptor.digest) is not None:
+        if await self.has_blob(repository, descriptor.digest):
             return False
         upload = push.Upload(self._pusher, repository, descriptor, source, report)
         return await upload.run(mount_from, chunk)

@@ -126,13 +126,14 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     """An image whose source tells neither the sizes nor the diff IDs of its layers.
 
     ``document`` is what the name stands for, ``layers`` the digests of the layers' blobs, lowest first.
-    ``size`` asks for a blob's bytes; ``make`` answers what the image is, once every layer has been measured
-    (`outlines.filled_in`).  ``etag`` as in `Found`.
+    ``size`` answers how many bytes a blob has, and has it in the store where the source does not tell;
+    ``make`` what the image is, once every layer has been measured (`outlines.filled_in`).  ``etag`` as in
+    `Found`.
     """
 
     document: Document
     layers: tuple[Digest, ...]
-    size: Callable[[Digest], Awaitable[int]]
+    size: Callable[[BlobStore, Digest, Report], Awaitable[int]]
     fetch: Fetch
     make: Callable[[Sequence[Measured]], Awaitable[Found]]
     etag: str | None = None

@@ -10,6 +10,7 @@ from mesocosm.images.blobs import BlobStore
 from mesocosm.images.config import parse_config
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
+from mesocosm.images.limits import DEFAULT_LIMITS
 from mesocosm.images.platform import Platform
 from mesocosm.images.progress import Report
 from mesocosm.images.reference import Reference
@@ -36,8 +37,9 @@ def outline(
     document = Document(Descriptor(reply.media_type, reply.digest, len(reply.data)), reply.data)
     etag = reply.etag or None
 
-    async def size(digest: Digest) -> int:
-        return await client.measure_blob(repository, digest)
+    async def size(blobs: BlobStore, digest: Digest, report: Report) -> int:
+        most = DEFAULT_LIMITS.stream
+        return await client.measure_blob(blobs, repository, digest, most=most, report=report)
 
     async def fetch(
         blobs: BlobStore, descriptor: Descriptor, *, sink: SinkFactory, report: Report, keep: bool
