@@ -11,7 +11,7 @@ ARGS ?=
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | \
-		while IFS='|' read -r target what; do printf '%-18s %s\n' "$$target" "$$what"; done
+		while IFS='|' read -r target what; do printf '%-20s %s\n' "$$target" "$$what"; done
 
 setup: $(STAMP)  ## create .venv with mesocosm in it
 

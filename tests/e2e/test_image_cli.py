@@ -180,7 +180,7 @@ def test_events_of_a_pull(mesocosm: CommandLine, registry: Registry, pushed_busy
     assert events[-1]["code"] == "not-found"
     assert done.err.count("\n") == 1
     again = mesocosm("pull", pushed_busybox)
-    assert "downloaded" not in again.err
+    assert "fetched" not in again.err
 
 
 # --- archives -------------------------------------------------------------------------------------------
@@ -215,6 +215,23 @@ def test_docker_archives_are_plain(two: CommandLine, tmp_path: Path) -> None:
     run("skopeo", "copy", f"docker-archive:{archive}:example.org/app:1", f"oci:{tmp_path / 'copied'}:1")
     run("umoci", "unpack", "--image", f"{tmp_path / 'copied'}:1", tmp_path / "bundle")
     assert (tmp_path / "bundle/rootfs/d/one").read_text() == "1"
+
+
+@pytest.mark.parametrize("form", ["oci-archive", "docker-archive"])
+def test_names_in_archives_are_whole(two: CommandLine, form: str, tmp_path: Path) -> None:
+    """Of a short name in RepoTags podman makes one of ``localhost``."""
+    archive = tmp_path / "named.tar"
+    two("tag", "example.org/app:1", "app:7").accepted()
+    two("tag", "example.org/app:2", "example.org/other:7").accepted()
+    two("save", "--format", form, "-o", archive, "app:7", "example.org/other:7").accepted()
+    (listed,) = [decoded(run("tar", "--to-stdout", "-xf", archive, "manifest.json"))]
+    assert [entry["RepoTags"] for entry in listed] == [["docker.io/library/app:7"], ["example.org/other:7"]]
+    for name in ("app:7", "docker.io/library/app:7"):
+        pulled = two("pull", "-q", f"{form}:{archive}:{name}").accepted()
+        assert pulled == two("images", "-q", "app:7").accepted() or form == "docker-archive"
+    two("pull", "-q", f"{form}:{archive}:app:8").refused("docker.io/library/app:7.*example.org/other:7")
+    if form == "oci-archive":
+        two("pull", "-q", f"{form}:{archive}:7").refused("means 2 images.*docker.io/library/app:7")
 
 
 @pytest.mark.parametrize("transport", ["oci-archive", "docker-archive"])
@@ -443,8 +460,11 @@ def test_pins_and_names_protect(two: CommandLine) -> None:
     two("rmi", "example.org/app:1").refused("pinned")
     plan = two("image", "prune", "--all", "--dry-run")
     assert plan.accepted().split() == [TWO.digest]
+    assert f"example.org/app:2 ({TWO.digest[7:19]}): would be removed" in plan.err
+    assert f"example.org/app:1 ({ONE.digest[7:19]}) stays: it is pinned" in plan.err
     assert two("images", "-q").accepted().split() == [TWO.digest, ONE.digest]
-    assert two("image", "prune").accepted() == ""
+    nothing = two("image", "prune")
+    assert (nothing.accepted(), nothing.err) == ("", "mesocosm: nothing to remove\n")
     gone = decoded(two("image", "prune", "-a", "-f", "--format", "json").accepted())
     assert gone["images"] == [TWO.digest]
     assert two("images", "-q").accepted().split() == [ONE.digest]

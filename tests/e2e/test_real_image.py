@@ -242,10 +242,10 @@ def test_pulling_again_transfers_nothing_and_removing_gives_all_back(
     mesocosm: CommandLine, pushed_busybox: str
 ) -> None:
     first = mesocosm("pull", pushed_busybox)
-    assert "downloaded" in first.err
+    assert "fetched" in first.err
     again = mesocosm("pull", pushed_busybox)
     assert (again.out, again.status) == (first.out, 0)
-    assert "downloaded" not in again.err
+    assert "fetched" not in again.err
     mesocosm("rmi", pushed_busybox).accepted()
     assert mesocosm("images", "-q").accepted() == ""
     left = [

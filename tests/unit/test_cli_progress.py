@@ -17,6 +17,7 @@ BLOB = "sha256:" + "0123456789ab" * 6
 STORY = [
     Progress(Phase.RESOLVE, "debian:12"),
     Progress(Phase.RESOLVE, "debian:12", finished=True),
+    Progress(Phase.RESOLVE, "debian:11", already=True, finished=True),
     Progress(Phase.DOWNLOAD, BLOB, 0, 2048),
     Progress(Phase.DOWNLOAD, BLOB, 1024, 2048, resumed=1024),
     Progress(Phase.DOWNLOAD, BLOB, 2048, 2048, resumed=1024, finished=True),
@@ -33,7 +34,8 @@ def test_lines_one_for_each_subject_that_is_finished(capsys: pytest.CaptureFixtu
     assert said.out == ""
     assert [re.sub(r"in [0-9.]+ ms", "in T", line) for line in said.err.splitlines()] == [
         "mesocosm: resolved debian:12 in T",
-        "mesocosm: downloaded 0123456789ab 2 KiB in T (1 KiB from an earlier attempt)",
+        "mesocosm: debian:11 is unchanged",
+        "mesocosm: fetched 0123456789ab 2 KiB in T (1 KiB from an earlier attempt)",
         "mesocosm: unpacked 0123456789ab 2 KiB in T",
         "mesocosm: 1 blob there already",
     ]

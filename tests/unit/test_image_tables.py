@@ -100,11 +100,11 @@ def test_du() -> None:
 def test_tree() -> None:
     assert tree.render([APP, OTHER], USAGE).splitlines() == [
         "app:1  aaaaaaaaaaaa  linux/amd64  3 MiB  held by pin, 0123456789ab",
-        "├─ 222222222222  1 MiB  erofs  tree",
-        "└─ 111111111111  2 MiB  erofs  mounted  shared with cccccccccccc",
-        "cccccccccccc  cccccccccccc  linux/amd64  2 MiB",
+        "├─ 222222222222  1 MiB  erofs, tree",
+        "└─ 111111111111  2 MiB  erofs        mounted  shared with cccccccccccc",
+        "<none>  cccccccccccc  linux/amd64  2 MiB",
         "├─ 333333333333  not here",
-        "└─ 111111111111  2 MiB  erofs  mounted  shared with app:1",
+        "└─ 111111111111  2 MiB     erofs  mounted  shared with app:1",
     ]
 
 

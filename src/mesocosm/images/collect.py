@@ -22,6 +22,7 @@ from mesocosm.images.image_store import ImageStore
 from mesocosm.images.layers.store import Form
 from mesocosm.images.leases import PIN, Needed
 from mesocosm.images.rebuild import rebuild
+from mesocosm.images.reference import parse_reference
 from mesocosm.images.store_faults import store_faults
 from mesocosm.model.size import size as words
 
@@ -200,7 +201,8 @@ class Collector:
             marks.append(f"images take more than {words(limits.ceiling or limits.budget)}")
         why = "for long" if _is_old(one, limits) else f"and {' or '.join(marks)}"
         unused = f"unused for {one.seconds / 3600:.1f} hours" if one.seconds >= 360 else "unused"
-        return Reason(", ".join(sorted(one.names)) or one.image.digest, freed, f"{unused} {why}")
+        names = sorted(parse_reference(name).familiar for name in one.names)
+        return Reason(", ".join(names) or one.image.digest, freed, f"{unused} {why}")
 
     def _held(self, needed: Needed) -> tuple[Held, ...]:
         images = (image.digest for image in self._store.catalogue.images())

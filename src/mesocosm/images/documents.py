@@ -27,6 +27,8 @@ LAYER_LIMIT: Final = 500
 
 INDEX_LIMIT: Final = 10_000
 REF_NAME: Final = "org.opencontainers.image.ref.name"
+IMAGE_NAME: Final = "io.containerd.image.name"
+"""A whole name beside it, as containerd, buildkit and docker write it."""
 
 _MEDIA_TYPE = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}/[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}", re.ASCII

@@ -14,7 +14,7 @@ from mesocosm.errors import InvalidConfig, NotFound
 from mesocosm.images.attachments import Kind
 from mesocosm.images.blobs import BlobStore, write_all
 from mesocosm.images.digest import Digest
-from mesocosm.images.documents import REF_NAME, descriptor_json, index_document
+from mesocosm.images.documents import IMAGE_NAME, REF_NAME, descriptor_json, index_document
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.platform import host_platform
 from mesocosm.images.platforms import Listed
@@ -23,7 +23,6 @@ from mesocosm.images.strict import Json
 from mesocosm.images.tar.reader import BLOCK
 
 _PIECE: Final = 1 << 20
-_NAME: Final = "io.containerd.image.name"
 
 
 class Export(msgspec.Struct, frozen=True):
@@ -59,6 +58,14 @@ def save(blobs: BlobStore, exports: Sequence[Export], target: int) -> None:
     write_all(target, bytes(2 * BLOCK))
 
 
+def full_name(name: Reference) -> str:
+    """``docker.io/library/debian:12``: what every reader understands alike.
+
+    Of ``debian:12`` docker makes docker.io's image, podman one of ``localhost``.
+    """
+    return f"{name.name}:{name.tag}"
+
+
 def _blobs(exports: Sequence[Export]) -> list[Digest]:
     images = [image for export in exports for image in export.listed.images]
     digests = {digest for image in images for digest in image.documents}
@@ -77,7 +84,7 @@ def _entries(exports: Sequence[Export]) -> list[Json]:
     for export in exports:
         entry = descriptor_json(export.listed.top)
         for name in export.names:
-            annotations: dict[str, Json] = {REF_NAME: name.tag or "latest", _NAME: f"{name.name}:{name.tag}"}
+            annotations: dict[str, Json] = {REF_NAME: name.tag or "latest", IMAGE_NAME: full_name(name)}
             entries.append({**entry, "annotations": annotations})
         if not export.names:
             entries.append(entry)
@@ -103,7 +110,7 @@ def _docker(export: Export) -> Iterator[dict[str, Json]]:
     images = sorted(export.listed.images, key=lambda image: image.platform != host)
     for number, image in enumerate(images):
         layers: list[Json] = [_path(Digest.parse(layer.digest)) for layer in image.layers]
-        names: list[Json] = [name.familiar for name in export.names] if number == 0 else []
+        names: list[Json] = [full_name(name) for name in export.names] if number == 0 else []
         yield {"Config": _path(Digest.parse(image.image_id)), "RepoTags": names, "Layers": layers}
 
 

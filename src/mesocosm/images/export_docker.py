@@ -19,7 +19,7 @@ from mesocosm.images.blobs import write_all
 from mesocosm.images.decompress import Decompressor
 from mesocosm.images.digest import Digest
 from mesocosm.images.erofs.ready import require_archives
-from mesocosm.images.export import Export, header
+from mesocosm.images.export import Export, full_name, header
 from mesocosm.images.image import Layer
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.layers.store import Form
@@ -49,7 +49,7 @@ def save_docker(store: ImageStore, images: Sequence[Export], target: int) -> Non
 
 def _entry(export: Export) -> dict[str, Json]:
     layers: list[Json] = [f"{_hex(layer.diff_id)}.tar" for layer in export.image.layers]
-    names: list[Json] = [name.familiar for name in export.names]
+    names: list[Json] = [full_name(name) for name in export.names]
     return {"Config": f"{_hex(export.image.image_id)}.json", "RepoTags": names, "Layers": layers}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
@@ -14,7 +13,7 @@ from mesocosm.images import mediatypes
 from mesocosm.images.archive import Archive
 from mesocosm.images.attaching import attach, attach_entries
 from mesocosm.images.digest import Digest
-from mesocosm.images.documents import REF_NAME, Descriptor, Index, parse_document
+from mesocosm.images.documents import IMAGE_NAME, REF_NAME, Descriptor, Index, parse_document
 from mesocosm.images.families import Families
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
@@ -28,7 +27,6 @@ from mesocosm.images.strict import DOCUMENT_LIMIT
 from mesocosm.images.supply import keep_blobs
 from mesocosm.images.transfer import in_thread
 
-_NAME: Final = "io.containerd.image.name"
 _COSIGN = re.compile(r"sha[0-9]{3}-[a-f0-9]{64,128}\.(?:sig|att|sbom)", re.ASCII)
 
 
@@ -124,9 +122,9 @@ def _is_attached(archive: Archive, entry: Descriptor) -> bool:
 
 def _name(annotations: dict[str, str]) -> Reference | None:
     """The registry name that an archive gives an image, when it is one."""
-    text = annotations.get(_NAME) or annotations.get(REF_NAME) or ""
+    text = annotations.get(IMAGE_NAME) or annotations.get(REF_NAME) or ""
     try:
         name = parse_docker_name(text)
     except InvalidConfig:
         return None
-    return name if name.tag and ("/" in text or _NAME in annotations) else None
+    return name if name.tag and ("/" in text or IMAGE_NAME in annotations) else None

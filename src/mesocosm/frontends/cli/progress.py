@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _DONE = {
     Phase.RESOLVE: "resolved",
-    Phase.DOWNLOAD: "downloaded",
+    Phase.DOWNLOAD: "fetched",
     Phase.VERIFY: "verified",
     Phase.UNPACK: "unpacked",
     Phase.COMPRESS: "compressed",
@@ -64,6 +64,9 @@ class _Lines(Display):
         key = (report.phase, report.subject)
         began = self._began.setdefault(key, time.monotonic())
         if not report.finished:
+            return
+        if report.already and report.phase is Phase.RESOLVE:
+            _say(f"{safe(report.subject)} is unchanged")
             return
         if report.already:
             self._present.add(report.subject)

@@ -12,10 +12,10 @@ from mesocosm.errors import Corrupt, InvalidConfig, MesocosmError, NotFound
 from mesocosm.images import mediatypes
 from mesocosm.images.archive import Archive, Span, chunks, read_span
 from mesocosm.images.digest import Digest
-from mesocosm.images.documents import REF_NAME, Descriptor, Index, parse_document
+from mesocosm.images.documents import IMAGE_NAME, REF_NAME, Descriptor, Index, parse_document
 from mesocosm.images.foreign import shown
 from mesocosm.images.platform import Platform
-from mesocosm.images.reference import Reference
+from mesocosm.images.reference import Reference, parse_docker_name
 from mesocosm.images.stores.base import Document, Found, Shelf, Store, fetching
 from mesocosm.images.stores.resolve import platforms_of, resolve
 from mesocosm.images.strict import DOCUMENT_LIMIT, Fields, load
@@ -154,13 +154,30 @@ def open_layout(reference: Reference) -> Layout:
 def _choose(layout: Layout, reference: Reference) -> Descriptor:
     """The index entry that a reference means: by name, by digest, or the only one there is."""
     index = index_of(layout)
-    entries = index.named(reference.ref) if reference.ref else index.manifests
+    entries = _named(index, reference.ref) if reference.ref else index.manifests
     if reference.digest is not None:
         entries = tuple(one for one in entries if one.digest == reference.digest) or entries
     if len(entries) == 1:
         return entries[0]
-    names = sorted({shown(one.annotations.get(REF_NAME, one.digest), 80) for one in index.manifests})
+    names = sorted({shown(_name(one), 80) for one in index.manifests})
     listed = ", ".join(names[:10]) or "none"
     if not entries:
         raise NotFound(f"{reference}: no such image in the layout", hint=f"it has {listed}")
     raise InvalidConfig(f"{reference} means {len(entries)} images", hint=f"choose one of {listed}")
+
+
+def _named(index: Index, ref: str) -> tuple[Descriptor, ...]:
+    """The entries that a layout calls ``ref``: by its own word for them, else by the whole name beside it."""
+    found = index.named(ref)
+    if found:
+        return found
+    try:
+        name = parse_docker_name(ref)
+    except InvalidConfig:
+        return ()
+    whole = f"{name.name}:{name.tag}"
+    return tuple(one for one in index.manifests if one.annotations.get(IMAGE_NAME) == whole)
+
+
+def _name(entry: Descriptor) -> str:
+    return entry.annotations.get(IMAGE_NAME) or entry.annotations.get(REF_NAME) or str(entry.digest)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -15,6 +16,7 @@ from mesocosm.frontends.cli.colour import safe
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.encoding import show_json
 from mesocosm.frontends.cli.layout import count
+from mesocosm.frontends.cli.verbs.image.ls import familiar, short
 from mesocosm.isolators.words import size
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ async def command(
         raise InvalidConfig("--auto goes by the settings alone", hint="leave the other options out")
     async with opened(ctx) as containerizer:
         images = containerizer.images
+        names = {one.digest: one.references for one in await images.images()}
 
         async def prune(*, dry_run: bool) -> Plan:
             if not auto:
@@ -73,7 +76,7 @@ async def command(
 
         if not dry_run and not force and sys.stdin.isatty() and sys.stderr.isatty():
             intended = await prune(dry_run=True)
-            _tell(intended, "would be removed")
+            _tell(intended, names, "would be removed")
             if not intended.empty and not await _agreed():
                 return 1
         plan = await prune(dry_run=dry_run)
@@ -82,7 +85,7 @@ async def command(
         return 0
     for digest in plan.images:
         click.echo(digest)
-    _tell(plan, "would be removed" if dry_run else "removed")
+    _tell(plan, names, "would be removed" if dry_run else "removed")
     return 0
 
 
@@ -124,11 +127,24 @@ async def _agreed() -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _tell(plan: Plan, done: str) -> None:
+def _called(digest: str, names: Mapping[str, Sequence[str]]) -> str:
+    """An image's names and the beginning of its digest; the whole digest where it has no name."""
+    known = names.get(digest)
+    return f"{', '.join(safe(familiar(name)) for name in known)} ({short(digest)})" if known else digest
+
+
+def _tell(plan: Plan, names: Mapping[str, Sequence[str]], done: str) -> None:
+    """Say which named images it is about, who holds others, and how much there is in all."""
     for reason in plan.reasons:
         click.echo(f"mesocosm: {safe(reason.image)}, {size(reason.size)}: {reason.why}", err=True)
+    for digest in () if plan.reasons else plan.images:
+        if names.get(digest):
+            click.echo(f"mesocosm: {_called(digest, names)}: {done}", err=True)
     for held in plan.held:
-        click.echo(f"mesocosm: {held.image} stays: {_holders(held)}", err=True)
+        click.echo(f"mesocosm: {_called(held.image, names)} stays: {_holders(held)}", err=True)
+    if plan.empty:
+        click.echo("mesocosm: nothing to remove", err=True)
+        return
     what = [
         count(len(plan.images), "image"),
         count(len(plan.layers), "layer"),

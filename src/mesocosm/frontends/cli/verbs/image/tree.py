@@ -12,7 +12,7 @@ from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.colour import Paint, painter, plain, safe
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.encoding import show_json
-from mesocosm.frontends.cli.layout import count
+from mesocosm.frontends.cli.layout import Row, columns, count
 from mesocosm.frontends.cli.library import library
 from mesocosm.frontends.cli.verbs.image.du import held_by
 from mesocosm.frontends.cli.verbs.image.ls import familiar, short
@@ -46,30 +46,31 @@ async def command(ctx: click.Context, form: str, images: tuple[str, ...]) -> Non
 def render(images: list[Image], usage: Usage, paint: Paint = plain) -> str:
     """The images, each with a line for every layer below it."""
     uses = {layer.diff_id: layer for layer in usage.by_layer}
-    names = {image.digest: _name(image) for image in usage.images}
+    names = {image.digest: _name(image) or short(image.digest) for image in usage.images}
     return "\n".join(line for image in images for line in _lines(image, uses, names, paint))
 
 
 def _name(image: Image) -> str:
-    return ", ".join(map(familiar, image.references)) or short(image.digest)
+    return ", ".join(map(familiar, image.references))
 
 
 def _lines(image: Image, uses: dict[str, LayerUse], names: dict[str, str], paint: Paint) -> Iterator[str]:
     held = held_by(image)
     facts = f"{short(image.digest)}  {image.platform}  {size(image.size)}"
-    yield f"{paint(safe(_name(image)), 'title')}  {facts}{'' if held == '-' else f'  held by {held}'}"
-    for number, stored in enumerate(reversed(image.stored)):
-        mark = "└─" if number == len(image.stored) - 1 else "├─"
-        use = uses.get(stored)
-        yield f"{mark} {short(stored)}  {_facts(use, image, names) if use else 'not here'}"
+    name = safe(_name(image)) or "<none>"
+    yield f"{paint(name, 'title')}  {facts}{'' if held == '-' else f'  held by {held}'}"
+    cells = [_cells(stored, uses.get(stored), image, names) for stored in reversed(image.stored)]
+    for number, line in enumerate(columns(cells, gap=2).splitlines(), 1):
+        yield f"{'└─' if number == len(cells) else '├─'} {line}"
 
 
-def _facts(use: LayerUse, image: Image, names: dict[str, str]) -> str:
-    words = [size(use.size), *use.forms, *(["mounted"] if use.mounted else [])]
+def _cells(stored: str, use: LayerUse | None, image: Image, names: dict[str, str]) -> Row:
+    if use is None:
+        return short(stored), "not here", "", ""
     others = [safe(names[digest]) for digest in use.images if digest != image.digest]
-    if others:
-        words.append(f"shared with {', '.join(others[:3])}" + _more(len(others) - 3))
-    return "  ".join(words)
+    shared = f"shared with {', '.join(others[:3])}{_more(len(others) - 3)}" if others else ""
+    mounted = "mounted" if use.mounted else ""
+    return short(stored), size(use.size), ", ".join(use.forms), "  ".join(filter(None, (mounted, shared)))
 
 
 def _more(number: int) -> str:
