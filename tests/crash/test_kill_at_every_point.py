@@ -116,7 +116,7 @@ def settle(world: World) -> None:
     world.assert_clean()
 
 
-VOLUMES = ("image_volumes", "provisioner", "layer_mounts", "setup")
+VOLUMES = ("image_volumes", "provisioner", "mounts", "setup")
 """Where the names of points begin that are passed for an image as a volume."""
 RUN = ("run", "--rm", "--quiet", "--memory", "32m", "--name", "victim")
 

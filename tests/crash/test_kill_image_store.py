@@ -79,7 +79,7 @@ async def test_killed_at_every_point(tmp_path: Path) -> None:
     assert dry.returncode == 0, dry.stderr
     passed = Counter(dry.stdout.split())
     assert {point.partition(".")[0] for point in passed} >= {
-        *("pull", "layers", "provisioner", "layer_mounts", "collect")
+        *("pull", "layers", "provisioner", "mounts", "collect")
     }
     await check(tmp_path / "dry", "unharmed")
     for point, count in passed.items():
@@ -109,12 +109,12 @@ async def test_killed_while_an_image_in_schema_1_is_pulled(tmp_path: Path, regis
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", ["layers.made", "layers.renamed", "layer_mounts.mounted"])
+@pytest.mark.parametrize("point", ["layers.made", "layers.renamed", "mounts.mounted"])
 async def test_killed_while_a_deep_stack_is_merged(point: str, tmp_path: Path) -> None:
     deep = [[SHARED], *([file(b"d/one", b"%d" % number)] for number in range(33))]
     write_layout(image_of(deep), tmp_path / "layout-one")
     write_layout(TWO, tmp_path / "layout-two")
-    number = "1" if point == "layer_mounts.mounted" else str(len(deep) + 1)
+    number = "1" if point == "mounts.mounted" else str(len(deep) + 1)
     died = live(tmp_path / "store", point, number)
     assert died.returncode == -9, died.stderr
     await check(tmp_path / "store", point)

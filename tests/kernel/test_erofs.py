@@ -15,7 +15,7 @@ from layers import MS_RDONLY, SINKS, SinkKind, ingest, mounted, seen, stacked
 from mesocosm.errors import Corrupt, Exhausted, InvalidConfig, NotFound
 from mesocosm.images.digest import Digest
 from mesocosm.images.erofs.file import SealKind, seal_of
-from mesocosm.images.erofs.merge import Point, write_merged, write_skeleton
+from mesocosm.images.erofs.merge import write_merged
 from mesocosm.images.erofs.reader import ErofsImage
 from mesocosm.images.erofs.sink import ErofsSink
 from mesocosm.images.layers.facts import ErofsFacts
@@ -344,28 +344,6 @@ def test_merge_refuses_mixed_forms_and_too_many(tmp_path: Path) -> None:
         write_merged(tmp_path / "m", [tmp_path / "a"] * 501, CHAIN)
     assert not (tmp_path / "m").exists()
     write_merged(tmp_path / "m", [tmp_path / "a"] * 500, CHAIN)
-
-
-def test_skeleton_offers_mount_points_and_hides(tmp_path: Path) -> None:
-    ingest("erofs-a", tmp_path / "base", STACK[0])
-    points = (
-        Point(b"/proc", mode=0o555),
-        Point(b"etc/hosts", kind="file", mode=0o644),
-        Point(b"gone", kind="whiteout"),
-        Point(b"opaque", kind="opaque"),
-    )
-    write_skeleton(tmp_path / "top", points)
-    fsck(tmp_path / "top")
-    with (
-        mounted(tmp_path / "base") as base,
-        mounted(tmp_path / "top") as top,
-        stacked(tmp_path / "stack", [base, top]) as root,
-    ):
-        names = ["proc", "etc", "opaque", "keep", "replaced", "twin", "to", "tmp", "odd"]
-        assert sorted(os.listdir(root)) == sorted(names)
-        assert (root / "etc/hosts").read_bytes() == b""
-        assert stat.S_IMODE((root / "proc").stat().st_mode) == 0o555
-        assert os.listdir(root / "opaque") == []
 
 
 def test_empty_layer(tmp_path: Path) -> None:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import sys
 import zlib
-from typing import Final, Literal, Protocol
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+from typing import Final, Literal, Protocol, get_args
 
 Written = Literal["gzip", "zstd", "none"]
 """What layers can be compressed by."""
+
+KINDS: Final[tuple[Written, ...]] = get_args(Written)
+"""The same, to choose from."""
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _LEVELS: Final = {"gzip": 6, "zstd": 3}
@@ -41,9 +39,18 @@ def compressor(kind: Written) -> Compressor:
     if kind == "gzip":
         return zlib.compressobj(_LEVELS[kind], zlib.DEFLATED, _GZIP)
     if kind == "zstd":
-        options = {
-            int(zstd.CompressionParameter.compression_level): _LEVELS[kind],
-            int(zstd.CompressionParameter.checksum_flag): 1,
-        }
-        return zstd.ZstdCompressor(options=options)
+        return _zstd(_LEVELS[kind])
     return _Plain()
+
+
+def _zstd(level: int) -> Compressor:
+    if sys.version_info >= (3, 14):  # not before it is asked for: the list above is for everybody
+        from compression import zstd
+    else:
+        from backports import zstd
+
+    options = {
+        int(zstd.CompressionParameter.compression_level): level,
+        int(zstd.CompressionParameter.checksum_flag): 1,
+    }
+    return zstd.ZstdCompressor(options=options)

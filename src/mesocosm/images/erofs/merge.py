@@ -1,4 +1,4 @@
-"""Images without data of their own: many layers as one, and the small layers that a container needs on top.
+"""Many layers as one.
 
 A merged image holds the metadata of a whole stack with its whiteouts applied, and refers to the layer files
 as further devices (kernel: erofs.rst, "device="): one mount, however deep the stack.
@@ -9,9 +9,6 @@ from __future__ import annotations
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
-
-import msgspec
 
 from mesocosm.errors import Exhausted, InvalidConfig
 from mesocosm.images.certain import certain
@@ -21,10 +18,8 @@ from mesocosm.images.erofs import format as fmt
 from mesocosm.images.erofs.file import LayerFile, SealKind, new_seal
 from mesocosm.images.erofs.metadata import complete
 from mesocosm.images.erofs.reader import ErofsImage
-from mesocosm.images.erofs.sink import BLOCK_BITS
-from mesocosm.images.layers.entries import Whiteout, clean_path
 from mesocosm.images.layers.facts import ErofsFacts
-from mesocosm.images.layers.tree import LayerTree, Node, new_node
+from mesocosm.images.layers.tree import LayerTree, Node
 from mesocosm.images.limits import DEFAULT_LIMITS, Limits
 
 PRIMARY_BLOCKS = 1 << 22
@@ -71,44 +66,6 @@ def write_merged(
     return _write(path, tree, bits, bytes.fromhex(chain_id.hex)[:16], seal, limits, b"".join(devices))
 
 
-class Point(msgspec.Struct, frozen=True):
-    """One name of a skeleton.  ``path`` is raw and relative to the root; modes are permission bits,
-    ``mtime`` in nanoseconds.  A "whiteout" hides what lower layers have there, "opaque" is a directory
-    that hides all they have in it.
-    """
-
-    path: bytes
-    kind: Literal["directory", "file", "whiteout", "opaque"] = "directory"
-    mode: int = 0o755
-    uid: int = 0
-    gid: int = 0
-    mtime: int = 0
-
-
-def write_skeleton(path: Path, points: Sequence[Point], *, limits: Limits = DEFAULT_LIMITS) -> ErofsFacts:
-    """Write a layer of empty directories and files, places to mount on, and of whiteouts, as ``path``.
-
-    Directories on the way that are no points themselves are made as root's, 0755, and hide the look that
-    lower layers gave them: name those too, with the look they have.
-    """
-    tree = LayerTree(limits)
-    for point in points:
-        where = clean_path(point.path, limits)
-        if point.kind == "whiteout":
-            tree.white_out(Whiteout(where, opaque=False))
-            continue
-        kind = stat.S_IFREG if point.kind == "file" else stat.S_IFDIR
-        node = new_node(kind | point.mode, point.uid, point.gid, point.mtime)
-        if kind == stat.S_IFREG:
-            tree.put(where, node)
-            continue
-        tree.put_directory(where, node)
-        if point.kind == "opaque":
-            tree.white_out(Whiteout(where, opaque=True))
-    uuid = Digest.of(msgspec.json.encode(points)).hex
-    return _write(path, tree, BLOCK_BITS["a"], bytes.fromhex(uuid)[:16], "crc32", limits)
-
-
 def _write(
     path: Path,
     tree: LayerTree,
@@ -116,13 +73,13 @@ def _write(
     uuid: bytes,
     seal: SealKind,
     limits: Limits,
-    devices: bytes = b"",
+    devices: bytes,
 ) -> ErofsFacts:
     file = LayerFile(path, limit=min(limits.stream, PRIMARY_BLOCKS << bits))
     try:
         file.seal = new_seal(seal)
         inodes = tree.settle()
-        for node in inodes if devices else ():
+        for node in inodes:
             node.implied = False
         return complete(file, inodes, bits, uuid, seal=seal, devices=devices)
     except BaseException:

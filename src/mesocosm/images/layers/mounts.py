@@ -170,13 +170,13 @@ class LayerMounts:
                 return
         except FileNotFoundError:
             os.mkdir(where, 0o700)  # noqa: PTH102
-        trace.point("layer_mounts.made")
+        trace.point("mounts.made")
         detached = self._mount(image)
         try:
             mounts.attach_at(detached, where)
         finally:
             os.close(detached)
-        trace.point("layer_mounts.mounted")
+        trace.point("mounts.mounted")
 
     def _is_mounted(self, where: Path) -> bool:
         """Whether a layer lies on ``where``: it is another file system than the directory's own."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -11,9 +11,11 @@ from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.left_out import tell_left_out
 from mesocosm.frontends.cli.output import HELP, show
 from mesocosm.frontends.cli.progress import progress
+from mesocosm.images.compress import KINDS
 
 if TYPE_CHECKING:
     from mesocosm.images.committing import Committed
+    from mesocosm.images.compress import Written
 
 
 @click.command()
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 @click.option("-c", "--change", "changes", multiple=True, metavar="LINE", help="As in a Dockerfile.")
 @click.option(
     "--compression",
-    type=click.Choice(["gzip", "zstd", "none"]),
+    type=click.Choice(KINDS),
     default="gzip",
     show_default=True,
     help="What the new layer is compressed by.",
@@ -48,7 +50,7 @@ async def command(
     author: str,
     message: str,
     changes: tuple[str, ...],
-    compression: Literal["gzip", "zstd", "none"],
+    compression: Written,
     pause: bool,
     timestamp: int | None,
     quiet: bool,

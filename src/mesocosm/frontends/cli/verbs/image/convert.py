@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,12 +10,16 @@ from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.library import library
 from mesocosm.frontends.cli.progress import progress
+from mesocosm.images.compress import KINDS
+
+if TYPE_CHECKING:
+    from mesocosm.images.compress import Written
 
 
 @click.command()
 @click.option(
     "--compression",
-    type=click.Choice(["gzip", "zstd", "none"]),
+    type=click.Choice(KINDS),
     default="zstd",
     show_default=True,
     help="What layers are compressed by.",
@@ -28,7 +32,7 @@ from mesocosm.frontends.cli.progress import progress
 @asynchronous
 async def command(
     ctx: click.Context,
-    compression: Literal["gzip", "zstd", "none"],
+    compression: Written,
     platform: str | None,
     quiet: bool,
     image: str,
