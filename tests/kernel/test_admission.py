@@ -87,6 +87,26 @@ async def test_a_rule_made_later_stops_the_next_start(tmp_path: Path) -> None:
         assert await attempt(tmp_path, name, write_policy(tmp_path, 'deny-layers = ["sha256:00"]'))
 
 
+async def test_a_rule_made_later_is_met_by_the_next_pull(tmp_path: Path) -> None:
+    """What has not changed is not fetched again, but its signature is looked for where policy now asks."""
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", "latest")
+        name = f"{registry.host}/a/b"
+        assert await attempt(tmp_path, name, tmp_path / "absent") == IMAGE.digest
+        policy = write_policy(tmp_path, SIGNED)
+        async with Provisioner.open(paths_of(tmp_path), policy=policy) as provisioner:
+            with pytest.raises(Denied, match="is not signed as policy asks"):
+                await provisioner.pull(name)
+        assert await attempt(tmp_path, name, policy, f"mesocosm pull {name}") is None
+        registry.add(signature_of(IMAGE.digest, name), "a/b", tag_of(IMAGE.digest))
+        async with Provisioner.open(paths_of(tmp_path), policy=policy) as provisioner:
+            await provisioner.pull(name)
+            write_policy(tmp_path, 'default = "reject"')
+            with pytest.raises(Denied, match=r"rejected by policy \(its default\) \(see .*policy.toml\)"):
+                await provisioner.pull(name)
+        assert await attempt(tmp_path, name, write_policy(tmp_path, SIGNED)) == IMAGE.digest
+
+
 async def test_roots_without_layers_are_judged_too(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from malicious_registry import (
@@ -32,6 +33,7 @@ from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor, Manifest, parse_document
 from mesocosm.images.registry.auth import Credential
 from mesocosm.images.registry.client import RegistryClient
+from mesocosm.images.registry.faults import status_fault, wire_fault
 from mesocosm.images.registry.hosts import HostsConfig
 from mesocosm.images.registry.limits import Limits
 from registry_fixtures import SmallImage, sha256, small_image
@@ -680,3 +682,27 @@ async def test_a_missing_tag_is_named(registry: MaliciousRegistry) -> None:
     async with await connect(registry) as client:
         with pytest.raises(NotFound, match="a/b:nope"):
             await client.manifest("a/b", "nope")
+
+
+# --- in words ---
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"Client sent an HTTP request to an HTTPS server.\n",
+        b"<title>400 The plain HTTP request was sent to HTTPS port</title>",
+        b"Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />",
+    ],
+)
+def test_plain_http_to_a_port_for_tls_is_told_as_such(body: bytes) -> None:
+    """By the answer's status, and by its body where that breaks the protocol, as after a HEAD."""
+    stray = aiohttp.ClientPayloadError(f"Data after `Connection: close`: {body!r}")
+    for error in (
+        status_fault(400, body, registry="127.0.0.1:1", what="a/b:1"),
+        wire_fault(stray, registry="127.0.0.1:1", where="http://127.0.0.1:1", spoken=False),
+    ):
+        assert "speaks https" in error.message
+        assert error.hint is not None and 'server = "https://127.0.0.1:1"' in error.hint
+    other = status_fault(400, b'{"errors": [{"message": "bad tag"}]}', registry="r.io", what="a/b:1")
+    assert other.message == "registry r.io answered 400 for a/b:1: bad tag"

@@ -399,6 +399,22 @@ async def ask(registry: MaliciousRegistry, directory: Path, extra: str = "") -> 
         await client.manifest("a/b", "latest")
 
 
+async def test_files_that_cannot_be_used_for_tls_are_named(tmp_path: Path) -> None:
+    certificate_file, key = certificate(tmp_path, "server")
+    (tmp_path / "text").write_text("no certificate\n")
+    async with MaliciousRegistry() as registry:
+        for number, (extra, words) in enumerate(
+            [
+                ('ca = "absent.pem"', r"absent\.pem cannot be used for TLS: No such file or directory"),
+                (f'ca = "{tmp_path / "text"}"', "text cannot be used for TLS: .*PEM"),
+                (f'client = [["{certificate_file}", "absent.key"]]', r"server.* and .*absent\.key cannot"),
+                (f'client = [["{key}", ""]]', "server.*cannot be used for TLS"),
+            ]
+        ):
+            with pytest.raises(InvalidConfig, match=words):
+                await ask(registry, tmp_path / str(number), extra)
+
+
 @pytest.mark.parametrize("fault", ["self-signed", "another name", "expired"])
 async def test_G05_a_bad_certificate_is_refused_and_http_is_not_tried(tmp_path: Path, fault: str) -> None:
     host = "127.0.0.9" if fault == "another name" else "127.0.0.1"

@@ -99,7 +99,7 @@ class Making(Parts):
             await have_blobs(self.store, self._families, image, self._report)
         chosen: Backend = await in_thread(self._backends.get, backend)
         with spooling(self.store) as spool:
-            subject = f"the changes to {reference}"
+            subject = f"the changes to {named.familiar if named else reference}"
             self._report(Progress(Phase.COMPRESS, subject))
             packed = await layer(spool)
             size = packed.layer.size if packed.layer else 0

@@ -50,7 +50,7 @@ class Parts:
         self._admission = Admission(policy, store, families)
         self._rights = Rights(policy, store, families)
         self.automatic = Automatic(store, settings, self._trim, report)
-        self._puller = Puller(store, families, self._admission.before_fetch, self._rights, self.automatic)
+        self._puller = Puller(store, families, self._admission, self._rights, self.automatic)
         self._roots = Roots(store, self.mounts)
         self._having = Having(store, self._rights, self._puller)
         self._outgoing = Outgoing(store, families, self._naming, self._rights)

@@ -17,7 +17,7 @@ from typing import TypeVar
 import msgspec
 
 from mesocosm import trace
-from mesocosm.errors import Corrupt, Exhausted, NotFound
+from mesocosm.errors import Corrupt, Denied, Exhausted, NotFound
 from mesocosm.images.again import again
 from mesocosm.images.automatic import Automatic
 from mesocosm.images.digest import Digest
@@ -37,14 +37,12 @@ from mesocosm.images.side_by_side import side_by_side
 from mesocosm.images.store_faults import store_faults
 from mesocosm.images.stores.base import Found, Outline
 from mesocosm.images.transfer import in_thread
+from mesocosm.images.trust.admission import Admission
 from mesocosm.images.trust.rights import Hearsay, Rights
 
 _Result = TypeVar("_Result")
 
 _NAMELESS = Reference("docker-archive", path="-")
-
-Check = Callable[[Reference, Found | Outline], Awaitable[None]]
-"""Raises Denied when policy does not admit what was found."""
 
 
 class Pulled(msgspec.Struct, frozen=True):
@@ -84,13 +82,13 @@ class Puller:
         self,
         store: ImageStore,
         families: Families,
-        check: Check,
+        admission: Admission,
         rights: Rights,
         collection: Automatic,
     ) -> None:
         self._store = store
         self._families = families
-        self._check = check
+        self._admission = admission
         self._rights = rights
         self._collection = collection
         self._flights: Flights[Pulled] = Flights()
@@ -183,10 +181,16 @@ class Puller:
         return Pulled(image, ref)
 
     def _named(self, wanted: Wanted) -> Pulled | None:
-        """What the name points at, when all of that is there."""
+        """What the name points at, when all of that is there and policy admits it: what it does not is had as
+        if it were new, so that its signatures are looked for.
+        """
         ref = self._store.catalogue.ref(str(wanted.reference), wanted.platform_key)
         image = self._store.catalogue.image(ref.digest) if ref else None
         if ref is None or image is None or not self._store.complete(image, wanted.form):
+            return None
+        try:
+            self._admission.before_start(wanted.reference, image)
+        except Denied:
             return None
         return Pulled(image, ref)
 
@@ -204,7 +208,7 @@ class Puller:
         self, wanted: Wanted, source: Found | Outline, report: Report, proof: Proof, lease: Pulling
     ) -> ImageRecord:
         hearsay = Hearsay(report)
-        await self._check(wanted.reference, source)
+        await self._admission.before_fetch(wanted.reference, source)
         found = await self._filled_in(wanted, source, lease, hearsay)
         image = record_of(found.manifest, found.config, found.source, time.time(), found.origin)
         documents = [document.descriptor.digest for document in found.documents]
@@ -237,7 +241,7 @@ class Puller:
         trace.point("pull.outlined")
         found = await filled_in(source, self._store.blobs, report)
         trace.point("pull.measured")
-        await self._check(wanted.reference, found)
+        await self._admission.before_fetch(wanted.reference, found)
         return found
 
     async def _layers(self, form: Form, found: Found, report: Report) -> None:

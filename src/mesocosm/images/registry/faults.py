@@ -5,6 +5,7 @@ errors.
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 
@@ -16,6 +17,9 @@ from mesocosm.images.registry.retry import STATUSES
 from mesocosm.images.strict import load
 
 MESSAGE_LIMIT = 300
+
+_WANTS_TLS = re.compile(rb"HTTPS (?:server|port)|SSL-enabled server")
+"""What Go's, nginx' and Apache's servers answer to plain HTTP on a port for TLS."""
 
 
 class Transient(Unavailable):
@@ -61,6 +65,8 @@ def status_fault(
         hint = f"wait, or log in with mesocosm login {registry} for a higher limit"
         text = f"registry {registry} limits the rate of requests{said}"
         return Transient(text, hint=hint, retry_after=retry_after)
+    if status == 400 and _WANTS_TLS.search(body):
+        return _speaks_tls(registry)
     text = f"registry {registry} answered {status} for {what}{said}"
     if status in STATUSES:
         return Transient(text, hint="its own logs say why", retry_after=retry_after)
@@ -87,6 +93,8 @@ def wire_fault(error: Exception, *, registry: str, where: str, spoken: bool) -> 
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
         hint = f"put its CA into /etc/mesocosm/certs.d/{registry}/ca.crt; plain http is never tried instead"
         return Denied(f"registry {registry} ({where}) is not trusted: {_tls_reason(error)}", hint=hint)
+    if _WANTS_TLS.search(str(error).encode(errors="replace")):
+        return _speaks_tls(registry)
     # A certificate error is a ValueError too, so this comes after.
     if isinstance(error, aiohttp.InvalidURL | ValueError):
         return Denied(f"registry {registry} leads to {shown(where, 80)}, which is not a server's address")
@@ -103,6 +111,11 @@ def wire_fault(error: Exception, *, registry: str, where: str, spoken: bool) -> 
         hint = "check that it runs and that a firewall lets us through"
         return Transient(text, hint=hint) if spoken else Unavailable(text, hint=hint)
     return Transient(f"registry {registry} ({where}) broke off: {shown(error, 120) or type(error).__name__}")
+
+
+def _speaks_tls(registry: str) -> MesocosmError:
+    hint = f'put server = "https://{registry}" into /etc/mesocosm/certs.d/{registry}/hosts.toml'
+    return Unavailable(f"registry {registry} is asked by plain http and speaks https", hint=hint)
 
 
 def _proxy_fault(error: aiohttp.ClientHttpProxyError, registry: str) -> MesocosmError:

@@ -15,9 +15,10 @@ there is no falling back after a TLS failure (attacks G-05).  The environment's 
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +40,17 @@ CERTS_DIRS: Final = (
 )
 
 
+@contextlib.contextmanager
+def _using(*files: str) -> Iterator[None]:
+    """TLS material is read from these files; InvalidConfig that names them when it cannot be."""
+    try:
+        yield
+    except OSError as error:  # an SSLError is one
+        hint = "certificates and keys are PEM files" if isinstance(error, ssl.SSLError) else None
+        why = shown(error.strerror or error, 120)
+        raise InvalidConfig(f"{' and '.join(files)} cannot be used for TLS: {why}", hint=hint) from None
+
+
 class Tls(msgspec.Struct, frozen=True):
     """TLS material: extra CA files, client certificates (file, key file or empty), and whether to skip
     checking.
@@ -52,16 +64,12 @@ class Tls(msgspec.Struct, frozen=True):
         """Return a client context; InvalidConfig when a file cannot be used."""
         context = ssl.create_default_context()
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        try:
-            for path in self.ca:
+        for path in self.ca:
+            with _using(path):
                 context.load_verify_locations(cafile=path)
-            for certificate, key in self.client:
+        for certificate, key in self.client:
+            with _using(*filter(None, (certificate, key))):
                 context.load_cert_chain(certificate, key or None)
-        except (OSError, ssl.SSLError) as error:
-            files = ", ".join([*self.ca, *(name for pair in self.client for name in pair if name)])
-            raise InvalidConfig(
-                f"TLS material cannot be used: {shown(error, 120)}", hint=f"check {files}"
-            ) from None
         if self.skip_verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE

@@ -64,7 +64,7 @@ def read_hosts(registry: str, file: Path, config: HostsConfig) -> tuple[Endpoint
 def _server(text: str, entry: object, file: Path, config: HostsConfig, *, mirrored: str) -> Endpoint:
     where = f"{file}: {shown(text, 80)}"
     if not isinstance(entry, dict) or (unknown := set(entry) - SERVER_KEYS):
-        names = shown(sorted(unknown), 80) if isinstance(entry, dict) else "that"
+        names = shown(", ".join(sorted(unknown)), 80) if isinstance(entry, dict) else "that"
         raise InvalidConfig(
             f"{where}: {names} is not understood", hint=f"known are {', '.join(sorted(SERVER_KEYS))}"
         )

@@ -67,7 +67,7 @@ class RegistryStore(Store):
         reply = await self._ask(client, reference)
         if reply is None or reply.media_type in mediatypes.SCHEMA1:
             return ()
-        return platforms_of(top_document(reply.data, reply.media_type, reference), str(reference))
+        return platforms_of(top_document(reply.data, reply.media_type, reference), reference.familiar)
 
     async def _resolve(
         self, client: RegistryClient, reference: Reference, platform: Platform, reply: ManifestReply

@@ -94,7 +94,7 @@ class OciStore(Store):
         def look() -> tuple[Platform, ...]:
             layout = open_layout(reference)
             chosen = _choose(layout, reference)
-            return platforms_of(Document(chosen, layout.read(layout.blob(chosen.digest))), str(reference))
+            return platforms_of(Document(chosen, layout.read(layout.blob(chosen.digest))), reference.familiar)
 
         found: tuple[Platform, ...] = await in_thread(look)
         return found

@@ -46,7 +46,7 @@ async def resolve(
     Neither ``top`` nor ``read`` need be trusted.  Raises Corrupt, NotFound (no such platform, another
     digest), Unsupported.
     """
-    what = str(reference)
+    what = reference.familiar
     verify(top.data, top.descriptor.digest, top.descriptor.size, what=f"{what}, document")
     chain = [top]
     found = _parse(top, what)

@@ -66,8 +66,7 @@ class Admission:
             rules.check_erofs(reference, (layer.media_type for layer in found.manifest.layers))
         if isinstance(found, Outline) or found.origin is not None:
             rules.check_schema1(reference)
-        rule = rules.decide(reference)
-        _require_accepted(rule, reference)
+        rule = self._require_accepted(rules, reference)
         if rule.action != "signed":
             return
         from mesocosm.images.trust.witnesses import (
@@ -79,7 +78,7 @@ class Admission:
         if None not in refusals:
             why = shown("; ".join(one for reasons in refusals for one in reasons or ()), 400)
             raise Denied(
-                f"{reference} is not signed as policy asks: {why or 'there is no signature'}",
+                f"{reference.familiar} is not signed as policy asks: {why or 'there is no signature'}",
                 hint=f"see {self._path}",
             )
 
@@ -112,17 +111,25 @@ class Admission:
             rules.check_erofs(name, media_types)
             if image.origin is not None:
                 rules.check_schema1(name)
-            rule = rules.decide(name)
-            _require_accepted(rule, name)
+            rule = self._require_accepted(rules, name)
             if rule.action == "signed":
                 self._require_proof(rule, name, image)
 
     def direct(self, reference: Reference) -> None:
         """Raise Denied when no container may start on a root without layers; blocking."""
-        rule = policy.load(self._path).decide(reference)
-        _require_accepted(rule, reference)
+        rules = policy.load(self._path)
+        rule = self._require_accepted(rules, reference)
         if rule.action == "signed":
-            raise Denied(f"{reference} cannot be signed, which policy asks for", hint=f"see {self._path}")
+            raise Denied(
+                f"{reference.familiar} cannot be signed, which policy asks for", hint=f"see {self._path}"
+            )
+
+    def _require_accepted(self, rules: Policy, reference: Reference) -> Rule:
+        rule = rules.decide(reference)
+        if rule.action == "reject":
+            why = f"rule {rule.match!r}" if rule in rules.rule else "its default"
+            raise Denied(f"{reference.familiar} is rejected by policy ({why})", hint=f"see {self._path}")
+        return rule
 
     def _names(self, image: ImageRecord) -> list[Reference]:
         refs = self._store.catalogue.refs()
@@ -143,7 +150,7 @@ class Admission:
                 if witness.kind == proof.kind and witness.refusal(signature, reference, digest) is None:
                     return
         raise Denied(
-            f"{reference} is not known to be signed as policy asks",
+            f"{reference.familiar} is not known to be signed as policy asks",
             hint=f"mesocosm pull {reference.familiar}",
         )
 
@@ -182,8 +189,3 @@ def _signable(found: Found | Outline) -> list[Digest]:
         return [found.top.digest]
     digests = [one.descriptor.digest for one in found.documents[:-1]]
     return digests if found.origin is None else list(dict.fromkeys([found.origin, *digests]))
-
-
-def _require_accepted(rule: Rule, reference: Reference) -> None:
-    if rule.action == "reject":
-        raise Denied(f"{reference} is rejected by policy (rule {rule.match!r})")

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 GPG_TYPE = "atomic container signature"
 OLD_FORM = (
     "cosign's older signatures (the tag sha256-....sig) have no proof that a log holds them: "
-    "sign with cosign 3, or with --new-bundle-format"
+    "sign with cosign 3, or with --new-bundle-format of cosign 2.6"
 )
 
 
