@@ -281,6 +281,10 @@ class MaliciousRegistry:
         """Answer every request whose path holds ``part`` with a fault."""
         self._always.append((part, fault))
 
+    def honest(self) -> None:
+        """Forget every fault."""
+        self._at, self._next, self._always = {}, [], []
+
     def require_basic(self, user: str, password: str) -> None:
         """Ask for a user name and password."""
         self.credentials = (user, password)

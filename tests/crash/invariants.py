@@ -56,6 +56,12 @@ def left_over(store: Path, runtime: Path) -> list[str]:
     return found + [str(path) for path in (runtime / "layers").glob("*")]
 
 
+def let_a_day_pass(store: Path) -> None:
+    """What was begun and may be resumed is a day old now: the next collection takes it."""
+    for path in (store / "ingest").iterdir():
+        os.utime(path, (0, 0))
+
+
 def _layout(store: Path) -> Iterator[str]:
     version = store / "version"
     if version.exists() and version.read_bytes() != b"1\n":

@@ -66,6 +66,7 @@ async def check(folder: Path, at: str, names: list[str] | None = None) -> None:
             await provisioner.release(container)
         for image in await provisioner.images():
             await provisioner.remove(image.digest, force=True)
+        invariants.let_a_day_pass(folder / "state/images")
         await provisioner.prune()
     assert invariants.left_over(folder / "state/images", folder / "run") == [], at
 

@@ -37,6 +37,12 @@ from mesocosm.model.size import size as shown_size
 CHUNK: Final = 1 << 20
 """Bytes read at a time: above 256 KiB hashing and writing cost more than the calls around them."""
 
+PARTIAL_AGE: Final = 24 * 3600.0
+"""Seconds that an unfinished download is kept for being resumed."""
+
+_RESUMABLE: Final = (*(f"{algorithm}-" for algorithm in HEX_LENGTH), "unnamed-")
+"""How the names of unfinished downloads begin; nobody goes on with anything else."""
+
 
 class Stored(NamedTuple):
     """One published blob and its size in bytes."""
@@ -143,9 +149,16 @@ class BlobStore:
         None when somebody, in this process or another, holds it.  The ingest is a context.  Without ``keep``
         the bytes are verified but not written: for whoever only wants them to run through a sink.
         """
-        path = self._ingest / f"{digest.algorithm}-{digest.hex}"
+        path = self._partial(digest)
         fd = open_locked(path)
         return None if fd is None else Ingest(self, fd, path, digest, size, keep=keep)
+
+    def begun(self, digest: Digest) -> bool:
+        """Whether somebody has begun with the blob, and not published it."""
+        return self._partial(digest).exists()
+
+    def _partial(self, digest: Digest) -> Path:
+        return self._ingest / f"{digest.algorithm}-{digest.hex}"
 
     def delete(self, digest: Digest) -> bool:
         """Remove a published blob; whether it was there.  Open readers keep their bytes."""
@@ -168,13 +181,16 @@ class BlobStore:
     def sweep(self, *, older_than: float | None = None) -> int:
         """Empty the trash and remove ingest files that nobody holds; return the bytes freed.
 
-        ``older_than``: only those last written before this time (seconds since the epoch); None takes all.
+        ``older_than``: of downloads, which may be resumed, only those last written before this time (seconds
+        since the epoch); None takes all.
         """
         freed = 0
-        for directory, bound in ((self._trash, None), (self._ingest, older_than)):
+        for directory in (self._trash, self._ingest):
             with os.scandir(directory) as entries:
                 names = [entry.name for entry in entries]
-            freed += sum(_remove_if_idle(directory / name, bound) for name in names)
+            for name in names:
+                resumable = directory == self._ingest and name.startswith(_RESUMABLE)
+                freed += _remove_if_idle(directory / name, older_than if resumable else None)
         return freed
 
     def publish_file(self, fd: int, source: Path, digest: Digest) -> None:

@@ -11,11 +11,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Iterable
-from typing import Final
 
 import msgspec
 
 from mesocosm import trace
+from mesocosm.images.blobs import PARTIAL_AGE
 from mesocosm.images.digest import Digest, hex_of
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
@@ -25,9 +25,6 @@ from mesocosm.images.rebuild import rebuild
 from mesocosm.images.reference import parse_reference
 from mesocosm.images.store_faults import store_faults
 from mesocosm.model.size import size as words
-
-PARTIAL_AGE: Final = 24 * 3600.0
-"""Seconds that an unfinished download is kept for being resumed."""
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):

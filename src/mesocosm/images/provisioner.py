@@ -26,6 +26,7 @@ from mesocosm.errors import Corrupt, InvalidConfig, NotFound
 from mesocosm.images import automatic, root_changes
 from mesocosm.images.backends import backend_class
 from mesocosm.images.backends.base import Backend
+from mesocosm.images.blobs import PARTIAL_AGE
 from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
 from mesocosm.images.image import ImageRecord, RefRecord
@@ -215,7 +216,8 @@ class Provisioner(Library):
         self.store.leases.drop(f"{CONTAINER}{container}")  # one unlink(2): a thread would take longer
 
     async def recover(self, known: Collection[ContainerID] | Callable[[], Collection[ContainerID]]) -> None:
-        """Forget leases of containers that are not known, and sweep what crashes left behind.
+        """Forget leases of containers that are not known, and sweep what crashes left behind; unfinished
+        downloads stay for a day, for the next pull to go on with.
 
         ``known`` as a callable is asked after the leases were listed, so that a container recorded meanwhile
         is not mistaken for one that is gone.
@@ -283,7 +285,7 @@ class Provisioner(Library):
     def _recover(self, known: Collection[ContainerID] | Callable[[], Collection[ContainerID]]) -> None:
         ask = known if callable(known) else lambda: known
         self.store.leases.drop_all_but(lambda: {str(container) for container in ask()})
-        self.store.sweep()
+        self.store.sweep(older_than=time.time() - PARTIAL_AGE)
         with store_faults(self.store.root):
             rebuild(self.store)
         self._trim()

@@ -119,6 +119,26 @@ async def _have(
                 return None
 
 
+def settle(store: BlobStore, descriptor: Descriptor) -> None:
+    """Publish what an earlier attempt left of a blob when it is whole, else remove it; blocking.
+
+    For whoever has the outcome already: a crash may come between the sink's end and the blob's.
+    """
+    if not store.begun(descriptor.digest):
+        return
+    ingest = store.begin(descriptor.digest, descriptor.size)
+    if ingest is None:
+        return  # somebody is at it
+    with ingest:
+        for _ in ingest.resume():
+            pass
+        if not ingest.complete or store.has(descriptor.digest, descriptor.size):
+            ingest.discard()
+            return
+        with contextlib.suppress(Corrupt):
+            ingest.publish()
+
+
 async def in_thread(
     call: Callable[..., Result], *args: object, stop: Callable[[], None] | None = None
 ) -> Result:

@@ -32,7 +32,7 @@ from mesocosm.images.limits import DEFAULT_LIMITS, DEFAULT_POLICY, Limits, Polic
 from mesocosm.images.progress import Phase, Progress, Report, silent
 from mesocosm.images.staging import discard, sweep
 from mesocosm.images.stores.base import Fetch
-from mesocosm.images.transfer import POLL, in_thread
+from mesocosm.images.transfer import POLL, in_thread, settle
 
 VERSION: Final = 1
 
@@ -138,6 +138,7 @@ class LayerStore:
 
         async with self._making(diff_id, form) as staging:
             if self.has(diff_id, form):
+                await in_thread(settle, self._blobs, descriptor)
                 _report_present(descriptor, report)
                 return
             subject = str(diff_id)

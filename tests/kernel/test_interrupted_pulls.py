@@ -1,0 +1,102 @@
+"""What an interrupted pull leaves, and who goes on with it (Q-16; GAP-24)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from crash import invariants
+from malicious_registry import MaliciousRegistry, truncate
+from mesocosm.errors import MesocosmError
+from mesocosm.images.digest import Digest
+from mesocosm.images.registry import client
+from mesocosm.images.registry.limits import Limits
+from provisions import image_of, opened
+from registry_fixtures import sha256
+from tarballs import file
+
+IMAGE = image_of([[file(b"data", os.urandom(300_000))]])
+LAYER = Digest.parse(sha256(IMAGE.layers[0]))
+HASTY = Limits(attempts=1, backoff=0.001, backoff_cap=0.01)
+
+
+async def interrupted(registry: MaliciousRegistry, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A pull whose layer comes to two thirds at most; answers the file that has them."""
+    registry.add(IMAGE, "a/b", "latest")
+    registry.always(f"/blobs/{LAYER}", truncate(200_000))
+    monkeypatch.setattr(client, "Limits", lambda: HASTY)
+    async with opened(folder) as provisioner:
+        with pytest.raises(MesocosmError):
+            await provisioner.pull(f"{registry.host}/a/b")
+    registry.honest()
+    monkeypatch.undo()
+    partial = folder / f"state/images/ingest/sha256-{LAYER.hex}"
+    assert 0 < partial.stat().st_size <= 200_000
+    return partial
+
+
+async def test_what_other_commands_do_meanwhile_takes_nothing_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command recovers first; for a day that leaves the download to the pull that goes on with it."""
+    async with MaliciousRegistry() as registry:
+        partial = await interrupted(registry, tmp_path, monkeypatch)
+        come, spool = partial.stat().st_size, partial.with_name("spool-1")
+        spool.write_bytes(b"what nobody goes on with")
+        async with opened(tmp_path) as provisioner:
+            await provisioner.recover(set())
+            await provisioner.prune()
+            assert partial.exists() and not spool.exists()
+            registry.seen.clear()
+            assert (await provisioner.pull(f"{registry.host}/a/b")).complete
+        [asked] = [seen for seen in registry.seen if str(LAYER) in seen.path]
+        assert asked.headers["range"] == f"bytes={come}-"
+
+
+@pytest.mark.parametrize("way", ["recover", "prune"])
+async def test_after_a_day_nobody_goes_on_with_it(
+    way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with MaliciousRegistry() as registry:
+        partial = await interrupted(registry, tmp_path, monkeypatch)
+        invariants.let_a_day_pass(tmp_path / "state/images")
+        async with opened(tmp_path) as provisioner:
+            await (provisioner.recover(set()) if way == "recover" else provisioner.prune())
+        assert not partial.exists()
+
+
+def _whole(data: bytes) -> bytes:
+    return data
+
+
+def _flipped(data: bytes) -> bytes:
+    return bytes([data[0] ^ 1]) + data[1:]
+
+
+def _shorter(data: bytes) -> bytes:
+    return data[:-1]
+
+
+@pytest.mark.parametrize("change", [_whole, _flipped, _shorter])
+async def test_a_layer_that_came_before_its_blob_did(
+    change: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    """A crash between the two: the blob is published when it is whole, nothing is asked for, nothing left."""
+    async with MaliciousRegistry() as registry, opened(tmp_path) as provisioner:
+        registry.add(IMAGE, "a/b", "latest")
+        registry.add(IMAGE, "a/c", "latest")
+        await provisioner.pull(f"{registry.host}/a/b")
+        blobs = provisioner.store.blobs
+        data = blobs.read(LAYER, limit=1 << 20)
+        blobs.delete(LAYER)
+        partial = tmp_path / f"state/images/ingest/sha256-{LAYER.hex}"
+        partial.write_bytes(change(data))
+        registry.seen.clear()
+        assert (await provisioner.pull(f"{registry.host}/a/c")).complete
+        assert not registry.paths(str(LAYER))
+        assert not partial.exists()
+        assert blobs.has(LAYER) == (change is _whole)
+        assert invariants.broken(tmp_path / "state/images") == []
