@@ -5,7 +5,8 @@
     watch(work, at=17, act=Fail(errno.EIO))       # the 17th fails; with ``on=True`` all later ones too
 
 ``work`` runs in a child forked from here, so nothing is imported anew; this process must have one thread.
-All threads of the child are followed, in one common count.  Writes to sockets, pipes and event files change
+All threads of the child, and all processes it starts, are followed to their ends, in one common count; it is
+the child that is killed.  Writes to sockets, pipes and event files change
 nothing that lasts and do not count.  x86-64 only: the registers are.
 """
 
@@ -89,14 +90,18 @@ class _Watch:
     def __init__(self, child: int, at: int, act: Kill | Fail | None) -> None:
         self._child, self._at, self._act = child, at, act
         self._calls: list[Call] = []
-        self._counted = 0
+        self._ended = 0
 
     def run(self) -> Watched:
+        """Until the child has ended, and whoever it started: without us their calls would have no effect."""
         while True:
-            pid, status = os.waitpid(-1, _WALL)
+            try:
+                pid, status = os.waitpid(-1, _WALL)
+            except ChildProcessError:
+                return Watched(self._calls, self._ended)
             if not os.WIFSTOPPED(status):
                 if pid == self._child:
-                    return Watched(self._calls, status)
+                    self._ended = status
                 continue
             event, stopped = status >> 16, os.WSTOPSIG(status)
             if event == _EVENT_SECCOMP:
