@@ -21,7 +21,9 @@ the frontend's fault table.  ``code`` is stable and meant for programs; the text
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
 
 
 class MesocosmError(Exception):
@@ -40,6 +42,11 @@ class MesocosmError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def require_name(self, name: str) -> None:
+        """Have the message begin with ``name`` unless it has it already, as a word of its own."""
+        if not re.search(rf"(?<![\w./@-]){re.escape(name)}(?![\w/@-]|[.:]\w)", self.message):
+            self.message = f"{name}: {self.message}"
 
 
 class InvalidConfig(MesocosmError):
@@ -141,3 +148,13 @@ class CleanupError(MesocosmError):
     def __init__(self, message: str, failures: Sequence[str], *, hint: str | None = None) -> None:
         super().__init__(f"{message}: {'; '.join(failures)}", hint=hint)
         self.failures = tuple(failures)
+
+
+@contextlib.contextmanager
+def about(name: str) -> Iterator[None]:
+    """Have every error raised within say that it is about ``name``: one of several things asked for."""
+    try:
+        yield
+    except MesocosmError as error:
+        error.require_name(name)
+        raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -213,3 +214,37 @@ def test_an_interrupt_at_any_time(words: str, mesocosm: CommandLine, here: Path)
         assert left(mesocosm, here) == []
     assert statuses - {0}
     assert "sound" in mesocosm("image", "verify").accepted()
+
+
+def test_where_several_images_are_named_a_failure_says_which(mesocosm: CommandLine, here: Path) -> None:
+    """The registry does not answer, so nothing in the failure's own words tells one image from the other."""
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        registry = f"127.0.0.1:{closed.getsockname()[1]}"
+        far = [f"{registry}/a:1", f"{registry}/b:1"]
+        for words in (["pull", "-q"], ["image", "rm", "--remote"]):
+            done = mesocosm(*words, far[0], far[1])
+            lines = done.err.splitlines()
+            assert done.status == 1 and len(lines) == 2, done.err
+            for image, line in zip(far, lines, strict=True):
+                assert line.startswith(f"mesocosm: {image}: registry {registry}"), line
+        mesocosm("push", "-q", NAME, far[0]).refused(f"^mesocosm: {far[0]}: registry {registry}")
+    for words in (
+        ["save", "-o", "out.tar", NAME, "gone:1"],
+        ["image", "inspect", NAME, "gone:1"],
+        ["image", "verify", "-q", "--check-only", NAME, "gone:1"],
+        ["image", "pin", "gone:1"],
+        ["tag", "gone:1", "x:1"],
+    ):
+        assert mesocosm(*words, cwd=here).refused().count("gone:1 is not on this host") == 1
+    mesocosm("image", "inspect", "--platform", "x/y/z/!", NAME).refused(f"^mesocosm: {NAME}: ")
+
+
+def test_a_failure_in_an_archive_says_which_of_its_images(mesocosm: CommandLine, tmp_path: Path) -> None:
+    one = image_of([[file(b"a", os.urandom(300_000))]])
+    layout = write_layout(one, tmp_path / "layout", NAME)
+    blob = max((layout / "blobs/sha256").iterdir(), key=lambda path: path.stat().st_size)
+    blob.write_bytes(blob.read_bytes()[::-1])
+    tar = tmp_path / "damaged.tar"
+    subprocess.run(["tar", "-C", layout, "-cf", tar, "."], check=True)
+    mesocosm("load", "-q", "-i", tar).refused(f"^mesocosm: {NAME}: .*{blob.name}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from mesocosm.errors import InvalidConfig
+from mesocosm.errors import InvalidConfig, about
 from mesocosm.images.attaching import attach_pulled
 from mesocosm.images.backends.base import Backend
 from mesocosm.images.image import Image, ImageRecord
@@ -131,7 +131,8 @@ class Exchange(Parts):
         exports = []
         for text in texts:
             report = progress or self._report
-            reference, listed = await self._outgoing.listed(text, platform, report, referrers=referrers)
+            with about(text):
+                reference, listed = await self._outgoing.listed(text, platform, report, referrers=referrers)
             exports.append(Export(listed, names_for([reference] if reference else [])))
         if form == "docker-archive":
             from mesocosm.images.export_docker import save_docker

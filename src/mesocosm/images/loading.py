@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from mesocosm.errors import InvalidConfig, Unsupported
+from mesocosm.errors import InvalidConfig, Unsupported, about
 from mesocosm.images import mediatypes
 from mesocosm.images.archive import Archive
 from mesocosm.images.attaching import attach, attach_entries
@@ -63,8 +63,9 @@ async def load(
     async with arrived(store, source, plain=True) as path:
         async for found in images_in(path, families, platform):
             loaded.append(msgspec.structs.replace(found, source=origin))
-            images.append(await keep(loaded[-1]))
-            await keep_blobs(store, found, report)
+            with about(found.names[0].familiar if found.names else str(found.manifest.digest)):
+                images.append(await keep(loaded[-1]))
+                await keep_blobs(store, found, report)
         await _attach(store, families, path, loaded, report)
     return images
 

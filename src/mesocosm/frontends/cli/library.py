@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mesocosm import durable
-from mesocosm.errors import MesocosmError
+from mesocosm.errors import MesocosmError, about
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous, paths_of
 from mesocosm.images.progress import Report, silent
@@ -46,7 +46,8 @@ async def each_image(names: Iterable[str], act: Callable[[str], Awaitable[str | 
     status = 0
     for name in names:
         try:
-            line = await act(name)
+            with about(name):
+                line = await act(name)
         except MesocosmError as error:
             click.echo(f"mesocosm: {error}", err=True)
             status = 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from mesocosm.errors import about
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.encoding import show_json
@@ -25,13 +26,17 @@ async def command(
     """Show everything known of IMAGES, as a JSON list in the shape that docker's inspect has."""
     template = None if form == "json" else Template(unescape(form))
     async with library(ctx) as store:
-        meant = [(image, one) for image in images for one in await each_platform(store, image, platform)]
-        if manifest or config:
-            for image, one in meant:
-                documents = await store.documents(image, platform=one)
-                click.echo(documents[0 if manifest else 1], nl=False)
-            return
-        found = [await store.describe(image, platform=one) for image, one in meant]
+        found = []
+        for image in images:
+            with about(image):
+                for one in await each_platform(store, image, platform):
+                    if manifest or config:
+                        documents = await store.documents(image, platform=one)
+                        click.echo(documents[0 if manifest else 1], nl=False)
+                    else:
+                        found.append(await store.describe(image, platform=one))
+    if manifest or config:
+        return
     if template is None:
         show_json(found)
         return

@@ -63,6 +63,7 @@ async def command(
                     status = 1
                     if form == "json":
                         tell_failure(image, error)
+                    error.require_name(image)
                     click.echo(f"mesocosm: {error}", err=True)
                 else:
                     for one in found:

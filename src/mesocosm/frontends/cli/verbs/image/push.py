@@ -46,6 +46,7 @@ async def command(
             except MesocosmError as error:
                 if form == "json":
                     tell_failure(image, error)
+                error.require_name(target or image)
                 raise
     if form == "json":
         tell("pushed", image, digest=digest, target=target or image)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from mesocosm.errors import about
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.library import library
@@ -21,4 +22,5 @@ async def command(ctx: click.Context, platform: str | None, image: str, name: st
     With --platform all it does so on every platform for which IMAGE is here.
     """
     async with library(ctx) as store:
-        await store.tag(image, name, platform=platform)
+        with about(image):
+            await store.tag(image, name, platform=platform)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from mesocosm.errors import MesocosmError
+from mesocosm.errors import MesocosmError, about
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.encoding import show_json
@@ -60,8 +60,11 @@ async def command(
     with progress(quiet=quiet) as told:
         async with library(ctx, told) as store:
             names = images or tuple(image.digest for image in await store.images())
-            meant = [(name, one) for name in names for one in await each_platform(store, name, platform)]
-            found = [await _examine(store, name, one, told, repair=not check_only) for name, one in meant]
+            found = []
+            for name in names:
+                with about(name):
+                    for each in await each_platform(store, name, platform):
+                        found.append(await _examine(store, name, each, told, repair=not check_only))
     if form == "json":
         show_json(found)
     else:
