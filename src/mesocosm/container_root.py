@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,10 +11,13 @@ import msgspec
 
 from mesocosm import durable
 from mesocosm.engine import Engine
-from mesocosm.errors import InvalidConfig, Unsupported, WrongState
+from mesocosm.errors import InvalidConfig, WrongState
 from mesocosm.images import root_changes
+from mesocosm.images.backends.copy import COPY
+from mesocosm.images.copy_diff import CopyDiff
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.layered import Layered
+from mesocosm.images.root_diff import RootDiff
 from mesocosm.lifecycle import State
 from mesocosm.model import ContainerID
 from mesocosm.model.idmap import IDMap
@@ -29,10 +33,10 @@ class ContainerRoot(msgspec.Struct, frozen=True, kw_only=True):
     """The root of one container.
 
     ``image``, asked for as ``reference``, is what it was made of, by ``backend`` (None: the host's best).
-    ``directories`` are those that the root is laid together of, top first; ``changed`` tells that the topmost
-    has the changes, and nothing else.  ``mounts`` are paths in it that something lies on, ``owners`` the
-    mapping of what was written to it.  ``lives`` until the container ends; else it was kept
-    (``--root-changes``).
+    ``directories`` are those that the root is laid together of, top first; the topmost has the changes, and
+    nothing else, unless the root is a copy of ``copied``, the directories of the image's layers.  ``mounts``
+    are paths in it that something lies on, ``owners`` the mapping of what was written to it.  ``lives`` until
+    the container ends; else it was kept (``--root-changes``).
     """
 
     container: ContainerID
@@ -40,7 +44,7 @@ class ContainerRoot(msgspec.Struct, frozen=True, kw_only=True):
     reference: str
     backend: str | None
     directories: tuple[Path, ...]
-    changed: bool
+    copied: tuple[Path, ...] | None
     mounts: tuple[str, ...]
     owners: IDMap | None
     lives: bool
@@ -55,13 +59,16 @@ class ContainerRoot(msgspec.Struct, frozen=True, kw_only=True):
                 raise _gone(self.container) from error
             yield root
 
-    def require_changes(self) -> None:
-        """Raise Unsupported for a root that keeps its changes no otherwise than mixed with all else."""
-        if not self.changed:
-            raise Unsupported(
-                f"the root of container {self.container} is a copy: changes cannot be told from the image",
-                hint="mesocosm export it, and import that",
-            )
+    @contextlib.contextmanager
+    def compared(self, stopped: threading.Event) -> Iterator[RootDiff]:
+        """What differs from the image, to be read; blocking.  Raises what `opened` does."""
+        with self.opened() as root:
+            mounts = {root.resolve(target) for target in self.mounts}
+            if self.copied is None:
+                yield RootDiff(root, mounts, stopped)
+                return
+            with Layered.open((*self.directories, *self.copied), self.owners) as beside:
+                yield CopyDiff(beside, mounts, stopped)
 
 
 @contextlib.asynccontextmanager
@@ -78,16 +85,16 @@ async def root_of(engine: Engine, container: ContainerID) -> AsyncIterator[Conta
         step = _root_step(plan) if lives else await _kept(engine, record, image)
         if step is None:
             raise _gone(container)
-        upper = engine.where(container).scratch / "upper"
-        directories, changed = _directories(step, upper)
+        scratch = engine.where(container).scratch
+        copied = await engine.provisioner.trees(image) if _is_copy(step, scratch) else None
         told = record.status.image
         yield ContainerRoot(
             container=container,
             image=image,
             reference=told.reference if told and told.digest == digest else digest,
             backend=record.config.backend,
-            directories=directories,
-            changed=changed,
+            directories=_directories(step),
+            copied=copied,
             mounts=_mounts(record, plan),
             owners=_owners(step, record.config.idmap),
             lives=lives,
@@ -166,12 +173,16 @@ def _owners(step: RootStep, idmap: IDMap | None) -> IDMap | None:
     return None if isinstance(step, BindRoot) and step.idmap is not None else idmap
 
 
-def _directories(step: RootStep, upper: Path) -> tuple[tuple[Path, ...], bool]:
+def _is_copy(step: RootStep, scratch: Path) -> bool:
+    """Whether the root is the container's own, and not for want of layers (stacking.py)."""
+    return isinstance(step, BindRoot) and Path(step.source) == scratch / COPY
+
+
+def _directories(step: RootStep) -> tuple[Path, ...]:
     if isinstance(step, OverlayRoot):
-        changes = (Path(step.upper),) if step.upper else ()
-        return (*changes, *map(Path, step.layers)), bool(changes)
+        return tuple(map(Path, (*filter(None, (step.upper,)), *step.layers)))
     if isinstance(step, BindRoot):
-        return (Path(step.source),), Path(step.source) == upper
+        return (Path(step.source),)
     raise InvalidConfig("the host's own root is no image of layers", hint="give an image")
 
 

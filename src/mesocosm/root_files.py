@@ -53,8 +53,7 @@ class RootFiles:
         async with root_of(self._engine, container) as root:
             if self._engine.records.load(container).config.read_only:
                 return []
-            root.require_changes()
-            return await in_thread(_changes, root)
+            return await _stoppable(lambda stopped: _changes(root, stopped))
 
     async def export(self, container: ContainerID, target: int, *, pause: bool = False) -> tuple[str, ...]:
         """Write its whole root to an open file as an uncompressed tar, without what is mounted in it.
@@ -99,7 +98,6 @@ class RootFiles:
         if self._engine.records.load(container).config.read_only:
             raise InvalidConfig(f"the root of container {container} is read-only: there is nothing to commit")
         async with root_of(self._engine, container) as root:
-            root.require_changes()
 
             async def layer(spool: Spool) -> Packed:
                 return await self._pack(root, request, spool, pause)
@@ -113,8 +111,8 @@ class RootFiles:
         from mesocosm.images.committing import pack
 
         def packed(stopped: threading.Event) -> Packed:
-            with root.opened() as layers:
-                return pack(layers, root.mounts, spool, request.compression, stopped)
+            with root.compared(stopped) as diff:
+                return pack(diff, spool, request.compression, stopped)
 
         async with self._engine.locked(root.container):
             require_still_there(self._engine, root)
@@ -138,15 +136,9 @@ class RootFiles:
             yield
 
 
-def _changes(root: ContainerRoot) -> list[RootChange]:
-    from mesocosm.images.root_diff import RootDiff
-
-    with root.opened() as layers:
-        mounts = {layers.resolve(target) for target in root.mounts}
-        return [
-            RootChange(path="/" + os.fsdecode(one.entry.path), kind=one.kind)
-            for one in RootDiff(layers, mounts).walk()
-        ]
+def _changes(root: ContainerRoot, stopped: threading.Event) -> list[RootChange]:
+    with root.compared(stopped) as diff:
+        return [RootChange(path="/" + os.fsdecode(one.entry.path), kind=one.kind) for one in diff.walk()]
 
 
 def _export(root: ContainerRoot, target: int, stopped: threading.Event) -> tuple[str, ...]:

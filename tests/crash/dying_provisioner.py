@@ -18,6 +18,7 @@ from mesocosm import trace
 from mesocosm.images.committing import CommitRequest, Packed, pack
 from mesocosm.images.layered import Layered
 from mesocosm.images.provisioner import Provisioner
+from mesocosm.images.root_diff import RootDiff
 from mesocosm.images.spool import Spool
 from mesocosm.images.transfer import in_thread
 from mesocosm.model import ContainerID
@@ -59,7 +60,7 @@ async def commit(provisioner: Provisioner, image: str, upper: Path, backend: str
 
     async def layer(spool: Spool) -> Packed:
         with Layered.open((upper,)) as root:
-            return pack(root, (), spool, "gzip", threading.Event())
+            return pack(RootDiff(root, ()), spool, "gzip", threading.Event())
 
     async with provisioner.leased((await provisioner.inspect(image)).digest) as base:
         request = CommitRequest(created=1_600_000_000)

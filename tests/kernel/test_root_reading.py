@@ -10,8 +10,8 @@ import stat
 import struct
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,14 +21,16 @@ from attacks.commandline import exchanging
 from fixtures.command import run
 from mesocosm.errors import Denied, Exhausted, InvalidConfig, MesocosmError, Unsupported
 from mesocosm.images.committing import CommitRequest, Packed, pack
+from mesocosm.images.copy_diff import CopyDiff
 from mesocosm.images.layered import Layered
 from mesocosm.images.provisioner import Provisioner
 from mesocosm.images.root_diff import RootDiff
-from mesocosm.images.root_tar import RootTar, Stopped
+from mesocosm.images.root_tar import RootTar
 from mesocosm.images.spool import Spool
+from mesocosm.images.stopping import Stopped
 from mesocosm.linux import mounts
 from mesocosm.model.idmap import parse_idmap
-from mesocosm.plan.operations import OverlayRoot
+from mesocosm.plan.operations import BindRoot, OverlayRoot
 from provisions import image_of, new_id, opened, shown
 from registry_fixtures import write_layout
 from tarballs import directory, file, hardlink, symlink
@@ -59,10 +61,27 @@ MOUNTS = ("/proc", "/etc/hosts", "/data/deep", "/var/run/socket")
 
 
 class Made(NamedTuple):
-    """A container's root: where it is mounted, and the directories it is laid together of."""
+    """A container's root: where it is mounted, and the directories it is laid together of, or those that it
+    was copied from."""
 
     seen: Path
     directories: tuple[Path, ...]
+    copied: tuple[Path, ...] | None = None
+
+    @contextmanager
+    def compared(self, *names: str) -> Iterator[RootDiff]:
+        with Layered.open(self.directories) as root:
+            mounts = {root.resolve(name) for name in names}
+            if self.copied is None:
+                yield RootDiff(root, mounts)
+                return
+            with Layered.open((*self.directories, *self.copied)) as beside:
+                yield CopyDiff(beside, mounts)
+
+    def told(self, *names: str) -> dict[str, str]:
+        """What has changed, by path."""
+        with self.compared(*names) as diff:
+            return {os.fsdecode(one.entry.path): one.kind for one in diff.walk()}
 
 
 @contextmanager
@@ -70,6 +89,21 @@ def rooted(step: object, where: Path) -> Iterator[Made]:
     assert isinstance(step, OverlayRoot) and step.upper is not None
     with shown(step, where) as seen:
         yield Made(seen, (Path(step.upper), *map(Path, step.layers)))
+
+
+@asynccontextmanager
+async def provisioned(
+    provisioner: Provisioner, image: str, where: Path, backend: str | None = None
+) -> AsyncIterator[Made]:
+    """A container's root of an image, by any backend that takes changes."""
+    step = (await provisioner.provision(new_id(), image, backend=backend, scratch=where)).root
+    if not isinstance(step, BindRoot):
+        with rooted(step, Path(f"{where}-root")) as made:
+            yield made
+        return
+    async with provisioner.leased((await provisioner.inspect(image)).digest) as record:
+        root = Path(step.source)
+        yield Made(root, (root,), await provisioner.trees(record))
 
 
 @pytest.fixture
@@ -117,8 +151,8 @@ def mount_points(seen: Path) -> None:
 
 def layer_writer(made: Made, request: CommitRequest, names: tuple[str, ...]) -> Callable[[Spool], object]:
     async def write(spool: Spool) -> Packed:
-        with Layered.open(made.directories) as root:
-            return pack(root, names, spool, request.compression, threading.Event())
+        with made.compared(*names) as diff:
+            return pack(diff, spool, request.compression, threading.Event())
 
     return write
 
@@ -146,30 +180,20 @@ def archive(directories: tuple[Path, ...], **options: object) -> tuple[bytes, li
     return out.getvalue(), writer.left_out
 
 
-def told(directories: tuple[Path, ...], *names: str) -> dict[str, str]:
-    """What has changed, by path."""
-    with Layered.open(directories) as root:
-        found = RootDiff(root, {root.resolve(name) for name in names}).walk()
-        return {os.fsdecode(one.entry.path): one.kind for one in found}
-
-
-@pytest.mark.parametrize("backend", ["erofs", "overlay"])
+@pytest.mark.parametrize("backend", ["erofs", "overlay", "copy"])
 @pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
 async def test_a_committed_image_is_the_root_it_was_made_of(
     backend: str, compression: str, image: str, tmp_path: Path
 ) -> None:
     async with opened(tmp_path) as provisioner:
-        first, second = new_id(), new_id()
-        root = (await provisioner.provision(first, image, backend=backend, scratch=tmp_path / "one")).root
-        with rooted(root, tmp_path / "r1") as made:
+        async with provisioned(provisioner, image, tmp_path / "one", backend) as made:
             change(made.seen)
             os.removexattr(made.seen / "new", "trusted.note")
             wanted = snapshot(made.seen)
             digest, left_out = await commit(provisioner, image, made, compression=compression)
             again, _ = await commit(provisioner, image, made, compression=compression)
         assert left_out == () and again == digest
-        root = (await provisioner.provision(second, digest, backend=backend, scratch=tmp_path / "two")).root
-        with rooted(root, tmp_path / "r2") as made:
+        async with provisioned(provisioner, digest, tmp_path / "two", backend) as made:
             found = snapshot(made.seen)
         for one in (wanted, found):
             one.pop(b".")
@@ -220,13 +244,15 @@ async def test_a_commit_makes_a_deep_image_of_one_that_is_not_yet(tmp_path: Path
             assert len(wanted) == 33
 
 
-async def test_changes_are_told_without_our_own_mount_points(image: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["erofs", "copy"])
+async def test_changes_are_told_without_our_own_mount_points(
+    backend: str, image: str, tmp_path: Path
+) -> None:
     async with opened(tmp_path) as provisioner:
-        root = (await provisioner.provision(new_id(), image, scratch=tmp_path / "one")).root
-        with rooted(root, tmp_path / "r1") as made:
+        async with provisioned(provisioner, image, tmp_path / "one", backend) as made:
             mount_points(made.seen)
-            assert told(made.directories, *MOUNTS) == {}
-            assert set(told(made.directories)) == {"data", "data/deep", "proc", "run", "run/socket"}
+            assert made.told(*MOUNTS) == {}
+            assert set(made.told()) == {"data", "data/deep", "proc", "run", "run/socket"}
             digest, _ = await commit(provisioner, image, made, *MOUNTS)
             assert len((await provisioner.inspect(digest)).layers) == 2, "nothing changed: no layer"
             assert (await provisioner.history(digest))[0].created_by == "mesocosm commit"
@@ -237,7 +263,7 @@ async def test_changes_are_told_without_our_own_mount_points(image: str, tmp_pat
             shutil.rmtree(made.seen / "again")
             (made.seen / "again").mkdir()
             made.seen.chmod(0o711)
-            assert told(made.directories, *MOUNTS) == {
+            assert made.told(*MOUNTS) == {
                 "": "changed",
                 "again": "changed",
                 "again/old": "removed",
@@ -261,6 +287,57 @@ async def test_changes_are_told_without_our_own_mount_points(image: str, tmp_pat
             "/data/deep/own": "added",
             "/etc": "changed",
         }
+
+
+async def test_a_copy_tells_every_way_to_differ_from_its_image(image: str, tmp_path: Path) -> None:
+    """Also where size and time are as they were: nobody wrote down what was copied."""
+    async with opened(tmp_path) as provisioner:
+        async with provisioned(provisioner, image, tmp_path / "one", "copy") as made:
+            assert made.told() == {}
+            root = made.seen
+            kept = {path: path.lstat().st_mtime_ns for path in (root, *root.rglob("*"))}
+            (root / "big").write_bytes(b"x" * 69_999 + b"y")
+            (root / "a").chmod(0o600)
+            os.chown(root / "d/one", 12, 34)
+            os.setxattr(root / "d/in/two", "user.note", b"new")
+            (root / "var/run").unlink()
+            (root / "var/run").symlink_to("/nun")
+            (root / "file-or-dir").unlink()
+            (root / "file-or-dir").mkdir()
+            shutil.rmtree(root / "again")
+            (root / "again").write_text("a file")
+            (root / "gone/file").unlink()
+            for path, time in reversed(kept.items()):
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    os.utime(path, ns=(time, time), follow_symlinks=False)
+            os.utime(root / "etc/motd", ns=(1, 1))
+            assert made.told() == {
+                **dict.fromkeys(("a", "b", "big", "d", "d/in", "d/in/two", "d/one"), "changed"),
+                **dict.fromkeys(("etc", "etc/motd", "file-or-dir", "again", "gone"), "changed"),
+                **{"gone/file": "removed", "var": "changed", "var/run": "changed"},
+            }
+            wanted = snapshot(root)
+            digest, _ = await commit(provisioner, image, made)
+        async with provisioned(provisioner, digest, tmp_path / "two", "copy") as made:
+            assert snapshot(made.seen) == wanted
+
+
+async def test_a_copy_is_compared_hole_by_hole(tmp_path: Path) -> None:
+    holes = image_of([[file(b"f", bytes(8 << 20)), file(b"same", bytes(8 << 20))]])
+    image = f"oci:{write_layout(holes, tmp_path / 'layout')}"
+    async with (
+        opened(tmp_path) as provisioner,
+        provisioned(provisioner, image, tmp_path / "one", "copy") as made,
+    ):
+        for name in ("f", "same"):
+            time = (made.seen / name).stat().st_mtime_ns
+            with (made.seen / name).open("r+b") as changed:
+                changed.truncate(0)
+                changed.truncate(8 << 20)
+                changed.seek(5 << 20)
+                changed.write(b"!" if name == "f" else b"\0")
+            os.utime(made.seen / name, ns=(time, time))
+        assert made.told() == {"f": "changed"}
 
 
 async def test_what_an_image_says_is_changed_as_asked(image: str, tmp_path: Path) -> None:
@@ -405,7 +482,7 @@ async def test_what_no_layer_holds_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(Exhausted, match="too long or too deep"):
         archive((upper,))
     with pytest.raises(Exhausted, match="too long or too deep"):
-        told((upper,))
+        Made(upper, (upper,)).told()
     run("rm", "-r", upper)  # deeper than pytest can go
 
 
@@ -431,7 +508,7 @@ def test_what_is_swapped_while_it_is_read_leads_nowhere(other: str, tmp_path: Pa
             with tarfile.open(fileobj=io.BytesIO(data)) as read:
                 names = read.getnames()
             assert len(names) == len(set(names))
-            told((upper,))
+            Made(upper, (upper,)).told()
 
 
 def test_a_file_that_shrinks_or_goes_does_not_break_the_archive(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
@@ -25,7 +25,6 @@ from mesocosm.images.documents import LAYER_LIMIT, Descriptor, Manifest
 from mesocosm.images.image import Image, ImageRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.known import found_here
-from mesocosm.images.layered import Layered
 from mesocosm.images.naming import new_name
 from mesocosm.images.reference import Reference
 from mesocosm.images.root_diff import RootDiff
@@ -105,13 +104,10 @@ def drafted(store: ImageStore, image: ImageRecord, request: CommitRequest) -> Dr
     return Draft(below, config)
 
 
-def pack(
-    root: Layered, mounts: Collection[str], spool: Spool, kind: Written, stopped: threading.Event
-) -> Packed:
-    """Write what a root's uppermost directory has into the spool, as a layer; blocking.
+def pack(diff: RootDiff, spool: Spool, kind: Written, stopped: threading.Event) -> Packed:
+    """Write what was changed in a root into the spool, as a layer; blocking.
 
-    ``mounts`` are paths in the container that something was mounted on: what is there for that alone is left
-    out.  Raises what `RootDiff.walk` and `RootTar.add` do.
+    Raises what `RootDiff.walk` and `RootTar.add` do.
     """
     packed = compressor(kind)
     tar, blob, size = hashlib.sha256(), hashlib.sha256(), 0
@@ -126,8 +122,8 @@ def pack(
         tar.update(data)
         keep(packed.compress(data))
 
-    writer = RootTar(root, put, whiteouts=True, stopped=stopped)
-    for one in RootDiff(root, {root.resolve(target) for target in mounts}).walk():
+    writer = RootTar(diff.root, put, whiteouts=True, stopped=stopped)
+    for one in diff.walk():
         if one.kind != "removed":
             writer.add(one.entry)
         elif not one.hidden:

@@ -36,7 +36,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def differences(store: ImageStore, old: ImageRecord, new: ImageRecord, form: Form) -> list[Change]:
-    """Return every difference between two images whose layers are there in ``form``, by path; blocking."""
+    """Return every difference between two images whose layers are there, by path; blocking."""
     with reading(store, old, form) as before, reading(store, new, form) as after:
         return list(compare(before, after))
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from mesocosm.errors import NotFound
+from mesocosm.images.digest import Digest
 from mesocosm.images.erofs.reader import ErofsImage
 from mesocosm.images.erofs.ready import is_ready
 from mesocosm.images.image import ImageRecord
@@ -157,14 +158,20 @@ def _is_ours(name: str) -> bool:
     return name.startswith("trusted.overlay.")
 
 
+def _form(store: ImageStore, diff_id: Digest, preferred: Form) -> Form:
+    for form in (preferred, Form.EROFS, Form.TREE):
+        if store.layers.has(diff_id, form):
+            return form
+    raise NotFound(f"layer {diff_id} is not on this host", hint="pull the image again")
+
+
 @contextlib.contextmanager
-def reading(store: ImageStore, image: ImageRecord, form: Form) -> Iterator[Contents]:
-    """The contents of an image whose layers are there in ``form``; blocking.  Raises NotFound, Corrupt."""
+def reading(store: ImageStore, image: ImageRecord, preferred: Form) -> Iterator[Contents]:
+    """The contents of an image whose layers are there in whatever form; blocking.  NotFound, Corrupt."""
     with contextlib.ExitStack() as stack:
         layers: dict[str, LayerReader] = {}
         for diff_id in image.diff_ids:
-            if not store.layers.has(diff_id, form):
-                raise NotFound(f"layer {diff_id} is not on this host", hint="pull the image again")
+            form = _form(store, diff_id, preferred)
             content = store.layers.content(diff_id, form)
             if form is Form.EROFS and is_ready(store.layers.record(diff_id, form)):
                 root = stack.enter_context(closing([mount_image((content,))]))[0]

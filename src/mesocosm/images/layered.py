@@ -187,7 +187,7 @@ class Layered:
             entry = self.find(places, part, path) if places else None
             if entry is not None and stat.S_ISLNK(entry.status.st_mode) and hops < _HOPS:
                 hops += 1
-                link = self._link(entry)
+                link = self.link(entry)
                 if link.startswith(b"/"):
                     del done[1:]
                 todo += reversed(link.split(b"/"))
@@ -210,7 +210,8 @@ class Layered:
                 raise
             raise FileNotFoundError(errno.ENOENT, "a link has taken its place", error.filename) from error
 
-    def _link(self, entry: Entry) -> bytes:
+    def link(self, entry: Entry) -> bytes:
+        """What a symbolic link says; nothing when it has gone."""
         with contextlib.suppress(OSError), self.held(entry.places[0]) as fd:
             return os.readlink(b"", dir_fd=fd)
         return b""

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mesocosm import trace
-from mesocosm.errors import Corrupt, InvalidConfig, NotFound
+from mesocosm.errors import Corrupt, InvalidConfig
 from mesocosm.images import automatic, root_changes
 from mesocosm.images.backends import backend_class
 from mesocosm.images.backends.base import Backend
@@ -38,7 +38,7 @@ from mesocosm.images.platform import Platform, host_platform, platform_of
 from mesocosm.images.progress import Report, silent
 from mesocosm.images.rebuild import rebuild
 from mesocosm.images.reference import Reference
-from mesocosm.images.roots import require_keeping
+from mesocosm.images.roots import missing_layers, require_keeping
 from mesocosm.images.stacking import prepare
 from mesocosm.images.store_faults import store_faults
 from mesocosm.images.stores.base import StoreContext
@@ -206,10 +206,17 @@ class Provisioner(Library):
         chosen: Backend = await in_thread(self._backends.get, backend)
         require_keeping(chosen)
         if not await in_thread(self.store.complete, image, chosen.form):
-            raise NotFound(f"layers of image {image.digest} are not on this host", hint="pull it again")
+            raise missing_layers(image)
         wish = Wish(place, read_only=False, changes=None, idmap=idmap)
         step: RootStep = await in_thread(self._roots.prepare, image, chosen, wish)
         return step
+
+    async def trees(self, image: ImageRecord) -> tuple[Path, ...]:
+        """The directories that a copied root was made of, top first.  The image is leased; NotFound when
+        layers of it have gone.
+        """
+        found: tuple[Path, ...] = await in_thread(self._roots.trees, image)
+        return found
 
     async def release(self, container: ContainerID) -> None:
         """Let go of what the container held; idempotent.  ``scratch`` stays its caller's."""

@@ -14,6 +14,7 @@ from mesocosm.images.blobs import write_all
 from mesocosm.images.layered import GONE, Entry, Layered, refuse_foreign, spelt
 from mesocosm.images.layers.entries import OPAQUE_NAME, WHITEOUT_PREFIX
 from mesocosm.images.limits import DEFAULT_LIMITS, DevicePolicy
+from mesocosm.images.stopping import Stopped
 from mesocosm.images.tar.header import BLOCK, HARDLINK, Extents, TarEntry
 from mesocosm.images.tar.sparse import MAP_ENTRY
 from mesocosm.images.tar.writer import END, member
@@ -22,10 +23,6 @@ _PIECE: Final = 1 << 20
 _PATIENCE: Final = 100  # milliseconds between looks at whether anybody still wants the bytes
 _ANY: Final = 0  # the type byte, which its writer decides by the kind
 _GRAIN: Final = 4096  # bytes of the blocks that holes are made of
-
-
-class Stopped(Exception):
-    """Nobody wants the archive any more."""
 
 
 class RootTar:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 
-from mesocosm.errors import Unsupported
+from mesocosm.errors import NotFound, Unsupported
 from mesocosm.images.backends.base import Backend, StackedLayer
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
@@ -32,22 +34,28 @@ class Roots:
                 and not self._mounts.has(image.merge.hex)
             ):
                 self._store.merges.have(image)
-            stack = self._stacked(image, backend)
+            stack = self._stacked(image, backend.form)
             step = backend.root(stack, wish.place, read_only=wish.fixed(image), idmap=wish.idmap)
         return _kept(step, wish)
 
     def preview(self, image: ImageRecord, backend: Backend, wish: Wish) -> RootStep:
         """Say what `prepare` would, without changing anything."""
-        stack = self._stacked(image, backend)
+        stack = self._stacked(image, backend.form)
         step = backend.preview(stack, wish.place, read_only=wish.fixed(image), idmap=wish.idmap)
         return _kept(step, wish)
 
-    def _stacked(self, image: ImageRecord, backend: Backend) -> tuple[StackedLayer, ...]:
+    def trees(self, image: ImageRecord) -> tuple[Path, ...]:
+        """The directories that hold a leased image's layers, top first.  NotFound when some have gone."""
+        if not self._store.complete(image, Form.TREE):
+            raise missing_layers(image)
+        return tuple(one.content for one in self._stacked(image, Form.TREE))
+
+    def _stacked(self, image: ImageRecord, form: Form) -> tuple[StackedLayer, ...]:
         """The image's layers, top first; on top of them the look of directories they do not describe.
 
         A merge has it all in one.
         """
-        form, layers = backend.form, self._store.layers
+        layers = self._store.layers
         if image.merge is not None and form is Form.EROFS:
             content = layers.content(image.merge, Form.MERGED)
             files = self._store.merges.files(image)
@@ -57,6 +65,11 @@ class Roots:
         if image.looks:
             stack.insert(0, StackedLayer(image.chain_id.hex, self._store.looks(image), Form.TREE))
         return tuple(stack)
+
+
+def missing_layers(image: ImageRecord) -> NotFound:
+    """The error for an image that is not whole."""
+    return NotFound(f"layers of image {image.digest} are not on this host", hint="pull it again")
 
 
 def require_keeping(backend: Backend) -> None:

@@ -24,6 +24,8 @@ from mesocosm.model.idmap import IDMap
 from mesocosm.plan import RootStep
 from mesocosm.plan.operations import BindRoot
 
+COPY: Final = "root"
+"""The directory below a container's ``scratch``."""
 FICLONE: Final = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 OPAQUE: Final = "trusted.overlay.opaque"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -54,7 +56,7 @@ class CopyBackend(Backend):
         """
         owners = Owners(idmap)
         scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-        target = scratch / "root"
+        target = scratch / COPY
         if target.exists():
             _remove(scratch, target.name)
         target.mkdir(mode=0o755)
@@ -69,7 +71,7 @@ class CopyBackend(Backend):
     ) -> RootStep:
         """As `Backend.preview`.  A read-only root is made so after its mounts, as for every backend."""
         del layers, read_only, idmap
-        return BindRoot(source=str(scratch / "root"), read_only=False)
+        return BindRoot(source=str(scratch / COPY), read_only=False)
 
 
 def copy_layer(source: Path, target: Path, owners: Owners | None = None) -> None:
