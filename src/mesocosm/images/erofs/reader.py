@@ -1,7 +1,8 @@
 """Reads EROFS files of our own making: their trees, and small files in them, without mounting.
 
 For merging layers, for listing them, and for what has to be known before a container exists
-(``etc/passwd``).  Only what `erofs` writes is understood.  A file that does not hold together is Corrupt.
+(``etc/passwd``).  Only what `erofs` writes is understood.  A file that does not hold together is Corrupt, and
+nothing that it says makes us read, or keep, more than it has bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from mesocosm.images.erofs import format as fmt
 from mesocosm.images.erofs.metadata import IMPLIED_XATTR, OPAQUE_XATTR
 from mesocosm.images.layers.tree import LINK_HOPS, Node, new_node
 
+_BLOCK_BITS = range(9, 17)
 _MAX_META = 1 << 30
+_MAX_LINK = 4095
 _FORMATS = {fmt.FLAT_PLAIN, fmt.FLAT_INLINE, fmt.CHUNK_BASED}
 
 
@@ -30,6 +33,7 @@ class ErofsImage:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._size = os.fstat(self._fd).st_size
         self._window = b""
         self._window_start = 0
         try:
@@ -60,6 +64,8 @@ class ErofsImage:
         magic, checksum, _, self.block_bits, _, root, self.inodes, _, _, self.blocks, meta, _ = fields[:12]
         if magic != fmt.MAGIC:
             raise Corrupt(f"{self.path} is no EROFS image, or was never finished")
+        if self.block_bits not in _BLOCK_BITS:
+            raise Corrupt(f"{self.path}: blocks of 2^{self.block_bits} bytes are never written")
         self.uuid: bytes = fields[12]
         covered = 1 << self.block_bits
         covered -= fmt.SUPER_OFFSET if covered > fmt.SUPER_OFFSET else 0
@@ -88,9 +94,11 @@ class ErofsImage:
     def _node(self, nid: int, offset: int) -> Node:
         fields = fmt.INODE.unpack(self._read(offset, fmt.INODE_SIZE))
         layout = fields[0] >> 1
-        if not fields[0] & 1 or layout not in _FORMATS:
-            raise Corrupt(f"{self.path}: inode {nid} has a form that is never written")
         mode, size, union = fields[2], fields[4], fields[5]
+        if not fields[0] & 1 or layout not in _FORMATS or stat.S_IFMT(mode) not in fmt.FILE_TYPES:
+            raise Corrupt(f"{self.path}: inode {nid} has a form that is never written")
+        if (stat.S_ISLNK(mode) and size > _MAX_LINK) or (layout == fmt.CHUNK_BASED and not stat.S_ISREG(mode)):
+            raise Corrupt(f"{self.path}: inode {nid} has a size that is never written")
         xattr_size = fmt.xattr_size(fields[1])
         packed = self._read(offset + fmt.INODE_SIZE, xattr_size)
         xattrs = fmt.unpack_xattrs(packed) if packed else ()
@@ -124,7 +132,10 @@ class ErofsImage:
             entries = fmt.unpack_directory(self._content(node), 1 << self.block_bits)
         except (struct.error, ValueError) as error:
             raise Corrupt(f"{self.path}: directory {node.nid} is damaged") from error
-        return {name: nid for name, nid in entries if name not in (b".", b"..")}
+        children = {name: nid for name, nid in entries if name not in (b".", b"..")}
+        if any(not name or b"/" in name for name in children):
+            raise Corrupt(f"{self.path}: directory {node.nid} has names that are none")
+        return children
 
     # --- trees ----------------------------------------------------------------------------------------------
 
@@ -133,21 +144,29 @@ class ErofsImage:
         self._load_metadata()
         root = self.root
         known: dict[int, Node] = {}
+        directories = {self._root}
+        if root.children is None:
+            raise Corrupt(f"{self.path}: its root is no directory")
         pending = [root]
+        names = self._size // fmt.DIRENT.size  # more cannot be in the file, unless directories share bytes
         while pending:
             directory = pending.pop()
-            children = certain(directory.children, "a directory")
+            children = certain(directory.children, "the root")
             for name, nid in self.children(directory).items():
                 node = known.get(nid)
                 if node is None:
                     node = self.node(nid)
                     if node.children is not None:
+                        if nid in directories:
+                            raise Corrupt(f"{self.path}: directory {nid} is in two places")
+                        directories.add(nid)
                         pending.append(node)
                     elif node.names > 1:
                         known[nid] = node
                 children[name] = node
-            if len(known) + len(pending) > self.inodes:
-                raise Corrupt(f"{self.path}: a directory contains itself")
+            names -= len(children)
+            if names < 0:
+                raise Corrupt(f"{self.path}: directories share their content")
         self._window = b""
         return root
 
@@ -162,8 +181,8 @@ class ErofsImage:
             pending += [(prefix + name, child) for name, child in reversed((node.children or {}).items())]
 
     def _load_metadata(self) -> None:
-        size = os.fstat(self._fd).st_size - self._meta
-        if size <= _MAX_META:
+        size = self._size - self._meta
+        if 0 < size <= _MAX_META:
             self._window = os.pread(self._fd, size, self._meta)
             self._window_start = self._meta
 
@@ -226,7 +245,7 @@ class ErofsImage:
             return self._window[start : start + size]
         if not size:
             return b""
-        piece = os.pread(self._fd, size, offset)
+        piece = os.pread(self._fd, size, offset) if offset + size <= self._size else b""
         if len(piece) != size:
             raise Corrupt(f"{self.path} is truncated: {size} bytes at {offset} are missing")
         return piece
