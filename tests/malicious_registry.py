@@ -218,6 +218,18 @@ def redirect(location: str, code: int = 307) -> Fault:
     return status(code, {"Location": location})
 
 
+def raw(data: bytes) -> Fault:
+    """Send these bytes in place of an answer: what no library would write."""
+
+    async def fault(request: web.Request, _: Answer) -> web.StreamResponse:
+        if request.transport is not None:
+            request.transport.write(data)
+            request.transport.close()
+        return web.StreamResponse()
+
+    return fault
+
+
 def headers(**values: str) -> Fault:
     """Send the honest answer with other headers; ``_`` stands for ``-``, an empty value removes."""
 
@@ -302,7 +314,7 @@ class MaliciousRegistry:
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=1 << 30)
-        app.router.add_route("*", "/{path:.*}", self._answer)
+        app.router.add_route("*", r"/{path:[\s\S]*}", self._answer)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
         listener = socket.create_server((self.address, 0), backlog=128)

@@ -21,6 +21,7 @@ from malicious_registry import (
     flip_bit,
     headers,
     mute,
+    raw,
     redirect,
     reset,
     stall,
@@ -565,11 +566,13 @@ async def test_G08_absurd_retry_after_does_not_hold_us(
 ) -> None:
     registry.add(small_image(), "a/b", "latest")
     registry.on("/manifests/", *[status(code, {"Retry-After": value})] * 3)
-    async with await connect(registry) as client:
+    bound = 10 + QUICK.attempts * max(QUICK.retry_after, QUICK.backoff_cap)
+    async with await connect(registry) as client, asyncio.timeout(bound):
         assert await client.manifest("a/b", "latest") is not None
         registry.always("/manifests/", status(code, {"Retry-After": value}))
         with pytest.raises(Unavailable):
             await client.manifest("a/b", "latest")
+    assert len(registry.paths("/manifests/")) == 4 + QUICK.attempts, "neither given up nor hammered"
 
 
 # --- G-09 ---
@@ -599,6 +602,45 @@ async def test_G09_line_feeds_in_a_user_name_stay_inside_base64(registry: Malici
     async with await connect(registry, keys=keys) as client:
         await client.manifest("a/b", "latest")
     assert not any("x-evil" in one.headers for one in registry.seen)
+
+
+@pytest.mark.parametrize(
+    ("location", "asked"),
+    [
+        ("/v2/a/b/manifests/latest%0d%0aX-Evil:%201", "/v2/a/b/manifests/latest%0d%0aX-Evil:%201"),
+        ("/v2/a/b/manifests/latest?x=%0D%0AX-Evil:%201", "/v2/a/b/manifests/latest?x=%0D%0AX-Evil:%201"),
+        ("latest", "/v2/a/b/manifests/latest"),
+    ],
+)
+async def test_G09_escaped_line_feeds_in_a_redirect_stay_escaped(
+    registry: MaliciousRegistry, location: str, asked: str
+) -> None:
+    registry.add(small_image(), "a/b", "latest")
+    registry.on("/manifests/", redirect(location))
+    async with await connect(registry) as client:
+        if "?" in location or "%" not in location:
+            assert await client.manifest("a/b", "latest") is not None
+        else:
+            with pytest.raises(NotFound):
+                await client.manifest("a/b", "latest")
+    assert registry.seen[-1].path.lower() == asked.lower()
+    assert not any("x-evil" in one.headers for one in registry.seen)
+
+
+@pytest.mark.parametrize(
+    "location",
+    [b"/v2/x\rX-Evil: 1", b"/v2/x\nX-Evil: 1", b"/v2/x\r\n X-Evil: 1", b"/v2/x\0", b"/v2/x\x0bX-Evil: 1"],
+)
+async def test_G09_line_feeds_in_a_redirect_never_reach_the_wire(
+    registry: MaliciousRegistry, location: bytes
+) -> None:
+    registry.add(small_image(), "a/b", "latest")
+    head = b"HTTP/1.1 307 Temporary Redirect\r\nContent-Length: 0\r\nLocation: %b\r\n\r\n"
+    registry.always("/manifests/latest", raw(head % location))
+    async with await connect(registry, IMPATIENT) as client:
+        with pytest.raises((Denied, Unavailable, NotFound)):
+            await client.manifest("a/b", "latest")
+    assert not any("x-evil" in one.headers or not one.path.isprintable() for one in registry.seen)
 
 
 # --- G-11, G-12 ---
