@@ -97,7 +97,9 @@ class ErofsImage:
         mode, size, union = fields[2], fields[4], fields[5]
         if not fields[0] & 1 or layout not in _FORMATS or stat.S_IFMT(mode) not in fmt.FILE_TYPES:
             raise Corrupt(f"{self.path}: inode {nid} has a form that is never written")
-        if (stat.S_ISLNK(mode) and size > _MAX_LINK) or (layout == fmt.CHUNK_BASED and not stat.S_ISREG(mode)):
+        if (stat.S_ISLNK(mode) and size > _MAX_LINK) or (
+            layout == fmt.CHUNK_BASED and not stat.S_ISREG(mode)
+        ):
             raise Corrupt(f"{self.path}: inode {nid} has a size that is never written")
         xattr_size = fmt.xattr_size(fields[1])
         packed = self._read(offset + fmt.INODE_SIZE, xattr_size)
