@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -61,7 +62,7 @@ def read_all(path: Path) -> None:
     with ErofsImage(path) as image:
         for name, node in image.walk():
             if node.children is None and node.size <= READ_LIMIT and node.names == 1:
-                judged(lambda name=name: image.read_file(name, READ_LIMIT))
+                judged(partial(image.read_file, name, READ_LIMIT))
         judged(lambda: image.read_file(b"l", READ_LIMIT))
     merged = path.with_name("merged")
     merged.unlink(missing_ok=True)
@@ -84,8 +85,10 @@ def test_any_bytes_are_a_layer_or_corrupt(count: int, tmp_path: Path) -> None:
 def offset_of(path: Path, name: bytes) -> int:
     """Where in the file an inode stands."""
     with ErofsImage(path) as image:
-        start = fmt.SUPER.unpack(path.read_bytes()[fmt.SUPER_OFFSET :][: fmt.SUPER_SIZE])[10]
-        return (start << image.block_bits) + image.lookup(name).nid * fmt.SLOT
+        start: int = fmt.SUPER.unpack(path.read_bytes()[fmt.SUPER_OFFSET :][: fmt.SUPER_SIZE])[10]
+        nid: int = image.lookup(name).nid
+        bits: int = image.block_bits
+        return (start << bits) + nid * fmt.SLOT
 
 
 def test_directories_within_themselves_end(tmp_path: Path) -> None:
