@@ -341,3 +341,37 @@ async def test_g06_what_is_attached_is_bounded(tmp_path: Path, monkeypatch: pyte
                 await attached_by(registry, entries, folder)
         (tmp_path / "whole").mkdir()
         await attached_by(registry, entries, tmp_path / "whole")
+
+
+async def test_g06_indexes_in_indexes_are_bounded(tmp_path: Path) -> None:
+    """Each refers to the image through one more index; as deep as allowed they come along."""
+    image = IMAGES["amd64"]
+    for deep, folder in ((attaching.DEPTH, tmp_path / "deep"), (900, tmp_path / "deeper")):
+        folder.mkdir()
+        async with MaliciousRegistry() as registry:
+            inner, kind = artifact(b"x", None)[0], OCI_MANIFEST
+            registry.blobs |= {sha256(b"x"): b"x", sha256(b"{}"): b"{}"}
+            for level in range(deep):
+                registry.serve_manifest("a/b", sha256(inner), inner, kind)
+                document: dict[str, object] = {"schemaVersion": 2, "mediaType": OCI_INDEX}
+                document["manifests"] = [described(inner, kind)]
+                if level == deep - 1:
+                    document["subject"] = described(image.manifest, OCI_MANIFEST)
+                inner, kind = json.dumps(document).encode(), OCI_INDEX
+            registry.serve_manifest("a/b", sha256(inner), inner, kind)
+            if deep > attaching.DEPTH:
+                with pytest.raises(Exhausted, match="deep in each other"):
+                    await attached_by(registry, [described(inner, kind)], folder)
+            else:
+                await attached_by(registry, [described(inner, kind)], folder)
+
+
+async def test_g06_what_is_listed_and_not_there_is_bounded_too(tmp_path: Path) -> None:
+    gone = [
+        {"mediaType": OCI_MANIFEST, "digest": sha256(f"{number}".encode()), "size": 0}
+        for number in range(attaching.COUNT + 1)
+    ]
+    async with MaliciousRegistry() as registry:
+        with pytest.raises(Exhausted):
+            await attached_by(registry, gone, tmp_path)
+        assert len(registry.paths("/manifests/sha256:")) <= attaching.COUNT + 10

@@ -23,7 +23,7 @@ from mesocosm.images.strict import DOCUMENT_LIMIT
 from mesocosm.images.transfer import Discard, in_thread
 
 DEPTH: Final = 8
-"""Signatures of signatures that are followed."""
+"""Signatures of signatures, and indexes in indexes, that are followed."""
 COUNT: Final = 1000
 """Manifests attached to one."""
 SIZE: Final = 4 << 30
@@ -125,6 +125,7 @@ class _Walk:
         self._shelf = shelf
         self._subject = subject
         self._size = 0
+        self._count = 0
 
     async def follow(self) -> None:
         """Find what refers to the subject, what refers to that, and cosign's tags."""
@@ -143,11 +144,23 @@ class _Walk:
                 await self.take(Kind.TAG, tagged, tag=tag)
 
     async def take(
-        self, kind: Kind, descriptor: Descriptor, subject: Digest | None = None, *, tag: str = ""
+        self,
+        kind: Kind,
+        descriptor: Descriptor,
+        subject: Digest | None = None,
+        *,
+        tag: str = "",
+        depth: int = 0,
     ) -> bool:
-        """Take one manifest, with what it lists before it; False when the shelf lists it but has it not."""
+        """Take one manifest, with what it lists before it; False when the shelf lists it but has it not.
+
+        ``depth``: of how many indexes it is in.
+        """
         what = f"{descriptor.digest}, attached to {self._subject}"
-        self._count(descriptor, what)
+        if depth > DEPTH:
+            raise Exhausted(f"{shown(what, 200)}: indexes lie more than {DEPTH} deep in each other")
+        self._count += 1
+        self._weigh(descriptor, what)
         try:
             data = await self._read(descriptor)
         except NotFound:
@@ -162,11 +175,11 @@ class _Walk:
         if isinstance(document, Manifest):
             blobs = (document.config, *document.layers)
             for blob in blobs:
-                self._count(blob, what)
+                self._weigh(blob, what)
         else:
             for one in document.manifests:
                 if one.digest not in self.documents:
-                    await self.take(Kind.CHILD, one)
+                    await self.take(Kind.CHILD, one, depth=depth + 1)
         self.found.append(Attached(kind=kind, descriptor=descriptor, blobs=blobs, tag=tag))
         return True
 
@@ -177,9 +190,10 @@ class _Walk:
             return await in_thread(lambda: self._store.blobs.read(descriptor.digest, limit=descriptor.size))
         return verify(await self._shelf.read(descriptor), descriptor.digest, descriptor.size)
 
-    def _count(self, one: Descriptor, what: str) -> None:
+    def _weigh(self, one: Descriptor, what: str) -> None:
+        """Raise Exhausted beyond the bounds; what is listed and not there counts too, as it is asked for."""
         self._size += one.size
-        if self._size > SIZE or len(self.documents) >= COUNT:
+        if self._size > SIZE or self._count > COUNT:
             raise Exhausted(
                 f"{shown(what, 200)}: more than {COUNT} manifests or {SIZE >> 30} GiB are attached",
                 hint="leave --referrers out",
