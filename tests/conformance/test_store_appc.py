@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -20,9 +21,9 @@ from tarballs import Member, archive, directory, file, hardlink, symlink
 from trees import Seen, snapshot
 
 
-def aci(folder: Path, name: str, *members: Member, compress: bool = True, **manifest: object) -> Path:
+def aci(folder: Path, name: str, /, *members: Member, compress: bool = True, **manifest: object) -> Path:
     """An ACI file called like its image."""
-    document = {"acKind": "ImageManifest", "acVersion": "0.8.11", "name": f"example.com/{name}", **manifest}
+    document = {"acKind": "ImageManifest", "acVersion": "0.8.11", "name": f"example.com/{name}"} | manifest
     raw = archive(file(b"manifest", json.dumps(document).encode()), directory(b"rootfs"), *members)
     path = folder / f"{name}.aci"
     path.write_bytes(gzip.compress(raw, mtime=0) if compress else raw)
@@ -150,6 +151,26 @@ async def test_i19_whitelists_name_paths_within_the_image(tmp_path: Path) -> Non
     assert set(await tree_of(tmp_path, f"aci:{twin}")) == {b"d", b"d/kept", b"d/dropped", b"e", b"own"}
 
 
+async def test_i19_whitelists_are_not_written_out(tmp_path: Path) -> None:
+    """A mebibyte of deep paths has half a gibibyte of directories on the way to them."""
+    deep = [f"/{number:x}" + "/a" * 1000 for number in range(400)]
+    top = aci(
+        tmp_path,
+        "top",
+        directory(b"rootfs/1f/a", 0o711),
+        directory(b"rootfs/1f/b"),
+        directory(b"rootfs/1f/a/a", 0o711),
+        pathWhitelist=deep,
+    )
+    tracemalloc.start()
+    try:
+        tree = await tree_of(tmp_path, f"aci:{top}")
+        assert tracemalloc.get_traced_memory()[1] < 64 << 20
+    finally:
+        tracemalloc.stop()
+    assert set(tree) == {b"1f", b"1f/a", b"1f/a/a"}
+
+
 async def refused(folder: Path, path: Path, error: type[MesocosmError], words: str) -> None:
     """One clear line, and nothing in the store."""
     async with opened(folder) as provisioner:
@@ -177,6 +198,10 @@ async def test_i19_what_is_no_image_is_refused(tmp_path: Path) -> None:
     await refused(tmp_path, aci(tmp_path, "mark", file(b"rootfs/.wh.x")), Corrupt, "whiteouts")
     kind = aci(tmp_path, "kind", acKind="PodManifest")
     await refused(tmp_path, kind, Corrupt, "not an image manifest")
+    for name in ("../../x", "a//b", "A", "a b", "..", "a?b", "a\u0663", "a" * 300, "user@example.com/x"):
+        odd = aci(tmp_path, "odd", dependencies=[{"imageName": name}])
+        await refused(tmp_path, odd, Corrupt, "which no App Container image has")
+        await refused(tmp_path, aci(tmp_path, "odd", name=name), Corrupt, "which no App Container")
     bare = tmp_path / "bare.aci"
     bare.write_bytes(archive(file(b"rootfs/a")))
     await refused(tmp_path, bare, Corrupt, "no manifest")

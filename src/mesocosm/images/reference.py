@@ -141,6 +141,11 @@ def is_tag(text: str) -> bool:
     return _TAG.fullmatch(text) is not None
 
 
+def is_ac_name(text: str) -> bool:
+    """Whether ``text`` is an AC Identifier, as images of the App Container spec are named."""
+    return len(text) <= NAME_LIMIT and _AC_NAME.fullmatch(text) is not None
+
+
 def _parse(text: str) -> Reference:
     if not text:
         raise _bad(text, "it is empty")
@@ -247,7 +252,7 @@ def _check_docker(ref: Reference) -> None:
 
 
 def _check_appc(ref: Reference) -> None:
-    if not _AC_NAME.fullmatch(ref.repository) or len(ref.repository) > NAME_LIMIT:
+    if not is_ac_name(ref.repository):
         raise _bad(
             ref.repository, "that is not an App Container image name", "lower case, as example.com/app"
         )

@@ -27,6 +27,7 @@ IMAGE: Final = "aci"
 SIGNATURE: Final = "aci.asc"
 
 _SIMPLE: Final = "{name}-{version}-{os}-{arch}.{ext}"
+_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _META = re.compile(r"<meta\s([^<>]{1,4096})>", re.ASCII | re.IGNORECASE)
 _ATTRIBUTE = re.compile(r"""([a-z-]{1,40})\s{0,8}=\s{0,8}(?:"([^"]*)"|'([^']*)')""", re.ASCII | re.IGNORECASE)
 _VARIABLE = re.compile(r"\{([a-z]{1,20})\}", re.ASCII)
@@ -53,7 +54,7 @@ class Page(msgspec.Struct, frozen=True):
 def parse_page(data: bytes) -> Page:
     """Return what a page says; tags beyond `TAG_LIMIT`, comments and all else are passed over."""
     found: dict[str, list[Template]] = {"ac-discovery": [], "ac-discovery-pubkeys": []}
-    text = _without_comments(data.decode("utf-8", "replace"))
+    text = _COMMENT.sub("", data.decode("utf-8", "replace"))
     for number, tag in enumerate(_META.finditer(text)):
         if number >= TAG_LIMIT:
             break
@@ -63,15 +64,6 @@ def parse_page(data: bytes) -> Page:
         if len(words) == 2 and attributes.get("name", "").lower() in found:
             found[attributes["name"].lower()].append(Template(*words))
     return Page(tuple(found["ac-discovery"]), tuple(found["ac-discovery-pubkeys"]))
-
-
-def _without_comments(text: str) -> str:
-    kept = []
-    while text:
-        before, opened, rest = text.partition("<!--")
-        kept.append(before)
-        text = rest.partition("-->")[2] if opened else ""
-    return "".join(kept)
 
 
 def filled(template: str, values: Mapping[str, str]) -> str | None:

@@ -10,8 +10,10 @@ import msgspec
 
 from mesocosm.errors import Corrupt, Exhausted, Unsupported
 from mesocosm.images.appc.layer import uncompressed
+from mesocosm.images.foreign import shown
 from mesocosm.images.layers.entries import clean_path
 from mesocosm.images.limits import DEFAULT_LIMITS
+from mesocosm.images.reference import is_ac_name
 from mesocosm.images.strict import Fields, Json, load
 from mesocosm.images.tar.header import TarEntry
 from mesocosm.images.tar.reader import TarReader
@@ -76,6 +78,8 @@ def parse_manifest(data: bytes, what: str) -> Manifest:
     name = top.text("name")
     if top.text("acKind") != "ImageManifest" or not name:
         raise Corrupt(f"{what} is not an image manifest")
+    if not is_ac_name(name):
+        raise top.fail("name", f"is {shown(name, 80)!r}, which no App Container image has")
     whitelist = (clean_path(path.encode(), DEFAULT_LIMITS) for path in top.texts("pathWhitelist"))
     labels = dict(_pairs(top, "labels"))
     return Manifest(
@@ -99,8 +103,8 @@ def _pairs(fields: Fields, name: str) -> tuple[tuple[str, str], ...]:
 def _dependency(item: Json, what: str) -> Dependency:
     fields = Fields(item, f"{what}, dependency", ("imageName", "labels", "imageID"))
     name = fields.text("imageName")
-    if not name:
-        raise fields.fail("imageName", "is missing")
+    if name is None or not is_ac_name(name):
+        raise fields.fail("imageName", f"is {shown(name, 80)!r}, which no App Container image has")
     return Dependency(name, _pairs(fields, "labels"), fields.text("imageID"))
 
 
