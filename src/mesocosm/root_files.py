@@ -10,15 +10,15 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import TYPE_CHECKING, Literal, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from mesocosm.container_root import ContainerRoot, require_still_there, root_of
 from mesocosm.engine import Engine
 from mesocosm.errors import InvalidConfig
-from mesocosm.images.transfer import in_thread
+from mesocosm.images.stopping import stoppable, written_to
 from mesocosm.model import ContainerID
 from mesocosm.pause import paused
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from mesocosm.images.committing import CommitRequest, Committed, Packed
     from mesocosm.images.compress import Written
     from mesocosm.images.spool import Spool
-
-_Result = TypeVar("_Result")
 
 
 class RootChange(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +51,7 @@ class RootFiles:
         async with root_of(self._engine, container) as root:
             if self._engine.records.load(container).config.read_only:
                 return []
-            return await _stoppable(lambda stopped: _changes(root, stopped))
+            return await stoppable(lambda stopped: _changes(root, stopped))
 
     async def export(self, container: ContainerID, target: int, *, pause: bool = False) -> tuple[str, ...]:
         """Write its whole root to an open file as an uncompressed tar, without what is mounted in it.
@@ -62,7 +60,7 @@ class RootFiles:
         still meanwhile.  Raises what `changes` does, and WrongState when it ends before all was read.
         """
         async with root_of(self._engine, container) as root, self._still(root, pause):
-            left_out = await _stoppable(lambda stopped: _export(root, target, stopped))
+            left_out = await stoppable(lambda stopped: _export(root, target, stopped))
             require_still_there(self._engine, root)
         return left_out
 
@@ -117,7 +115,7 @@ class RootFiles:
         async with self._engine.locked(root.container):
             require_still_there(self._engine, root)
             async with self._paused(root, pause):
-                done = await _stoppable(packed)
+                done = await stoppable(packed)
             require_still_there(self._engine, root)
         return done
 
@@ -142,17 +140,11 @@ def _changes(root: ContainerRoot, stopped: threading.Event) -> list[RootChange]:
 
 
 def _export(root: ContainerRoot, target: int, stopped: threading.Event) -> tuple[str, ...]:
-    from mesocosm.images.root_tar import RootTar, written_to
+    from mesocosm.images.root_tar import RootTar
 
-    with root.opened() as layers:
-        writer = RootTar(layers, written_to(target, stopped), stopped=stopped)
+    with root.opened() as layers, written_to(target, stopped) as put:
+        writer = RootTar(layers, put, stopped=stopped)
         for entry in layers.walk():
             writer.add(entry)
         writer.finish()
     return tuple(writer.left_out)
-
-
-async def _stoppable(call: Callable[[threading.Event], _Result]) -> _Result:
-    """Run it in a thread; a cancel ends it at the next piece."""
-    stopped = threading.Event()
-    return await in_thread(call, stopped, stop=stopped.set)

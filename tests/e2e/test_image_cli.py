@@ -7,6 +7,8 @@ import gzip
 import json
 import os
 import pty
+import re
+import signal
 import stat
 import subprocess
 import termios
@@ -16,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from attacks.commandline import CommandLine
+from attacks.commandline import PATIENCE, CommandLine
 from fixtures import leaks
 from fixtures.command import run
 from fixtures.images import Layout
@@ -247,6 +249,57 @@ def test_load_reads_what_skopeo_writes(
     assert packed.stdout.decode().strip() == first, packed.stderr
     done = mesocosm("run", "--rm", "-q", first.removeprefix("sha256:"), "-c", "echo loaded")
     assert done.accepted() == "loaded\n"
+
+
+def test_load_prints_the_names_that_it_gave(two: CommandLine, tmp_path: Path) -> None:
+    """And no others that the image has here."""
+    two("tag", "example.org/app:1", "example.org/kept:1").accepted()
+    for form in ("oci-archive", "docker-archive"):
+        two("save", "--format", form, "-o", tmp_path / form, "example.org/app:1").accepted()
+        assert two("load", "-q", "-i", tmp_path / form).accepted() == "example.org/app:1\n"
+
+
+@pytest.mark.parametrize("form", ["oci-archive", "docker-archive"])
+def test_an_interrupt_ends_a_save_that_nobody_reads(form: str, mesocosm: CommandLine, tmp_path: Path) -> None:
+    big = image_of([[file(b"big", os.urandom(1 << 20))]])
+    path = f"oci:{write_layout(big, tmp_path / 'layout')}"
+    mesocosm("pull", "-q", path).accepted()
+    with subprocess.Popen(
+        mesocosm.words("save", "--format", form, path),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=mesocosm.environment,
+    ) as save:
+        assert save.stdout is not None
+        assert save.stdout.read(1), "it writes, and the pipe is full soon"
+        save.send_signal(signal.SIGINT)
+        assert save.wait(PATIENCE) == 130
+
+
+def test_a_store_that_is_mounted_read_only_can_be_looked_at(two: CommandLine, tmp_path: Path) -> None:
+    """What would write says so; what is seen is what is seen of a store that can be written."""
+    looks = (
+        *(("images",), ("images", "--format", "json"), ("history", "example.org/app:1")),
+        *(("image", "inspect", "example.org/app:2"), ("image", "tree", "example.org/app:1"), ("image", "du")),
+        ("image", "diff", "example.org/app:1", "example.org/app:2"),
+        ("save", "-o", tmp_path / "saved.tar", "example.org/app:1"),
+    )
+    before = [two(*words).accepted() for words in looks]
+    saved = (tmp_path / "saved.tar").read_bytes()
+    run("mount", "--bind", two.root, two.root)
+    try:
+        run("mount", "-o", "remount,bind,ro", two.root)
+        after = [two(*words).accepted() for words in looks]
+        two("tag", "example.org/app:1", "example.org/app:3").refused("Read-only.*mount it writable")
+    finally:
+        run("umount", two.root)
+    assert [_timeless(text) for text in after] == [_timeless(text) for text in before]
+    assert (tmp_path / "saved.tar").read_bytes() == saved
+
+
+def _timeless(text: str) -> str:
+    return re.sub(r"(less than a|\d+) seconds? ago", "", text).replace(" ", "")
 
 
 def test_i20_hostile_archives_add_nothing(mesocosm: CommandLine, tmp_path: Path) -> None:

@@ -67,7 +67,8 @@ class BlobStore:
             part.mkdir(mode=0o700, parents=part == root, exist_ok=True)
         for algorithm in HEX_LENGTH:
             (root / "blobs" / algorithm).mkdir(mode=0o700, exist_ok=True)
-        root.chmod(0o700)
+        if stat.S_IMODE(root.stat().st_mode) != 0o700:
+            root.chmod(0o700)
         return store
 
     def path(self, digest: Digest) -> Path:

@@ -111,7 +111,7 @@ class Collector:
 
         Without ``limits`` only what has no name; ``dangling`` False spares nameless images too.
         """
-        return self._plan(self._store.leases.needed(), limits, dangling)
+        return self._plan(self._store.leases.shown(), limits, dangling)
 
     def collect(self, limits: Limits | None = None, *, dangling: bool = True) -> Plan:
         """Remove what the plan says at the moment of removing, and return it."""
@@ -135,7 +135,7 @@ class Collector:
         """Return what `make_room` would remove now."""
         if not self.is_due(limits):
             return Plan()
-        needed, excess, doomed = self._store.leases.needed(), self._excess(limits), list[str]()
+        needed, excess, doomed = self._store.leases.shown(), self._excess(limits), list[str]()
         plan = self._sweep(needed, frozenset())
         for one in self._by_use(needed, limits):
             if _is_old(one, limits) or excess > plan.size:

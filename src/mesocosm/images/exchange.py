@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +16,7 @@ from mesocosm.images.platform import host_platform, platform_of
 from mesocosm.images.platforms import ALL
 from mesocosm.images.progress import Report
 from mesocosm.images.remote import Remote
+from mesocosm.images.stopping import stoppable, written_to
 from mesocosm.images.transfer import in_thread
 
 if TYPE_CHECKING:
@@ -134,17 +136,21 @@ class Exchange(Parts):
             with about(text):
                 reference, listed = await self._outgoing.listed(text, platform, report, referrers=referrers)
             exports.append(Export(listed, names_for([reference] if reference else [])))
-        if form == "docker-archive":
-            from mesocosm.images.export_docker import save_docker
+        from mesocosm.images.export_docker import save_docker
 
-            await in_thread(save_docker, self.store, exports, target)
-        else:
-            await in_thread(save, self.store.blobs, exports, target)
+        def write(stopped: threading.Event) -> None:
+            with written_to(target, stopped) as put:
+                if form == "docker-archive":
+                    save_docker(self.store, exports, put)
+                else:
+                    save(self.store.blobs, exports, put)
+
+        await stoppable(write)
 
     async def load(
         self, source: Source, *, platform: str | None = None, progress: Report | None = None
     ) -> list[Image]:
-        """Read every image of an archive, and give them the names it has for them.
+        """Read every image of an archive, and give them the names it has for them: those alone they show.
 
         ``source`` is the path of a file, or an open descriptor: a pipe, say; compressed or not.
         """
@@ -158,4 +164,4 @@ class Exchange(Parts):
             return await self._puller.keep(found, chosen.form, report)
 
         loaded = await load(self.store, self._families, source, wanted, keep, report)
-        return [await in_thread(self._inspection.image, image) for image in loaded]
+        return [await in_thread(self._inspection.image, image, names) for image, names in loaded]

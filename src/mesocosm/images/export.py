@@ -5,14 +5,14 @@ The same images give the same bytes: names in order, no times, no owners.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
 
 from mesocosm.errors import InvalidConfig, NotFound
 from mesocosm.images.attachments import Kind
-from mesocosm.images.blobs import BlobStore, write_all
+from mesocosm.images.blobs import BlobStore
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import IMAGE_NAME, REF_NAME, descriptor_json, index_document
 from mesocosm.images.image import ImageRecord
@@ -41,21 +41,25 @@ class Export(msgspec.Struct, frozen=True):
         return self.listed.images[0]
 
 
-def save(blobs: BlobStore, exports: Sequence[Export], target: int) -> None:
-    """Write the images to the descriptor ``target``; blocking.  NotFound when a blob is not kept here."""
+Put = Callable[[bytes | memoryview], None]
+"""Takes the bytes of an archive."""
+
+
+def save(blobs: BlobStore, exports: Sequence[Export], put: Put) -> None:
+    """Write the images; blocking.  NotFound when a blob is not kept here."""
     for blob in _blobs(exports):
         if not blobs.has(blob):
             raise NotFound(f"blob {blob} is not kept on this host", hint="pull the image again")
-    _member(target, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
+    member(put, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
     for blob in _blobs(exports):
-        _copy(blobs, blob, target)
+        _copy(blobs, blob, put)
     indexes = {one.listed.index.descriptor.digest: one.listed.index for one in exports if one.listed.index}
     for digest, index in sorted(indexes.items()):
-        _member(target, _path(digest), index.data)
-    _member(target, "index.json", index_document(_entries(exports)))
+        member(put, _path(digest), index.data)
+    member(put, "index.json", index_document(_entries(exports)))
     docker: list[Json] = [entry for export in exports for entry in _docker(export)]
-    _member(target, "manifest.json", msgspec.json.encode(docker))
-    write_all(target, bytes(2 * BLOCK))
+    member(put, "manifest.json", msgspec.json.encode(docker))
+    put(bytes(2 * BLOCK))
 
 
 def full_name(name: Reference) -> str:
@@ -114,17 +118,18 @@ def _docker(export: Export) -> Iterator[dict[str, Json]]:
         yield {"Config": _path(Digest.parse(image.image_id)), "RepoTags": names, "Layers": layers}
 
 
-def _copy(blobs: BlobStore, digest: Digest, target: int) -> None:
+def _copy(blobs: BlobStore, digest: Digest, put: Put) -> None:
     """A blob as a member; verified while it is read."""
     size = blobs.size(digest) or 0
-    write_all(target, header(_path(digest), size))
+    put(header(_path(digest), size))
     for piece in blobs.chunks(digest, size):
-        write_all(target, piece)
-    write_all(target, bytes(-size % BLOCK))
+        put(piece)
+    put(bytes(-size % BLOCK))
 
 
-def _member(target: int, name: str, data: bytes) -> None:
-    write_all(target, header(name, len(data)) + data + bytes(-len(data) % BLOCK))
+def member(put: Put, name: str, data: bytes) -> None:
+    """Write a regular file of the archive."""
+    put(header(name, len(data)) + data + bytes(-len(data) % BLOCK))
 
 
 def header(name: str, size: int) -> bytes:

@@ -15,11 +15,10 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from mesocosm.errors import Corrupt, NotFound
-from mesocosm.images.blobs import write_all
 from mesocosm.images.decompress import Decompressor
 from mesocosm.images.digest import Digest
 from mesocosm.images.erofs.ready import require_archives
-from mesocosm.images.export import Export, full_name, header
+from mesocosm.images.export import Export, Put, full_name, header, member
 from mesocosm.images.image import Layer
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.layers.store import Form
@@ -27,8 +26,8 @@ from mesocosm.images.strict import DOCUMENT_LIMIT, Json
 from mesocosm.images.tar.reader import BLOCK
 
 
-def save_docker(store: ImageStore, images: Sequence[Export], target: int) -> None:
-    """Write the images to the descriptor ``target``; blocking.
+def save_docker(store: ImageStore, images: Sequence[Export], put: Put) -> None:
+    """Write the images; blocking.
 
     Raises NotFound when a blob is not kept here, Corrupt when one is not what it was.
     """
@@ -40,11 +39,11 @@ def save_docker(store: ImageStore, images: Sequence[Export], target: int) -> Non
             raise NotFound(f"blob {layer.digest} is not kept on this host", hint="pull the image again")
     for image_id in sorted({export.image.image_id for export in images}):
         data = store.blobs.read(Digest.parse(image_id), limit=DOCUMENT_LIMIT)
-        _member(target, f"{_hex(image_id)}.json", data)
+        member(put, f"{_hex(image_id)}.json", data)
     for _, layer in sorted(layers.items()):
-        _layer(store, layer, target)
-    _member(target, "manifest.json", msgspec.json.encode([_entry(export) for export in images]))
-    write_all(target, bytes(2 * BLOCK))
+        _layer(store, layer, put)
+    member(put, "manifest.json", msgspec.json.encode([_entry(export) for export in images]))
+    put(bytes(2 * BLOCK))
 
 
 def _entry(export: Export) -> dict[str, Json]:
@@ -53,19 +52,19 @@ def _entry(export: Export) -> dict[str, Json]:
     return {"Config": f"{_hex(export.image.image_id)}.json", "RepoTags": names, "Layers": layers}
 
 
-def _layer(store: ImageStore, layer: Layer, target: int) -> None:
+def _layer(store: ImageStore, layer: Layer, put: Put) -> None:
     """A layer as a member, its diff ID checked while it is written."""
     diff_id = Digest.parse(layer.diff_id)
     size = _plain_size(store, layer)
-    write_all(target, header(f"{diff_id.hex}.tar", size))
+    put(header(f"{diff_id.hex}.tar", size))
     running, written = hashlib.new(diff_id.algorithm), 0
     for part in _plain(store, layer):
         running.update(part)
         written += len(part)
-        write_all(target, part)
+        put(part)
     if running.hexdigest() != diff_id.hex or written != size:
         raise Corrupt(f"blob {layer.digest} is not the layer {diff_id}", hint="pull the image again")
-    write_all(target, bytes(-size % BLOCK))
+    put(bytes(-size % BLOCK))
 
 
 def _plain_size(store: ImageStore, layer: Layer) -> int:
@@ -82,10 +81,6 @@ def _plain(store: ImageStore, layer: Layer) -> Iterator[bytes]:
     for chunk in store.blobs.chunks(Digest.parse(layer.digest), layer.size):
         yield from stream.feed(chunk)
     yield from stream.finish()
-
-
-def _member(target: int, name: str, data: bytes) -> None:
-    write_all(target, header(name, len(data)) + data + bytes(-len(data) % BLOCK))
 
 
 def _hex(digest: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import msgspec
 
@@ -58,7 +58,7 @@ class Inspection:
 
     def images(self) -> list[Image]:
         """Return every image, the latest pulled first."""
-        needed = self._store.leases.needed()
+        needed = self._store.leases.shown()
         refs: dict[str, list[RefRecord]] = {}
         for ref in self._store.catalogue.refs():
             refs.setdefault(ref.digest, []).append(ref)
@@ -68,10 +68,12 @@ class Inspection:
         ]
         return sorted(found, key=lambda image: (-image.pulled_at, image.digest))
 
-    def image(self, record: ImageRecord) -> Image:
-        """Return one image."""
+    def image(self, record: ImageRecord, names: Collection[str] | None = None) -> Image:
+        """Return one image, with all its names, or those of ``names`` that it has."""
         refs = [ref for ref in self._store.catalogue.refs() if ref.digest == record.digest]
-        return self._image(record, refs, self._store.leases.needed())
+        if names is not None:
+            refs = [ref for ref in refs if ref.reference in names]
+        return self._image(record, refs, self._store.leases.shown())
 
     def config(self, record: ImageRecord) -> ImageConfig:
         """Return an image's configuration, verified."""

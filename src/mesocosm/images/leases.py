@@ -85,7 +85,7 @@ class Leases:
     def frozen(self) -> Iterator[Needed]:
         """Hold the lock, and yield what is needed: nothing else will be while it is held."""
         with self._locked():
-            yield self._needed()
+            yield self._together(forget=True)
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -155,12 +155,22 @@ class Leases:
         with self.frozen() as needed:
             return needed
 
-    def _needed(self) -> Needed:
+    def shown(self) -> Needed:
+        """Return what leases hold, as it was at some moment: for who only tells of it.
+
+        Neither the lock nor anything else is written, so that a store can be looked at that is mounted
+        read-only.
+        """
+        return self._together(forget=False)
+
+    def _together(self, *, forget: bool) -> Needed:
         digests: set[str] = set()
         layers: set[str] = set()
         owners: dict[str, list[str]] = {}
         for name in self.owners():
-            lease = self._pull(name) if name.startswith(PULL) else self._read(self._root / name)
+            lease = (
+                self._pull(name, forget=forget) if name.startswith(PULL) else self._read(self._root / name)
+            )
             if lease is None:
                 continue
             digests.update(lease.digests)
@@ -189,11 +199,11 @@ class Leases:
                 dropped.append(name)
         return dropped
 
-    def _pull(self, name: str) -> Lease | None:
-        """A pull's lease, or None, and its file removed, when its process is gone."""
+    def _pull(self, name: str, *, forget: bool = True) -> Lease | None:
+        """A pull's lease; None when its process is gone, and its file then removed if it may be forgotten."""
         path = self._root / name
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
         try:
@@ -201,7 +211,8 @@ class Leases:
         except BlockingIOError:
             return _decode(os.pread(fd, os.fstat(fd).st_size, 0), path) or Lease(owner=name)
         else:
-            path.unlink(missing_ok=True)
+            if forget:
+                path.unlink(missing_ok=True)
             return None
         finally:
             os.close(fd)

@@ -56,15 +56,18 @@ async def load(
     platform: Platform | None,
     keep: Callable[[Found], Awaitable[ImageRecord]],
     report: Report,
-) -> list[ImageRecord]:
-    """Bring in every image of an archive by ``keep``, with what the archive has for it; see `images_in`."""
+) -> list[tuple[ImageRecord, list[str]]]:
+    """Bring in every image of an archive by ``keep``, with what the archive has for it; see `images_in`.
+
+    Answers each, and the names that it got.
+    """
     origin = str(source) if isinstance(source, Path) else "a pipe"
     images, loaded = [], []
     async with arrived(store, source, plain=True) as path:
         async for found in images_in(path, families, platform):
             loaded.append(msgspec.structs.replace(found, source=origin))
             with about(found.names[0].familiar if found.names else str(found.manifest.digest)):
-                images.append(await keep(loaded[-1]))
+                images.append((await keep(loaded[-1]), [str(name) for name in found.names]))
                 await keep_blobs(store, found, report)
         await _attach(store, families, path, loaded, report)
     return images

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import select
 import stat
 import threading
 from collections.abc import Callable
 from typing import Final
 
 from mesocosm.errors import Denied, Exhausted, Unsupported
-from mesocosm.images.blobs import write_all
 from mesocosm.images.layered import GONE, Entry, Layered, refuse_foreign, spelt
 from mesocosm.images.layers.entries import OPAQUE_NAME, WHITEOUT_PREFIX
 from mesocosm.images.limits import DEFAULT_LIMITS, DevicePolicy
@@ -20,7 +18,6 @@ from mesocosm.images.tar.sparse import MAP_ENTRY
 from mesocosm.images.tar.writer import END, member
 
 _PIECE: Final = 1 << 20
-_PATIENCE: Final = 100  # milliseconds between looks at whether anybody still wants the bytes
 _ANY: Final = 0  # the type byte, which its writer decides by the kind
 _GRAIN: Final = 4096  # bytes of the blocks that holes are made of
 
@@ -178,24 +175,6 @@ class RootTar:
         for at in range(0, left, _PIECE):
             self._put(bytes(min(_PIECE, left - at)))
         return left
-
-
-def written_to(target: int, stopped: threading.Event) -> Callable[[bytes], None]:
-    """Return what writes to an open file.  A pipe that nobody reads holds nobody up who sets ``stopped``."""
-    if stat.S_ISREG(os.fstat(target).st_mode):
-        return lambda data: write_all(target, data)
-    ready = select.poll()
-    ready.register(target, select.POLLOUT)
-
-    def put(data: bytes) -> None:
-        left = memoryview(data)
-        while left:
-            if stopped.is_set():
-                raise Stopped
-            if ready.poll(_PATIENCE):  # room for PIPE_BUF bytes at least: the write does not wait
-                left = left[os.write(target, left[: select.PIPE_BUF]) :]
-
-    return put
 
 
 def _entry(

@@ -26,6 +26,8 @@ def store_faults(root: Path) -> Iterator[None]:
             raise Exhausted(f"no space left for images in {root}", hint=hint) from error
         if error.errno in DISK:
             hint = "check the disk and the kernel log"
+            if error.errno == errno.EROFS:
+                hint = "images there can be looked at; mount it writable for more"
             raise Unavailable(f"cannot write images in {root}: {error.strerror}", hint=hint) from error
         if error.errno in (errno.EACCES, errno.EPERM):
             raise Denied(f"images in {root} are not accessible: {error}", hint="run as root") from error
