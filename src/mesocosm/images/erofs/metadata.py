@@ -93,9 +93,7 @@ class Metadata:
 
     def write(self) -> None:
         """Write all of it; the file then ends at a block's end."""
-        for node in self._inodes:
-            self._place(node)
-        bulky = [node for node in self._inodes if self._outside(node)]
+        bulky = [node for node in self._inodes if self._place(node)]
         self._place_content(bulky)
         inodes = sorted(self._inodes, key=_NUMBER)
         for at in range(0, len(inodes), _TOGETHER):
@@ -107,9 +105,10 @@ class Metadata:
 
     # --- layout ---------------------------------------------------------------------------------------------
 
-    def _place(self, node: Node) -> None:
-        """Find room for an inode; one with inline data may not cross a block's end (kernel:
-        erofs_map_blocks).
+    def _place(self, node: Node) -> bool:
+        """Find room for an inode, and say whether it has content behind the inodes.
+
+        One with inline data may not cross a block's end (kernel: erofs_map_blocks).
         """
         size = fmt.INODE_SIZE
         if node.xattrs or node.opaque or node.implied:
@@ -120,14 +119,16 @@ class Metadata:
             inline = node.size % self._block
         else:
             inline = len(node.tail)
-        node.layout = fmt.FLAT_PLAIN
-        if node.chunks is not None:
-            node.layout = fmt.CHUNK_BASED
-            size += 4 * len(node.chunks)
-        elif inline and size + inline <= self._block:
+        if inline and size + inline <= self._block and node.chunks is None:
             node.layout = fmt.FLAT_INLINE
             size += inline
+        elif node.chunks is not None:
+            node.layout = fmt.CHUNK_BASED
+            size += 4 * len(node.chunks)
+        else:
+            node.layout = fmt.FLAT_PLAIN
         node.nid = (self._room(size) - self.start) // fmt.SLOT
+        return (node.children is not None or inline > 0) and self._outside(node) > 0
 
     def _room(self, size: int) -> int:
         """Return an offset with ``size`` bytes within one block, or at a block's start when it needs more.

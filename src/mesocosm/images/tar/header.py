@@ -13,11 +13,11 @@ import functools
 import re
 import stat
 import struct
-import zlib
 from collections.abc import Callable
 from urllib.parse import unquote_to_bytes
 
 import msgspec
+from isal.isal_zlib import adler32
 
 from mesocosm.errors import Corrupt, Exhausted
 from mesocosm.images.limits import Limits
@@ -45,6 +45,8 @@ _KINDS = {
     ord("5"): stat.S_IFDIR,
     ord("6"): stat.S_IFIFO,
 }
+
+_PLAIN = (0, ord("0"))
 
 _FIELDS = struct.Struct("100s24s12s12s8sB")
 """Name; mode and owners; size; time; checksum; type."""
@@ -129,13 +131,12 @@ def check_sum(block: bytes, field: bytes) -> None:
     """Check a header's sum; historic writers added signed bytes, so both readings pass.
 
     The low half of Adler-32 is one plus the sum of all bytes modulo 65521, which makes the usual case two C
-    calls.
+    calls; isal's takes a third of zlib's time.
     """
     stored = number(field, "checksum")
-    found = (zlib.adler32(block) & 0xFFFF) - (zlib.adler32(field) & 0xFFFF) + 256
-    if (found - stored) % _ADLER == 0 or _sum_matches(block, stored):
-        return
-    raise Corrupt("tar header: wrong checksum", hint="the stream is damaged, or it is no tar archive")
+    found = (adler32(block) & 0xFFFF) - (adler32(field) & 0xFFFF) + 256
+    if (found - stored) % _ADLER and not _sum_matches(block, stored):
+        raise Corrupt("tar header: wrong checksum", hint="the stream is damaged, or it is no tar archive")
 
 
 def _sum_matches(block: bytes, stored: int) -> bool:
@@ -148,11 +149,12 @@ def parse_header(block: bytes) -> TarEntry:
     """Return what a member's 512-byte header says; Corrupt unless its fields are well-formed."""
     name, owned, size, time, checksum, flag = _FIELDS.unpack_from(block)
     check_sum(block, checksum)
-    mode, uid, gid = _mode_and_owners(owned)
+    path = name.rstrip(b"\0")
+    if b"\0" in path or block[345]:
+        path = _prefixed(block)
     link = text(block[157:257], "link name") if block[157] else b""
-    if block[345]:
-        name = _prefixed(block)
-    entry = TarEntry(text(name, "name"), flag, mode, uid, gid, number(size, "size"), _time(time), link)
+    mode, uid, gid = _mode_and_owners(owned)
+    entry = TarEntry(path, flag, mode, uid, gid, number(size, "size"), _time(time), link)
     if flag == 51 or flag == 52:
         entry.major = number(block[329:337], "device number")
         entry.minor = number(block[337:345], "device number")
@@ -167,7 +169,8 @@ def extension_size(block: bytes) -> int:
 
 @functools.lru_cache(_REMEMBERED)
 def _mode_and_owners(fields: bytes) -> tuple[int, int, int]:
-    return number(fields[:8], "mode"), number(fields[8:16], "user ID"), number(fields[16:], "group ID")
+    mode = number(fields[:8], "mode") & 0o7777
+    return mode, number(fields[8:16], "user ID"), number(fields[16:], "group ID")
 
 
 @functools.lru_cache(_REMEMBERED)
@@ -177,11 +180,11 @@ def _time(field: bytes) -> int:
 
 def _prefixed(block: bytes) -> bytes:
     """The name behind its prefix; v7 has none, GNU keeps times and sparse maps in its place."""
-    name = block[:100]
-    if block[257:263] != b"ustar\0":
+    name = text(block[:100], "name")
+    if not block[345] or block[257:263] != b"ustar\0":
         return name
     end = 476 if block[508:512] == b"tar\0" else 500
-    return text(block[345:end], "name prefix") + b"/" + text(name, "name")
+    return text(block[345:end], "name prefix") + b"/" + name
 
 
 def kind_of(entry: TarEntry) -> int:
@@ -189,10 +192,10 @@ def kind_of(entry: TarEntry) -> int:
     Corrupt.
     """
     kind = _KINDS.get(entry.flag)
+    if kind == stat.S_IFREG:
+        return stat.S_IFDIR if entry.path[-1:] == b"/" and entry.flag in _PLAIN else kind
     if kind is None:
         raise Corrupt(f"tar: unknown member type {chr(entry.flag)!r} for {entry.path[:80]!r}")
-    if kind == stat.S_IFREG and entry.path[-1:] == b"/" and entry.flag in (0, 48):
-        return stat.S_IFDIR
     return kind
 
 

@@ -7,27 +7,26 @@ that readers are known to disagree about is Corrupt instead of a guess (attacks 
 
 from __future__ import annotations
 
+import functools
 import stat
+from collections.abc import Callable
 from typing import Protocol
 
 from mesocosm.errors import Corrupt, Exhausted
-from mesocosm.images.certain import certain
 from mesocosm.images.limits import DEFAULT_LIMITS, Limits
 from mesocosm.images.tar import sparse as tar_sparse
+from mesocosm.images.tar.extended import GLOBAL, LONG_LINK, LONG_NAME, RECORDS, Extended
 from mesocosm.images.tar.header import (
     BLOCK,
     HARDLINK,
     MAX_ID,
-    Records,
     TarEntry,
-    apply_records,
     bounded,
     decimal,
     extension_size,
     kind_of,
     number,
     parse_header,
-    parse_records,
     text,
     xattrs_of,
 )
@@ -35,7 +34,7 @@ from mesocosm.images.tar.header import (
 __all__ = ["BLOCK", "HARDLINK", "EntrySink", "TarEntry", "TarReader"]
 
 _ZEROES = bytes(BLOCK)
-_META = frozenset(b"xgLK")
+_META = frozenset((GLOBAL, RECORDS, LONG_NAME, LONG_LINK))
 _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
 
 
@@ -69,38 +68,23 @@ class TarReader:
         self._data = 0
         self._padding = 0
         self._zeroes = 0
-        self._meta: bytearray | None = None
+        self._meta: bytes | None = None
         self._meta_flag = 0
-        self._globals: dict[bytes, bytes] = {}
-        self._records: Records | None = None
-        self._long_name: bytes | None = None
-        self._long_link: bytes | None = None
-        self._sparse: tuple[TarEntry, list[tuple[int, int]], int] | None = None
-        self._map: tuple[TarEntry, int, tar_sparse.MapReader] | None = None
+        self._extended = Extended(limits)
+        self._more: Callable[[bytes], None] | None = None
+        """Takes the next block, which goes on with a sparse member's map."""
 
     # --- the stream -----------------------------------------------------------------------------------------
 
     def feed(self, block: bytes) -> None:
         """Take the next piece of the stream."""
         view = memoryview(block)
-        data = self._sink.data
         end = len(block)
-        at = 0
         start = self.position
+        at = 0
         while at < end:
             if self._data:
-                step = min(self._data, end - at)
-                self._data -= step
-                if self._meta is None:
-                    data(view[at : at + step])
-                    if not self._data:
-                        self._sink.end()
-                else:
-                    self._take_meta(view[at : at + step])
-                at += step
-                if not self._data and self._padding <= end - at:  # nearly always: no turn of its own
-                    at += self._padding
-                    self._padding = 0
+                at = self._take_data(view, at)
             elif self._padding:
                 step = min(self._padding, end - at)
                 self._padding -= step
@@ -126,18 +110,32 @@ class TarReader:
     def finish(self) -> None:
         """The stream has ended; Corrupt unless the archive has, too."""
         padding = self._padding and self._whole
-        if self._data or padding or self._held or self._map or self._sparse:
+        if self._data or padding or self._held or self._more:
             raise Corrupt("tar: the archive ends within a member", hint="the stream is truncated")
-        if self._records is not None or self._long_name is not None or self._long_link is not None:
+        if self._extended.pending:
             raise Corrupt("tar: the archive ends behind an extended header", hint="the stream is truncated")
         if self._whole and self._zeroes < 2:
             raise Corrupt("tar: the archive has no end mark", hint="the stream is truncated")
 
-    def _take_meta(self, view: memoryview) -> None:
-        meta = certain(self._meta, "its extended header")
-        meta += view
-        if not self._data:
-            self._end_meta(bytes(meta))
+    def _take_data(self, view: memoryview, at: int) -> int:
+        """Take a member's data, or an extended header's, from ``at`` on; return where they end."""
+        stop = at + self._data
+        whole = stop <= len(view)
+        if not whole:
+            stop = len(view)
+        self._data -= stop - at
+        if self._meta is None:
+            self._sink.data(view[at:stop])
+            if whole:
+                self._sink.end()
+        else:
+            self._meta += view[at:stop]
+            if whole:
+                self._end_meta(self._meta)
+        if whole and self._padding <= len(view) - stop:  # nearly always: no turn of its own
+            stop += self._padding
+            self._padding = 0
+        return stop
 
     def _check_trailer(self, rest: memoryview) -> None:
         """What follows the end mark is hashed as part of the layer, so it may be padding only (I-16)."""
@@ -147,23 +145,20 @@ class TarReader:
             )
 
     def _take_block(self, block: bytes) -> None:
-        if self._map is not None:
-            self._take_map(block)
-        elif self._sparse is not None:
-            self._take_sparse(block)
+        if self._more is not None:
+            self._more(block)
         elif not block[0] and block == _ZEROES:
             self._zeroes += 1
         elif self._zeroes:
             raise Corrupt("tar: a single block of zeroes between members", hint="the stream is damaged")
+        elif block[156] in _META:
+            self._begin_meta(block[156], extension_size(block))
         else:
-            self._take_header(block)
+            self._take_member(block)
 
     # --- headers --------------------------------------------------------------------------------------------
 
-    def _take_header(self, block: bytes) -> None:
-        if block[156] in _META:
-            self._begin_meta(block[156], extension_size(block))
-            return
+    def _take_member(self, block: bytes) -> None:
         entry = parse_header(block)
         self.entries += 1
         if self.entries > self._limits.entries:
@@ -172,11 +167,10 @@ class TarReader:
             )
         if entry.flag == 0x53:
             self._begin_old_sparse(entry, block)
-        elif self._records is None and not self._globals:
-            self._apply_long_names(entry)
-            self._emit(entry, entry.size)
+        elif self._extended.any:
+            self._emit_extended(entry)
         else:
-            self._emit_with_records(entry)
+            self._emit(entry, entry.size)
 
     def _begin_meta(self, flag: int, size: int) -> None:
         bounded(size, 0, 2**63 - 1, "size")
@@ -186,45 +180,22 @@ class TarReader:
                 hint="no honest archive needs it",
             )
         self._meta_flag = flag
-        self._meta = bytearray()
+        self._meta = b""
         self._data = size
         self._padding = -size % BLOCK
         if not size:
             self._end_meta(b"")
 
     def _end_meta(self, body: bytes) -> None:
-        """Keep what an extended header says for the member that follows; two of a kind are ambiguous."""
-        flag, self._meta = self._meta_flag, None
-        if flag == 0x67:
-            self._globals.update(parse_records(body))
-            if sum(map(len, self._globals)) + sum(map(len, self._globals.values())) > self._limits.records:
-                raise Exhausted(f"tar: the global headers exceed {self._limits.records} bytes")
-        elif flag == 0x78 and self._records is None:
-            self._records = parse_records(body)
-        elif flag == 0x4C and self._long_name is None:
-            self._long_name = text(body, "long name")
-        elif flag == 0x4B and self._long_link is None:
-            self._long_link = text(body, "long link name")
-        else:
-            raise Corrupt("tar: two extended headers of one kind for one member")
+        self._meta = None
+        self._extended.take(self._meta_flag, body)
 
-    def _apply_long_names(self, entry: TarEntry) -> None:
-        if self._long_name is not None:
-            entry.path, self._long_name = self._long_name, None
-        if self._long_link is not None:
-            entry.link, self._long_link = self._long_link, None
-
-    def _emit_with_records(self, entry: TarEntry) -> None:
-        records = self._records or []
-        self._records = None
-        merged = dict(records) if not self._globals else {**self._globals, **dict(records)}
-        if self._long_name is not None and merged.get(b"path"):
-            raise Corrupt("tar: a member has two long names, GNU's and PAX's")
-        self._apply_long_names(entry)
-        if apply_records(entry, merged):
-            entry.xattrs = xattrs_of(merged, self._limits)
-            if any(key[:11] == b"GNU.sparse." for key in merged):
-                self._emit_pax_sparse(entry, merged, records)
+    def _emit_extended(self, entry: TarEntry) -> None:
+        records = self._extended.apply(entry)
+        if records:
+            entry.xattrs = xattrs_of(records, self._limits)
+            if any(key[:11] == b"GNU.sparse." for key in records):
+                self._begin_pax_sparse(entry, records)
                 return
         self._emit(entry, entry.size)
 
@@ -240,7 +211,6 @@ class TarReader:
         if kind in _DEVICES:
             bounded(entry.major, 0, (1 << 12) - 1, "major device number")
             bounded(entry.minor, 0, (1 << 20) - 1, "minor device number")
-        entry.mode &= 0o7777
         entry.offset = self.position
         entry.stored = self._data = stored
         self._padding = -stored % BLOCK
@@ -256,47 +226,40 @@ class TarReader:
     # --- sparse files ---------------------------------------------------------------------------------------
 
     def _begin_old_sparse(self, entry: TarEntry, block: bytes) -> None:
-        if self._records is not None:
-            apply_records(entry, {**self._globals, **dict(self._records)})
-            self._records = None
-        self._apply_long_names(entry)
+        if self._extended.any:
+            self._extended.apply(entry)
         extents = tar_sparse.old_header_extents(block, 386, 4)
         real = number(block[483:495], "size")
-        self._sparse = (entry, extents, real)
-        if not block[482]:
-            self._end_old_sparse()
+        if block[482]:
+            self._more = functools.partial(self._take_old_map, entry, extents, real)
+        else:
+            self._emit_sparse(entry, extents, real, entry.size)
 
-    def _take_sparse(self, block: bytes) -> None:
-        extents = certain(self._sparse, "its sparse header")[1]
+    def _take_old_map(self, entry: TarEntry, extents: list[tuple[int, int]], real: int, block: bytes) -> None:
         extents += tar_sparse.old_header_extents(block, 0, 21)
         if len(extents) * tar_sparse.MAP_ENTRY > self._limits.sparse_map:
             raise Exhausted(f"tar: a sparse map is larger than {self._limits.sparse_map} bytes")
         if not block[504]:
-            self._end_old_sparse()
+            self._more = None
+            self._emit_sparse(entry, extents, real, entry.size)
 
-    def _end_old_sparse(self) -> None:
-        (entry, extents, real), self._sparse = certain(self._sparse, "its sparse header"), None
-        self._emit_sparse(entry, extents, real, entry.size)
-
-    def _emit_pax_sparse(self, entry: TarEntry, merged: dict[bytes, bytes], records: Records) -> None:
-        if merged.get(b"GNU.sparse.name"):
-            entry.path = text(merged[b"GNU.sparse.name"], "sparse name")
-        size = merged.get(b"GNU.sparse.realsize") or merged.get(b"GNU.sparse.size") or b""
+    def _begin_pax_sparse(self, entry: TarEntry, records: dict[bytes, bytes]) -> None:
+        if records.get(b"GNU.sparse.name"):
+            entry.path = text(records[b"GNU.sparse.name"], "sparse name")
+        size = records.get(b"GNU.sparse.realsize") or records.get(b"GNU.sparse.size") or b""
         real = decimal(size, "sparse size")
-        if merged.get(b"GNU.sparse.major") == b"1" and merged.get(b"GNU.sparse.minor") == b"0":
-            self._map = (entry, real, tar_sparse.MapReader(self._limits))
+        if records.get(b"GNU.sparse.major") == b"1" and records.get(b"GNU.sparse.minor") == b"0":
+            self._more = functools.partial(self._take_map, entry, tar_sparse.MapReader(self._limits), real)
             return
-        extents = tar_sparse.record_extents(records)
+        extents = tar_sparse.record_extents(self._extended.records)
         if extents is None:
             raise Corrupt(f"tar: {entry.path[:80]!r} is sparse in an unknown way")
         self._emit_sparse(entry, extents, real, entry.size)
 
-    def _take_map(self, block: bytes) -> None:
-        entry, real, reader = certain(self._map, "its sparse map")
-        if not reader.feed(block):
-            return
-        self._map = None
-        self._emit_sparse(entry, reader.extents or [], real, entry.size - reader.taken)
+    def _take_map(self, entry: TarEntry, reader: tar_sparse.MapReader, real: int, block: bytes) -> None:
+        if reader.feed(block):
+            self._more = None
+            self._emit_sparse(entry, reader.extents or [], real, entry.size - reader.taken)
 
     def _emit_sparse(self, entry: TarEntry, extents: list[tuple[int, int]], real: int, stored: int) -> None:
         entry.size = real
