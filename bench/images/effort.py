@@ -40,14 +40,20 @@ def of_commands(
     return Effort(wall, cpu + cpu_of(daemon) - before, memory / 1024)
 
 
-def of_call(work: Callable[[], None], *, durable: Path) -> Effort:
-    """Run ``work`` in a child of its own, then make ``durable``'s file system durable, which is counted."""
+def of_call(work: Callable[[], None], *, durable: Path, alone: bool = False) -> Effort:
+    """Run ``work`` in a child of its own, then make ``durable``'s file system durable, which is counted.
+
+    ``alone``: on one processor.  Two that are threads of one core take from each other, and the seconds that
+    they both count are more than the work has.
+    """
     sys.stdout.flush()
     begin = time.perf_counter()
     pid = os.fork()
     if not pid:
         status = 1
         try:
+            if alone:
+                os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
             work()
             status = 0
         except BaseException:

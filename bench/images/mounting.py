@@ -30,6 +30,9 @@ LIMITS = {6: 1.0, 128: 20.0}
 TRIALS = 15
 DEEP = 6
 _MARK = "/nowhere/mark"
+_WAITING = re.compile(r"\b(?:futex|epoll_wait|getpid)\(")
+"""Calls of threads waiting for each other: how many depends on who is first."""
+
 _MOUNT = re.compile(r"\b(?:mount|fsopen|fsmount|open_tree|move_mount)\(")
 
 
@@ -94,7 +97,8 @@ def _traced(folder: Path, count: int) -> list[str]:
     subprocess.run(words, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     lines = trace.read_text(errors="replace").splitlines()
     first, last = (number for number, line in enumerate(lines) if _MARK in line)
-    return [line for line in lines[first + 1 : last] if "resumed>" not in line]
+    calls = [line for line in lines[first + 1 : last] if "resumed>" not in line]
+    return [line for line in calls if not _WAITING.search(line)]
 
 
 async def _provision_twice(folder: Path) -> None:

@@ -23,16 +23,19 @@ def run(material: Material, scratch: Scratch, registry: Registry, *, rounds: int
     del registry
     blobs = material.blobs("gzip")
 
-    def in_child(kind: SinkKind | None) -> Effort:
+    def in_child(kind: SinkKind | None, *, alone: bool = False) -> Effort:
         with scratch.fresh() as path:
-            return of_call(partial(make_layers, blobs, kind, path), durable=path)
+            return of_call(partial(make_layers, blobs, kind, path), durable=path, alone=alone)
 
     def by_tool(program: str) -> Effort:
         with scratch.fresh() as path:
             words = [(program, "-xzf", str(blob), "-C", str(path)) for blob in blobs]
             return of_commands(*words, durable=path)
 
-    layers = by_turns({FLOOR: lambda: in_child(None), OURS: lambda: in_child("erofs-a")}, rounds=rounds)
+    layers = by_turns(
+        {FLOOR: lambda: in_child(None, alone=True), OURS: lambda: in_child("erofs-a", alone=True)},
+        rounds=rounds,
+    )
     trees = by_turns(
         {OURS: lambda: in_child("apply"), "bsdtar": lambda: by_tool("bsdtar"), "tar": lambda: by_tool("tar")},
         rounds=rounds,

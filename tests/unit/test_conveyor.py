@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 
@@ -121,3 +122,17 @@ def test_giving_up_drops_what_waits_and_may_be_repeated() -> None:
     timer.join()
     conveyor.abort()
     assert seen == [b"first"]
+
+
+def test_on_a_single_processor_pieces_are_worked_on_at_once() -> None:
+    """A second thread would only take the processor, and its caches, from the first."""
+    threads: list[int] = []
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        conveyor = Conveyor(lambda _: threads.append(threading.get_ident()))
+        conveyor.put(b"piece")
+        assert threads == [threading.get_ident()]
+        conveyor.finish()
+    finally:
+        os.sched_setaffinity(0, allowed)

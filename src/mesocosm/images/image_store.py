@@ -48,7 +48,7 @@ _Implied = Mapping[Digest, tuple[str, ...] | None]
 
 
 class ImageStore:
-    """The parts of one image store; stateless, any number of processes may use it at once."""
+    """The parts of one image store; any number of processes may use it at once."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -81,7 +81,7 @@ class ImageStore:
 
     def complete(self, image: ImageRecord, form: Form) -> bool:
         """Whether every layer of the image is there in ``form``, and its documents are."""
-        layers = all(self.layers.has(diff_id, form) for diff_id in image.diff_ids)
+        layers = self.layers.has_all(image.diff_ids, form)
         looks = not image.looks or self.looks(image).exists()
         return layers and looks and all(map(self.blobs.has, image.documents))
 

@@ -15,9 +15,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
+import functools
 import os
 import secrets
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ from mesocosm.errors import Corrupt
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.digest import HEX_LENGTH, Digest
 from mesocosm.images.documents import Descriptor
+from mesocosm.images.layers.presence import Presence
 from mesocosm.images.limits import DEFAULT_LIMITS, DEFAULT_POLICY, Limits, Policy
 from mesocosm.images.progress import Phase, Progress, Report, silent
 from mesocosm.images.staging import discard, sweep
@@ -74,7 +76,7 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class LayerStore:
-    """The layers of one store; stateless, any number of processes may use it at once."""
+    """The layers of one store; any number of processes may use it at once."""
 
     def __init__(
         self,
@@ -86,6 +88,7 @@ class LayerStore:
     ) -> None:
         self._root = root
         self._prefix = {form: f"{root}/{folder}/" for form, folder in _FOLDER.items()}
+        self._presence = {form: Presence(prefix) for form, prefix in self._prefix.items()}
         self._blobs = blobs
         self.limits = limits
         self.policy = policy
@@ -102,6 +105,10 @@ class LayerStore:
     def has(self, diff_id: Digest, form: Form) -> bool:
         """Whether the layer is there; a directory under the final name is a whole layer."""
         return os.path.exists(f"{self._prefix[form]}{diff_id.hex}/{CONTENT[form]}")  # noqa: PTH110
+
+    def has_all(self, diff_ids: Collection[Digest], form: Form) -> bool:
+        """Whether all these layers are there; a single look where nothing has changed since they were."""
+        return self._presence[form].all(diff_ids, functools.partial(self.has, form=form))
 
     def record(self, diff_id: Digest, form: Form) -> LayerRecord | None:
         """Return what is recorded of the layer; None when it is not there or its record is unreadable."""
