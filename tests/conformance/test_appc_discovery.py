@@ -17,6 +17,7 @@ from aiohttp import web
 from fixtures.gnupg import Gnupg, gnupg
 from mesocosm.errors import Corrupt, Denied, Exhausted, InvalidConfig, MesocosmError, NotFound
 from mesocosm.images.appc.discovery import Template, filled, parse_page
+from mesocosm.images.progress import Progress
 from mesocosm.images.provisioner import Provisioner
 from provisions import new_id, opened, paths_of, shown
 from registry_fixtures import sha256
@@ -101,6 +102,24 @@ async def names_in(folder: Path, reference: str) -> set[str]:
         provision = await provisioner.provision(container, reference, scratch=folder / f"s-{container}")
         with shown(provision.root, folder / "root") as root:
             return {path.name for path in root.iterdir()}
+
+
+async def test_progress_is_told_to_who_pulls(tmp_path: Path) -> None:
+    told, general = list[Progress](), list[Progress]()
+    async with site() as server, opened(tmp_path, progress=general.append) as provisioner:
+        size = len(server.add("base"))
+        top = len(server.add("app", dependencies=server.needs("base")))
+        name = f"appc:{server.host}/app:1.0"
+        await provisioner.pull(name, progress=told.append)
+        came = {one.subject.rpartition("/")[2]: one for one in told if one.subject.startswith("http")}
+        assert {short: (one.done, one.total, one.finished) for short, one in came.items()} == {
+            "app-1.0-linux-amd64.aci": (top, top, True),
+            "base-1.0-linux-amd64.aci": (size, size, True),
+        }
+        told.clear()
+        await provisioner.pull(name, progress=told.append)
+        assert [one.already for one in told if one.finished] == [True]
+        assert general == []
 
 
 async def test_simple_discovery_with_dependencies(tmp_path: Path) -> None:

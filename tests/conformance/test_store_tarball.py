@@ -264,19 +264,21 @@ async def test_q16_the_next_command_goes_on_where_one_was_interrupted(tmp_path: 
             assert (last.resumed, last.finished, last.total) == (resumed, True, last.done)
 
 
-async def test_the_rate_is_bounded_and_progress_told(tmp_path: Path) -> None:
-    data, told = gzip.compress(os.urandom(60_000)), list[Progress]()
+async def test_the_rate_is_bounded_and_progress_told_to_who_pulls(tmp_path: Path) -> None:
+    data, told, general = gzip.compress(os.urandom(60_000)), list[Progress](), list[Progress]()
     raw = archive(file(b"noise", data))
     async with (
         MaliciousRegistry() as server,
         Provisioner.open(
-            paths_of(tmp_path), progress=told.append, throttle=Throttle(32 << 10)
+            paths_of(tmp_path), progress=general.append, throttle=Throttle(32 << 10)
         ) as provisioner,
     ):
         begun = time.monotonic()
         reference = serve(server, raw)
-        await provisioner.pull(reference)
+        await provisioner.pull(reference, progress=told.append)
         assert time.monotonic() - begun > len(raw) / (32 << 10) - 0.5
     mine = [one for one in told if one.phase is Phase.DOWNLOAD and one.subject.startswith("http")]
     assert [one.done for one in mine] == sorted(one.done for one in mine)
     assert (mine[0].total, mine[-1].done, mine[-1].finished) == (len(raw), len(raw), True)
+    assert general == []
+    assert {Phase.RESOLVE, Phase.DOWNLOAD} <= {one.phase for one in told}

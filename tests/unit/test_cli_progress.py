@@ -34,9 +34,9 @@ def test_lines_one_for_each_subject_that_is_finished(capsys: pytest.CaptureFixtu
     assert said.out == ""
     assert [re.sub(r"in [0-9.]+ ms", "in T", line) for line in said.err.splitlines()] == [
         "mesocosm: resolved debian:12 in T",
-        "mesocosm: debian:11 is unchanged",
         "mesocosm: fetched 0123456789ab 2 KiB in T (1 KiB from an earlier attempt)",
         "mesocosm: unpacked 0123456789ab 2 KiB in T",
+        "mesocosm: debian:11 is unchanged",
         "mesocosm: 1 blob there already",
     ]
 
@@ -61,7 +61,7 @@ class Screen(io.StringIO):
         return True
 
 
-def test_bars_by_phase_that_leave_nothing_on_the_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bars_by_phase_that_leave_only_what_was_there_already(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = Screen()
     monkeypatch.setattr(sys, "stderr", screen)
     monkeypatch.setenv("TERM", "xterm")
@@ -74,7 +74,9 @@ def test_bars_by_phase_that_leave_nothing_on_the_screen(monkeypatch: pytest.Monk
     shown = screen.getvalue()
     for phase in ("resolve", "download", "unpack"):
         assert phase in shown
-    assert shown.rstrip().endswith(("\x1b[2K", "\x1b[?25h", "\x1b[1A"))
+    assert shown.endswith("mesocosm: debian:11 is unchanged\nmesocosm: 1 blob there already\n")
+    before = shown.removesuffix("mesocosm: debian:11 is unchanged\nmesocosm: 1 blob there already\n")
+    assert before.rstrip().endswith(("\x1b[2K", "\x1b[?25h", "\x1b[1A"))
 
 
 def test_rich_is_imported_with_the_first_report_on_a_terminal_only() -> None:

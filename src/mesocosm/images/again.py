@@ -7,18 +7,22 @@ from mesocosm.images.families import Families
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.outlines import recognised
 from mesocosm.images.platform import parse_platform
+from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference
 from mesocosm.images.stores.base import Found, Outline
 
 
-async def again(families: Families, reference: Reference, image: ImageRecord) -> Found | None:
+async def again(
+    families: Families, reference: Reference, image: ImageRecord, report: Report = silent
+) -> Found | None:
     """Return the image as its source has it; None when the reference means another one there.
 
     Registries are asked by digest.  Raises what the source does.
     """
     if reference.transport == "docker":
         reference = reference.pinned(Digest.parse(image.published))
-    found = await families.store(reference).discover(reference, parse_platform(image.platform))
+    store, platform = families.store(reference), parse_platform(image.platform)
+    found = await store.discover(reference, platform, report=report)
     if isinstance(found, Outline):
         found = await recognised(found, image)
     return found if found is not None and str(found.manifest.digest) == image.digest else None

@@ -97,7 +97,6 @@ class Provisioner(Library):
             hosts=hosts,
             credentials=credentials,
             throttle=throttle,
-            report=progress or silent,
             takes_schema1=functools.partial(takes_schema1, policy),
         )
         families = Families(context)

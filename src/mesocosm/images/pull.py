@@ -114,7 +114,7 @@ class Puller:
                 hint="pull it again, without --pull never",
             )
         else:
-            there = await again(self._families, wanted.reference, image)
+            there = await again(self._families, wanted.reference, image, report)
             if there is None:
                 raise NotFound(
                     f"layers of image {image.digest} are gone, and {wanted.reference} is another image now",
@@ -157,7 +157,7 @@ class Puller:
         subject = wanted.reference.familiar
         report(Progress(Phase.RESOLVE, subject))
         known = await in_thread(self._named, wanted)
-        found = await self._ask(wanted, known)
+        found = await self._ask(wanted, known, report)
         report(Progress(Phase.RESOLVE, subject, already=found is None, finished=True))
         if found is None and known is not None:
             return await in_thread(self._confirmed, known)
@@ -194,10 +194,10 @@ class Puller:
             return None
         return Pulled(image, ref)
 
-    async def _ask(self, wanted: Wanted, known: Pulled | None) -> Found | Outline | None:
+    async def _ask(self, wanted: Wanted, known: Pulled | None, report: Report) -> Found | Outline | None:
         etag = known.ref.etag if known else None
         store = self._families.store(wanted.reference)
-        return await store.discover(wanted.reference, wanted.platform, etag=etag)
+        return await store.discover(wanted.reference, wanted.platform, etag=etag, report=report)
 
     def _confirmed(self, known: Pulled) -> Pulled:
         ref = msgspec.structs.replace(known.ref, checked_at=time.time())

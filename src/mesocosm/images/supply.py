@@ -15,7 +15,7 @@ from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
-from mesocosm.images.progress import Report
+from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference, parse_reference
 from mesocosm.images.stores.base import Found
 from mesocosm.images.transfer import Discard, in_thread
@@ -28,7 +28,7 @@ async def have_blobs(store: ImageStore, families: Families, image: ImageRecord, 
     """
     if all(store.blobs.has(Digest.parse(one.digest), one.size) for one in image.layers):
         return
-    await keep_blobs(store, await _found_again(store, families, image), report)
+    await keep_blobs(store, await _found_again(store, families, image, report), report)
 
 
 async def have_documents(store: ImageStore, families: Families, image: ImageRecord) -> None:
@@ -39,16 +39,16 @@ async def have_documents(store: ImageStore, families: Families, image: ImageReco
     """
     if all(map(store.blobs.has, image.kept)):
         return
-    found = await _found_again(store, families, image)
+    found = await _found_again(store, families, image, silent)
     for document in found.documents:
         await in_thread(store.blobs.put, document.data, document.descriptor.digest)
 
 
-async def _found_again(store: ImageStore, families: Families, image: ImageRecord) -> Found:
+async def _found_again(store: ImageStore, families: Families, image: ImageRecord, report: Report) -> Found:
     """The image at the first of its sources that still has it."""
     for reference in await in_thread(lambda: list(_sources(store, image))):
         with contextlib.suppress(MesocosmError):
-            found = await again(families, reference, image)
+            found = await again(families, reference, image, report)
             if found is not None:
                 return found
     raise NotFound(

@@ -58,12 +58,10 @@ class Web:
         limits: Limits | None = None,
         *,
         throttle: Throttle | None = None,
-        report: Report = silent,
     ) -> None:
-        """``throttle`` bounds, and ``report`` is told of, what `fetch` brings."""
+        """``throttle`` bounds what `fetch` brings."""
         self._hosts = hosts or HostsConfig()
         self._throttle = throttle
-        self._report = report
         self._limits = limits or Limits()
         self._transports: dict[Origin, Transport] = {}
         self._stack = contextlib.AsyncExitStack()
@@ -86,10 +84,17 @@ class Web:
             return await transport.retrying(attempt, Retry(self._limits))
 
     async def fetch(
-        self, url: str, target: Target, *, most: int, what: str, validator: str | None = None
+        self,
+        url: str,
+        target: Target,
+        *,
+        most: int,
+        what: str,
+        validator: str | None = None,
+        report: Report = silent,
     ) -> Fetched | None:
         """Have a file written to ``target``, across drops and from where an earlier attempt ended; None when
-        ``validator`` still holds.
+        ``validator`` still holds.  ``report`` is told how far it is.
 
         Raises as `read` does.
         """
@@ -110,22 +115,9 @@ class Web:
             async with contextlib.aclosing(download.chunks()) as chunks:
                 async for chunk in chunks:
                     await in_thread(target.write, chunk)
-                    self._tell(where, download)
-        self._tell(where, download, finished=True)
+                    report(_progress(where, download))
+        report(_progress(where, download, finished=True))
         return None if download.unchanged else Fetched(download.position, download.validator)
-
-    def _tell(self, url: URL, download: Download, *, finished: bool = False) -> None:
-        self._report(
-            Progress(
-                Phase.DOWNLOAD,
-                shown(url, 200),
-                download.position,
-                download.position if finished else download.total,
-                download.resumed,
-                already=download.unchanged,
-                finished=finished,
-            )
-        )
 
     async def unchanged(self, url: str, validator: str, *, what: str) -> bool:
         """Whether a file is still the one that came with ``validator``; no bytes of another come.
@@ -158,6 +150,18 @@ class Web:
             )
             self._transports[origin] = await self._stack.enter_async_context(made)
         return url, self._transports[origin]
+
+
+def _progress(url: URL, download: Download, *, finished: bool = False) -> Progress:
+    return Progress(
+        Phase.DOWNLOAD,
+        shown(url, 200),
+        download.position,
+        download.position if finished else download.total,
+        download.resumed,
+        already=download.unchanged,
+        finished=finished,
+    )
 
 
 def endpoint_of(url: URL, hosts: HostsConfig) -> Endpoint:

@@ -53,23 +53,43 @@ def progress(*, quiet: bool) -> Iterator[Display]:
         display.close()
 
 
-class _Lines(Display):
-    """One line for each subject a phase is finished with; what was there already is only counted."""
+class _Shown(Display):
+    """What was there already is only counted, and told in the end."""
 
     def __init__(self) -> None:
-        self._began: dict[tuple[Phase, str], float] = {}
         self._present: set[str] = set()
+        self._unchanged: list[str] = []
+
+    def _note(self, report: Progress) -> None:
+        """Take note of what was there already."""
+        if report.already and report.phase is Phase.RESOLVE:
+            self._unchanged.append(report.subject)
+        elif report.already:
+            self._present.add(report.subject)
+
+    def close(self) -> None:
+        for subject in self._unchanged:
+            _say(f"{safe(subject)} is unchanged")
+        if self._present:
+            _say(f"{count(len(self._present), 'blob')} there already")
+        self._unchanged.clear()
+        self._present.clear()
+
+
+class _Lines(_Shown):
+    """One line for each subject a phase is finished with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began: dict[tuple[Phase, str], float] = {}
 
     def __call__(self, report: Progress) -> None:
         key = (report.phase, report.subject)
         began = self._began.setdefault(key, time.monotonic())
         if not report.finished:
             return
-        if report.already and report.phase is Phase.RESOLVE:
-            _say(f"{safe(report.subject)} is unchanged")
-            return
         if report.already:
-            self._present.add(report.subject)
+            self._note(report)
             return
         words = [_DONE[report.phase], safe(_short(report.subject))]
         if report.total or report.done:
@@ -82,11 +102,6 @@ class _Lines(Display):
         if report.resumed:
             words.append(f"({size(report.resumed)} from an earlier attempt)")
         _say(" ".join(words))
-
-    def close(self) -> None:
-        if self._present:
-            _say(f"{count(len(self._present), 'blob')} there already")
-        self._present.clear()
 
 
 class _Phase:
@@ -119,16 +134,20 @@ class _Phase:
         return f"{finished}/{len(self._reports)} layers"
 
 
-class _Terminal(Display):
+class _Terminal(_Shown):
     """One bar for each phase.  Rich is imported with the first report: most commands never send one."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._bars: Bars | None = None
         self._phases: dict[Phase, tuple[_Phase, TaskID]] = {}
         self._closed = False
 
     def __call__(self, report: Progress) -> None:
-        if self._closed or (report.already and report.phase not in self._phases):
+        if self._closed:
+            return
+        self._note(report)
+        if report.already and report.phase not in self._phases:
             return
         bars = self._bars = self._bars or _start()
         if report.phase not in self._phases:
@@ -145,6 +164,7 @@ class _Terminal(Display):
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
+        super().close()
 
 
 def _start() -> Bars:

@@ -17,6 +17,7 @@ from mesocosm.images.digest import Digest
 from mesocosm.images.foreign import shown
 from mesocosm.images.limits import DEFAULT_LIMITS
 from mesocosm.images.platform import Platform
+from mesocosm.images.progress import Report, silent
 from mesocosm.images.registry.hosts import HostsConfig
 from mesocosm.images.transfer import in_thread
 from mesocosm.images.trust.signed_part import Part
@@ -48,11 +49,20 @@ class _Fetched(msgspec.Struct, frozen=True):
 class Discovered:
     """The images of one discovery: each name is looked for once."""
 
-    def __init__(self, web: Web, hosts: HostsConfig | None, blobs: BlobStore, platform: Platform) -> None:
+    def __init__(
+        self,
+        web: Web,
+        hosts: HostsConfig | None,
+        blobs: BlobStore,
+        platform: Platform,
+        report: Report = silent,
+    ) -> None:
+        """``report`` is told of the images that are fetched."""
         self._web = web
         self._discovery = Discovery(web, hosts)
         self._blobs = blobs
         self._platform = platform
+        self._report = report
         self._known: dict[tuple[str, tuple[tuple[str, str], ...]], Aci] = {}
         self._fetched: list[_Fetched] = []
 
@@ -139,7 +149,9 @@ class Discovered:
         if url is None:
             raise NotFound(f"{shown(template, 120)} asks for labels that the image does not have")
         with arriving(self._blobs, url) as blob:
-            came = await self._web.fetch(url, blob, most=DEFAULT_LIMITS.stream, what=f"image {url}")
+            came = await self._web.fetch(
+                url, blob, most=DEFAULT_LIMITS.stream, what=f"image {url}", report=self._report
+            )
             digest: Digest = await in_thread(blob.publish)
         validator = came.validator if came else None
         self._fetched.append(_Fetched(values["name"], dict(labels), url, validator))

@@ -22,6 +22,7 @@ from mesocosm.images.appc.source import Aci, Neighbours, Source, check_pin
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import LAYER_LIMIT, Descriptor
 from mesocosm.images.platform import Platform, normalised
+from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference
 from mesocosm.images.stores.base import Found, Store, StoreContext, fetching
 from mesocosm.images.stores.resolve import resolve_made
@@ -59,10 +60,10 @@ class AppcStore(Store):
         self._parts: dict[Digest, tuple[Source, tuple[Aci, ...]]] = {}
 
     async def discover(
-        self, reference: Reference, platform: Platform, *, etag: str | None = None
+        self, reference: Reference, platform: Platform, *, etag: str | None = None, report: Report = silent
     ) -> Found | None:
         """As `Store.discover`; its ETag speaks of every image that makes it up."""
-        discovered = self._discovered(reference, platform)
+        discovered = self._discovered(reference, platform, report)
         if discovered is not None and etag is not None and await discovered.unchanged(etag):
             return None
         source, aci = await self._first(reference, discovered)
@@ -100,17 +101,15 @@ class AppcStore(Store):
         labels = dict(reference.labels) | ({"version": reference.tag} if reference.tag else {})
         return discovered, await discovered.get(reference.repository, labels)
 
-    def _discovered(self, reference: Reference, platform: Platform) -> Discovered | None:
+    def _discovered(self, reference: Reference, platform: Platform, report: Report) -> Discovered | None:
         """What finds images by their names; None where the reference is a file."""
         if reference.transport == "aci":
             return None
         from mesocosm.images.appc.web import Discovered  # the HTTP library: only who fetches needs it
         from mesocosm.images.web import Web
 
-        self._web = self._web or Web(
-            self.context.hosts, throttle=self.context.throttle, report=self.context.report
-        )
-        return Discovered(self._web, self.context.hosts, self.context.blobs, platform)
+        self._web = self._web or Web(self.context.hosts, throttle=self.context.throttle)
+        return Discovered(self._web, self.context.hosts, self.context.blobs, platform, report)
 
     async def close(self) -> None:
         """As `Store.close`."""

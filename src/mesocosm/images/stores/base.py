@@ -159,8 +159,7 @@ class StoreContext(msgspec.Struct, frozen=True, kw_only=True):
     """What a store may use: the paths of this installation, and the blob store, to look into or to keep what
     has to be read whole before it can be named.  ``hosts`` and ``credentials`` are for registries; None: what
     is configured on this host.  ``throttle`` bounds the bytes a second that servers give and take,
-    ``report`` is told of what has to come whole before it can be named.  ``takes_schema1`` answers, blocking,
-    whether policy allows an image to be in docker's schema 1.
+    ``takes_schema1`` answers, blocking, whether policy allows an image to be in docker's schema 1.
     """
 
     paths: Paths
@@ -168,7 +167,6 @@ class StoreContext(msgspec.Struct, frozen=True, kw_only=True):
     hosts: HostsConfig | None = None
     credentials: CredentialSource | None = None
     throttle: Throttle | None = None
-    report: Report = silent
     takes_schema1: Callable[[Reference], bool] = _never
 
 
@@ -186,9 +184,12 @@ class Store:
         self.context = context
 
     async def discover(
-        self, reference: Reference, platform: Platform, *, etag: str | None = None
+        self, reference: Reference, platform: Platform, *, etag: str | None = None, report: Report = silent
     ) -> Found | Outline | None:
-        """Say what the reference stands for now; None when ``etag`` still holds."""
+        """Say what the reference stands for now; None when ``etag`` still holds.
+
+        ``report`` is told of what has to come whole before it can be named.
+        """
         raise Unsupported(f"{reference}: the {self.name} store has no layers to give")
 
     async def platforms(self, reference: Reference) -> tuple[Platform, ...]:

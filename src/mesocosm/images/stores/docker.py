@@ -15,7 +15,7 @@ from mesocosm.images.blobs import BlobStore
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor, Manifest, parse_document
 from mesocosm.images.platform import Platform
-from mesocosm.images.progress import Report
+from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference
 from mesocosm.images.registry.client import ManifestReply, RegistryClient
 from mesocosm.images.registry.credentials import Credentials, default_paths
@@ -44,7 +44,7 @@ class RegistryStore(Store):
         self._web: Web | None = None
 
     async def discover(
-        self, reference: Reference, platform: Platform, *, etag: str | None = None
+        self, reference: Reference, platform: Platform, *, etag: str | None = None, report: Report = silent
     ) -> Found | Outline | None:
         """As `Store.discover`: one conditional request where an ETag is known."""
         client = await self.client(reference)

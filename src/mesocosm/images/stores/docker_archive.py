@@ -22,6 +22,7 @@ from mesocosm.images.docker_v1 import V1Image, parse_v1, v1_config
 from mesocosm.images.documents import LAYER_LIMIT, Descriptor
 from mesocosm.images.foreign import parse_uint, shown
 from mesocosm.images.platform import Platform
+from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference, parse_docker_name
 from mesocosm.images.stores.base import Found, Store, fetching
 from mesocosm.images.stores.resolve import resolve_made
@@ -47,7 +48,7 @@ class DockerArchiveStore(Store):
     transports = frozenset({"docker-archive"})
 
     async def discover(
-        self, reference: Reference, platform: Platform, *, etag: str | None = None
+        self, reference: Reference, platform: Platform, *, etag: str | None = None, report: Report = silent
     ) -> Found | None:
         """As `Store.discover`; an archive has no ETag."""
         path = Path(reference.path).absolute()

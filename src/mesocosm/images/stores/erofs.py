@@ -17,6 +17,7 @@ from mesocosm.images.documents import Descriptor
 from mesocosm.images.erofs.file import HEAD
 from mesocosm.images.erofs.ready import check_superblock
 from mesocosm.images.platform import Platform
+from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference
 from mesocosm.images.stores.base import Found, Store, fetching
 from mesocosm.images.stores.resolve import resolve_made
@@ -33,7 +34,7 @@ class ErofsStore(Store):
     transports = frozenset({"erofs"})
 
     async def discover(
-        self, reference: Reference, platform: Platform, *, etag: str | None = None
+        self, reference: Reference, platform: Platform, *, etag: str | None = None, report: Report = silent
     ) -> Found | None:
         """As `Store.discover`.  The file is read once to name it, and once more for its layer."""
         path = Path(reference.path).absolute()

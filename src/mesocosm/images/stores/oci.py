@@ -15,6 +15,7 @@ from mesocosm.images.digest import Digest
 from mesocosm.images.documents import IMAGE_NAME, REF_NAME, Descriptor, Index, parse_document
 from mesocosm.images.foreign import shown
 from mesocosm.images.platform import Platform
+from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference, parse_docker_name
 from mesocosm.images.stores.base import Document, Found, Shelf, Store, fetching
 from mesocosm.images.stores.resolve import platforms_of, resolve
@@ -70,7 +71,7 @@ class OciStore(Store):
     transports = frozenset({"oci", "oci-archive"})
 
     async def discover(
-        self, reference: Reference, platform: Platform, *, etag: str | None = None
+        self, reference: Reference, platform: Platform, *, etag: str | None = None, report: Report = silent
     ) -> Found | None:
         """As `Store.discover`; a layout has no ETag: reading its index is the check."""
         layout = await in_thread(open_layout, reference)

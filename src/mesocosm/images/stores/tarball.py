@@ -20,6 +20,7 @@ from mesocosm.images.leases import hold
 from mesocosm.images.limits import DEFAULT_LIMITS
 from mesocosm.images.measuring import measure
 from mesocosm.images.platform import Platform
+from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference
 from mesocosm.images.stores.base import Found, Store, StoreContext, fetching
 from mesocosm.images.stores.resolve import resolve_made
@@ -42,7 +43,7 @@ class TarballStore(Store):
         self._web: Web | None = None
 
     async def discover(
-        self, reference: Reference, platform: Platform, *, etag: str | None = None
+        self, reference: Reference, platform: Platform, *, etag: str | None = None, report: Report = silent
     ) -> Found | None:
         """As `Store.discover`.  The file is read once to name it, and once more for its layer."""
         if not reference.is_url:
@@ -59,6 +60,7 @@ class TarballStore(Store):
                 most=DEFAULT_LIMITS.stream,
                 what=f"tarball {reference.path}",
                 validator=etag,
+                report=report,
             )
             if came is None:
                 return None
@@ -73,9 +75,7 @@ class TarballStore(Store):
     def _client(self) -> Web:
         from mesocosm.images.web import Web  # the HTTP library: only who fetches needs it
 
-        self._web = self._web or Web(
-            self.context.hosts, throttle=self.context.throttle, report=self.context.report
-        )
+        self._web = self._web or Web(self.context.hosts, throttle=self.context.throttle)
         return self._web
 
 
