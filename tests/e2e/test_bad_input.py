@@ -87,6 +87,8 @@ async def test_an_honest_registry_is_not_refused(mesocosm: CommandLine) -> None:
 
 Case = tuple[str, Fault, tuple[str, ...]]
 
+WEB_PAGE = change(lambda answer: type(answer)(200, {"Content-Type": "text/html"}, b"<html>Welcome</html>"))
+
 ANSWERS: list[Case] = [
     ("/manifests/", status(401), ("asks for credentials", "mesocosm login")),
     ("/manifests/", status(403), ("refuses", "a/b:latest", "mesocosm login")),
@@ -94,6 +96,7 @@ ANSWERS: list[Case] = [
     ("/manifests/", status(429, {"Retry-After": "0"}), ("limits the rate of requests", "wait")),
     ("/manifests/", status(500), ("answered 500", "a/b:latest", "its own logs say why")),
     ("/manifests/", mute(), ("does not answer", "check the network")),
+    ("/manifests/", WEB_PAGE, ("a/b:latest is a web page, not JSON", "another kind of server, or a proxy")),
     ("/blobs/", status(401), ("asks for credentials", "mesocosm login")),
     ("/blobs/", status(404), ("has no",)),
     ("/blobs/", status(429, {"Retry-After": "0"}), ("limits the rate of requests",)),
@@ -105,7 +108,7 @@ ANSWERS: list[Case] = [
 @pytest.mark.parametrize(
     ("part", "fault", "words"),
     ANSWERS,
-    ids=["401", "403", "404", "429", "500", "hangs"]
+    ids=["401", "403", "404", "429", "500", "hangs", "web-page"]
     + [f"blob-{name}" for name in ("401", "404", "429", "500", "hangs")],
 )
 async def test_a_registry_that_refuses(

@@ -39,6 +39,7 @@ def here(mesocosm: CommandLine, tmp_path: Path) -> Path:
     (tmp_path / "cut.tar.gz").write_bytes(gzip.compress(whole)[:200_000])
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "text").write_text("This is no image.\n")
+    (tmp_path / "noise").write_bytes(b"\xd8\xb6q" * 50_000)
     (tmp_path / "folder").mkdir()
     tar_of({"x": b"x"}, tmp_path / "root.tar")
     return tmp_path
@@ -56,7 +57,12 @@ REFUSED = [
     ("load -i cut-docker.tar", 1, "cut-docker.tar is truncated"),
     ("load -i cut.tar.gz", 1, r"cut.tar.gz: gzip stream ends early \(the source is truncated\)"),
     ("load -i empty", 1, "empty"),
-    ("load -i text", 1, "text"),
+    ("load -i text", 1, r"text: tar: the file is shorter than any archive \(is it one\?\)"),
+    (
+        "load -i noise",
+        1,
+        r"noise: tar header: (no|wrong) checksum \(it is no tar archive, or a damaged one\)",
+    ),
     ("load -i folder", 1, "folder is not a regular file"),
     ("load -i none", 1, "no file none"),
     ("load -i root.tar", 1, "root.tar has neither manifest.json nor repositories"),
@@ -64,11 +70,18 @@ REFUSED = [
     ("import cut.tar example.org/x:1", 1, "cut.tar|truncated"),
     ("import cut.tar.gz example.org/x:1", 1, "cut.tar.gz: gzip stream ends early"),
     ("import empty example.org/x:1", 1, "empty is empty"),
+    ("import text example.org/x:1", 1, "org/x:1: layer sha256:.*the file is shorter than any archive"),
+    ("import noise example.org/x:1", 1, "org/x:1: layer sha256:.*it is no tar archive"),
     ("import folder example.org/x:1", 1, "folder is not a regular file"),
     ("import root.tar BAD", 1, "repository names are lower case"),
     ("import -c NONSENSE root.tar", 1, "'NONSENSE' is not understood"),
     ("import", 2, "missing argument 'FILE'"),
     ("pull -q tarball:empty", 1, "empty is empty"),
+    ("pull -q tarball:noise", 1, "tarball:.*noise: layer sha256:.*it is no tar archive"),
+    ("pull -q oci-archive:empty", 1, "archive .*empty is empty"),
+    ("pull -q docker-archive:empty", 1, "archive .*empty is empty"),
+    ("pull -q none", 1, "none has nothing to pull"),
+    ("pull -q --platform bogus x", 1, r"platform 'bogus' is malformed .*OS/ARCH\[/VARIANT\], or arm64"),
     ("pull -q tarball:cut.tar.gz", 1, "cut.tar.gz: gzip stream ends early"),
     ("pull -q oci:text", 1, "text"),
     ("pull -q aci:text", 1, "no App Container image"),
@@ -95,6 +108,10 @@ REFUSED = [
     ("image ls --nonsense", 2, "no such option"),
     ("images --filter x", 1, "KEY=VALUE"),
     ("images --format {{.X}}", 1, "there is no X"),
+    ("images --format tabel", 1, "'tabel' shows nothing .*table, json"),
+    ("images --filter dangling=maybe", 1, "dangling=maybe is neither true nor false"),
+    (f"image inspect --format table {NAME}", 1, "'table' shows nothing"),
+    (f"image inspect --manifest --config {NAME}", 1, "two documents"),
     ("login a b", 2, "unexpected extra argument"),
     ("login -u x -p y example.org", 1, "does not belong on the command line"),
     ("logout example.org", 1, "no credentials are kept for example.org"),
@@ -118,6 +135,23 @@ def test_the_honest_twins(mesocosm: CommandLine, here: Path) -> None:
     assert mesocosm("import", "-q", "root.tar", "example.org/root:1", cwd=here).accepted()
     assert "all done" in mesocosm("image", "scrub", "--rate", "1g").accepted()
     assert left(mesocosm, here) == []
+
+
+def test_a_full_disk_beside_the_store(mesocosm: CommandLine, here: Path) -> None:
+    """Where an archive does not fit, its name is told and nothing of it stays."""
+    small = here / "small"
+    small.mkdir()
+
+    def save() -> tuple[str, list[str]]:
+        fd = mounts.new_mount("tmpfs", [("size", "64k")])
+        mounts.attach(fd, os.open(small, os.O_PATH))
+        words = mesocosm("save", "-o", small / "out.tar", NAME).refused(
+            "small/out.tar: No space left on device"
+        )
+        return words, os.listdir(small)
+
+    words, there = isolated(save, flags=syscalls.CLONE_NEWNS)
+    assert there == [] and "Traceback" not in words
 
 
 def test_another_users_store(mesocosm: CommandLine, here: Path) -> None:

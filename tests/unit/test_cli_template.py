@@ -109,4 +109,6 @@ def test_tables() -> None:
     )
     assert by_template("{{.Tag}}", []) == ""
     assert by_template("table {{.Tag}}", []) == "TAG"
-    assert by_template("table", rows) == "table\ntable"
+    for word in ("table", "tabel", ""):
+        with pytest.raises(InvalidConfig, match="shows nothing"):
+            by_template(word, rows)

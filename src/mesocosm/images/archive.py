@@ -49,6 +49,8 @@ class Archive:
         """Read the table of ``path``; blocking.  Raises NotFound, InvalidConfig, Corrupt, Unsupported."""
         fd = open_regular(path)
         try:
+            if os.fstat(fd).st_size == 0:
+                raise Corrupt(f"archive {path} is empty")
             kind = sniff(os.pread(fd, MAGIC_LENGTH, 0))
             if kind != "none":
                 raise Unsupported(f"archive {path} is compressed", hint=f"decompress it with {kind} -d first")

@@ -48,6 +48,8 @@ class Exchange(Parts):
         what its source has for it, too: signatures, bills of materials.
         """
         wanted = platform_of(platform)
+        if reference == "none":
+            raise InvalidConfig("none has nothing to pull", hint="it means that there is no image")
         named = await in_thread(self._naming.find, reference, wanted)
         if named.reference is not None and not self._families.store(named.reference).layered:
             raise InvalidConfig(f"{reference} has nothing to pull", hint="it is used as it is")

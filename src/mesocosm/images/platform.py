@@ -68,7 +68,8 @@ def parse_platform(text: str) -> Platform:
         parts.insert(0, "linux")
     if len(parts) not in (2, 3) or not all(_PART.fullmatch(part) for part in parts):
         raise InvalidConfig(
-            f"platform {shown(text, 80)!r} is malformed", hint="expected OS/ARCH or OS/ARCH/VARIANT"
+            f"platform {shown(text, 80)!r} is malformed",
+            hint="expected OS/ARCH[/VARIANT], or arm64 for linux/arm64",
         )
     return normalised(Platform(*parts))
 

@@ -218,7 +218,7 @@ class Puller:
         for document in found.documents:
             await in_thread(self._store.blobs.put, document.data, document.descriptor.digest)
         trace.point("pull.documents")
-        await self._layers(wanted.form, found, hearsay)
+        await self._layers(wanted, found, hearsay)
         if proof is not Proof.NONE:
             asked = proof is Proof.SOURCE
             await self._rights.prove(wanted.reference, found, wanted.form, hearsay.blobs, asked=asked)
@@ -244,12 +244,19 @@ class Puller:
         await self._admission.before_fetch(wanted.reference, found)
         return found
 
-    async def _layers(self, form: Form, found: Found, report: Report) -> None:
-        """Bring in every layer, each once; the first failure ends the others."""
+    async def _layers(self, wanted: Wanted, found: Found, report: Report) -> None:
+        """Bring in every layer, each once; the first failure ends the others, and names the image."""
         layers = dict(zip(found.config.diff_ids, found.manifest.layers, strict=True))
+        whose = found.source if wanted.reference == _NAMELESS else wanted.reference.familiar
 
         async def bring(diff_id: Digest) -> None:
-            await self._store.layers.ingest(layers[diff_id], diff_id, form, found.fetch, report=report)
+            try:
+                await self._store.layers.ingest(
+                    layers[diff_id], diff_id, wanted.form, found.fetch, report=report
+                )
+            except Corrupt as error:
+                error.require_name(whose)
+                raise
 
         await side_by_side(bring, layers, most=PARALLEL)
 

@@ -39,7 +39,7 @@ class Selection:
                 hint = f"KEY=VALUE with {', '.join(KEYS)}"
                 raise InvalidConfig(f"filter {shown(word, 80)!r} is not known", hint=hint)
             if key == "dangling" and value not in ("true", "false", "1", "0"):
-                raise InvalidConfig(f"filter dangling={shown(value, 40)}", hint="true or false")
+                raise InvalidConfig(f"filter dangling={shown(value, 40)} is neither true nor false")
             self._wanted.setdefault(key, []).append(value)
         self._before = [made(find(text)) for text in self._wanted.get("before", ())]
         self._since = [made(find(text)) for text in self._wanted.get("since", ())]

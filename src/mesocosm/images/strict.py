@@ -62,6 +62,9 @@ def _decode(data: bytes, what: str, limit: int) -> Json:
         )
         _check_depth(value, what, DEPTH_LIMIT)
     except (ValueError, RecursionError) as error:
+        if data.lstrip()[:1] == b"<":
+            hint = "another kind of server, or a proxy, may have answered"
+            raise Corrupt(f"{what} is a web page, not JSON", hint=hint) from None
         raise Corrupt(f"{what} is not JSON: {shown(error, 120)}") from None
     return value
 

@@ -42,12 +42,14 @@ def written(output: str | None) -> Iterator[int]:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     try:
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            yield fd
+            os.fsync(fd)
+            temporary.rename(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+            os.close(fd)
     except OSError as error:
+        if error.filename not in (None, str(temporary)):
+            raise
         raise OSError(error.errno, error.strerror, output) from None
-    try:
-        yield fd
-        os.fsync(fd)
-        temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(fd)

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import click
 
-from mesocosm.frontends.cli.colour import Paint, painter
+from mesocosm.errors import InvalidConfig
+from mesocosm.frontends.cli.colour import Paint, painter, safe
 from mesocosm.frontends.cli.encoding import show_json
 from mesocosm.frontends.cli.layout import columns
 from mesocosm.frontends.cli.template import Template, fields, unescape
@@ -36,8 +37,18 @@ def by_template(form: str, rows: Sequence[Row]) -> str:
         cells = [template.render(row).split("\t") for row in rows]
         header = fields(words[1])
         return columns([_fitted(row, len(header)) for row in cells], header=header)
-    template = Template(form)
+    template = template_of(form)
     return "\n".join(template.render(row) for row in rows)
+
+
+def template_of(form: str) -> Template:
+    """Return the template that a format is; InvalidConfig for a word that would only print itself."""
+    text = unescape(form)
+    if "{{" not in text:
+        raise InvalidConfig(
+            f"format {safe(text[:40])!r} shows nothing", hint="table, json, or as in {{.Repository}}:{{.Tag}}"
+        )
+    return Template(text)
 
 
 def _fitted(row: list[str], length: int) -> list[str]:

@@ -30,7 +30,8 @@ async def tags(transport: Transport, repository: str) -> list[str]:
     found: list[str] = []
     what = f"tag list of {repository}"
     async for reply in _pages(transport, transport.url(f"{repository}/tags/list?n={PAGE}"), repository, what):
-        names = Fields(load(reply.body, what), what, ("name", "tags")).texts("tags")
+        whose = f"registry {transport.registry}: {what}"
+        names = Fields(load(reply.body, whose), whose, ("name", "tags")).texts("tags")
         for name in names:
             if not is_tag(name):
                 raise Corrupt(f"{what} holds {shown(name, 80)!r}, which is not a tag")

@@ -127,16 +127,22 @@ def text(field: bytes, what: str) -> bytes:
     return value
 
 
+_NO_HEADER = "it is no tar archive, or a damaged one"
+
+
 def check_sum(block: bytes, field: bytes) -> None:
     """Check a header's sum; historic writers added signed bytes, so both readings pass.
 
     The low half of Adler-32 is one plus the sum of all bytes modulo 65521, which makes the usual case two C
     calls; isal's takes a third of zlib's time.
     """
-    stored = number(field, "checksum")
+    try:
+        stored = number(field, "checksum")
+    except Corrupt:
+        raise Corrupt("tar header: no checksum", hint=_NO_HEADER) from None
     found = (adler32(block) & 0xFFFF) - (adler32(field) & 0xFFFF) + 256
     if (found - stored) % _ADLER and not _sum_matches(block, stored):
-        raise Corrupt("tar header: wrong checksum", hint="the stream is damaged, or it is no tar archive")
+        raise Corrupt("tar header: wrong checksum", hint=_NO_HEADER)
 
 
 def _sum_matches(block: bytes, stored: int) -> bool:

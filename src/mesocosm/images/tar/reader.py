@@ -110,6 +110,8 @@ class TarReader:
     def finish(self) -> None:
         """The stream has ended; Corrupt unless the archive has, too."""
         padding = self._padding and self._whole
+        if 0 < self.position < BLOCK:
+            raise Corrupt("tar: the file is shorter than any archive", hint="is it one?")
         if self._data or padding or self._held or self._more:
             raise Corrupt("tar: the archive ends within a member", hint="the stream is truncated")
         if self._extended.pending:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import click
 
-from mesocosm.errors import about
+from mesocosm.errors import InvalidConfig, about
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.encoding import show_json
 from mesocosm.frontends.cli.library import each_platform, library
-from mesocosm.frontends.cli.template import Template, unescape
+from mesocosm.frontends.cli.output import template_of
 
 
 @click.command()
@@ -24,7 +24,9 @@ async def command(
     ctx: click.Context, platform: str | None, form: str, manifest: bool, config: bool, images: tuple[str, ...]
 ) -> None:
     """Show everything known of IMAGES, as a JSON list in the shape that docker's inspect has."""
-    template = None if form == "json" else Template(unescape(form))
+    if manifest and config:
+        raise InvalidConfig("--manifest and --config are two documents", hint="ask for one at a time")
+    template = None if form == "json" else template_of(form)
     async with library(ctx) as store:
         found = []
         for image in images:
