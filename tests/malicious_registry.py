@@ -317,9 +317,10 @@ class MaliciousRegistry:
         app.router.add_route("*", r"/{path:[\s\S]*}", self._answer)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
         await self._runner.setup()
-        listener = socket.create_server((self.address, 0), backlog=128)
+        family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
+        listener = socket.create_server((self.address, 0), family=family, backlog=128)
         self.port = listener.getsockname()[1]
-        self.host = f"{self.address}:{self.port}"
+        self.host = f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
         await web.SockSite(self._runner, listener, ssl_context=self._tls).start()
         return self
 

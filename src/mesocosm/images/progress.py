@@ -20,11 +20,12 @@ class Phase(enum.StrEnum):
     COMPRESS = "compress"
     UPLOAD = "upload"
     COLLECT = "collect"
+    WARNING = "warning"
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """One report.  ``subject`` is a blob digest, a reference while resolving, or what was collected
-    and why.
+    """One report.  ``subject`` is a blob digest, a reference while resolving, what was collected
+    and why, or a warning's text.
 
     ``done`` and ``total`` count bytes (``total`` None: not known).  ``resumed`` of the ``done`` bytes were
     there from an earlier attempt.  ``already`` is true when nothing had to be done at all; ``finished`` on

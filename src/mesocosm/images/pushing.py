@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-from mesocosm.errors import Denied, InvalidConfig, NotFound
+from mesocosm.errors import Denied, InvalidConfig, NotFound, Unsupported
 from mesocosm.images.archive import Span, chunks
 from mesocosm.images.attachments import Attached
 from mesocosm.images.digest import Digest
@@ -42,19 +42,28 @@ async def push(
     client = await registry_client(families, target)
     if target.tag is None:
         raise InvalidConfig(f"{target} is no name to push by", hint="names are written HOST/NAME:TAG")
+    try:
+        await _send_all(store, client, listed, target, target.tag, report)
+    finally:
+        client.tell_warnings(report)
+    return listed.top.digest
+
+
+async def _send_all(
+    store: ImageStore, client: RegistryClient, listed: Listed, target: Reference, tag: str, report: Report
+) -> None:
     homes = await in_thread(_homes, store, target)
     for image in listed.images:
         manifest = await _send_image(store, client, target, image, homes, report)
-        name = str(manifest.descriptor.digest) if listed.index else target.tag
+        name = str(manifest.descriptor.digest) if listed.index else tag
         await client.push_manifest(target.repository, name, manifest.data, manifest.descriptor.media_type)
     for one in listed.attestations:
         await _send_attached(store, client, target, one, homes, report)
     if listed.index is not None:
         kind = listed.index.descriptor.media_type
-        await client.push_manifest(target.repository, target.tag, listed.index.data, kind)
+        await client.push_manifest(target.repository, tag, listed.index.data, kind)
     for one in listed.attached:
         await _send_attached(store, client, target, one, homes, report)
-    return listed.top.digest
 
 
 async def _send_attached(
@@ -110,7 +119,8 @@ async def _send(
         home = homes.get(str(descriptor.digest))
         async with slots:
             if home is not None:
-                with contextlib.suppress(Denied):  # whoever may push here need not be able to read there
+                # Whoever may push here need not be able to read there, and not all registries mount.
+                with contextlib.suppress(Denied, NotFound, Unsupported):
                     await send(descriptor, home)
                     return
             await send(descriptor, None)

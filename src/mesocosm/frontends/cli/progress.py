@@ -54,26 +54,31 @@ def progress(*, quiet: bool) -> Iterator[Display]:
 
 
 class _Shown(Display):
-    """What was there already is only counted, and told in the end."""
+    """What was there already is only counted, and told in the end, after warnings."""
 
     def __init__(self) -> None:
         self._present: set[str] = set()
         self._unchanged: list[str] = []
+        self._warnings: list[str] = []
 
     def _note(self, report: Progress) -> None:
-        """Take note of what was there already."""
-        if report.already and report.phase is Phase.RESOLVE:
+        """Take note of what is told in the end."""
+        if report.phase is Phase.WARNING:
+            self._warnings.append(report.subject)
+        elif report.already and report.phase is Phase.RESOLVE:
             self._unchanged.append(report.subject)
         elif report.already:
             self._present.add(report.subject)
 
     def close(self) -> None:
+        for subject in self._warnings:
+            _say(f"warning: {safe(subject)}")
         for subject in self._unchanged:
             _say(f"{safe(subject)} is unchanged")
         if self._present:
             _say(f"{count(len(self._present), 'blob')} there already")
-        self._unchanged.clear()
-        self._present.clear()
+        for told in (self._warnings, self._unchanged, self._present):
+            told.clear()
 
 
 class _Lines(_Shown):
@@ -88,7 +93,7 @@ class _Lines(_Shown):
         began = self._began.setdefault(key, time.monotonic())
         if not report.finished:
             return
-        if report.already:
+        if report.already or report.phase is Phase.WARNING:
             self._note(report)
             return
         words = [_DONE[report.phase], safe(_short(report.subject))]
@@ -147,7 +152,7 @@ class _Terminal(_Shown):
         if self._closed:
             return
         self._note(report)
-        if report.already and report.phase not in self._phases:
+        if report.phase is Phase.WARNING or (report.already and report.phase not in self._phases):
             return
         bars = self._bars = self._bars or _start()
         if report.phase not in self._phases:

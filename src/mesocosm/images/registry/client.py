@@ -21,7 +21,7 @@ from mesocosm.images import transfer
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.digest import Digest, verify
 from mesocosm.images.documents import Descriptor
-from mesocosm.images.progress import Report, silent
+from mesocosm.images.progress import Phase, Progress, Report, silent
 from mesocosm.images.reference import Reference
 from mesocosm.images.registry import blob, manifests, pages, push, referring
 from mesocosm.images.registry.auth import Credential
@@ -108,6 +108,13 @@ class RegistryClient:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._stack.__aexit__(kind, value, trace)
+
+    def tell_warnings(self, report: Report) -> None:
+        """Report what the servers wanted people to be told, each text once."""
+        for transport in self._transports:
+            for text in transport.new_warnings():
+                subject = f"registry {transport.registry} says: {text}"
+                report(Progress(Phase.WARNING, subject, finished=True))
 
     async def ping(self) -> None:
         """Check that the registry speaks the protocol and takes our credentials."""

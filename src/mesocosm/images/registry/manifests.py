@@ -51,7 +51,7 @@ async def resolve(transport: Transport, repository: str, reference: str, etag: s
     if reply is not None and reply.status == 304:
         return None
     resolved = _resolved(reply) if reply is not None else None
-    if resolved is None:
+    if resolved is None or _names_otherwise(reference, resolved.digest):
         found = await get(transport, repository, reference, etag)
         return Resolved(found.digest, found.media_type, len(found.data), found.etag) if found else None
     if ":" in reference and str(resolved.digest) != reference:
@@ -60,6 +60,11 @@ async def resolve(transport: Transport, repository: str, reference: str, etag: s
             hint="the registry serves another manifest",
         )
     return resolved
+
+
+def _names_otherwise(reference: str, digest: Digest) -> bool:
+    """Whether a digest asked for is of another algorithm than the registry's own: only the bytes tell."""
+    return ":" in reference and not reference.startswith(f"{digest.algorithm}:")
 
 
 async def get(

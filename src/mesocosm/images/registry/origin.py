@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -19,6 +20,9 @@ from yarl import URL
 
 from mesocosm.errors import Denied
 from mesocosm.images.foreign import shown
+
+_STRAY = re.compile(r"%(?![0-9A-Fa-f]{2})", re.ASCII)
+"""A per cent sign that escapes nothing."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -87,7 +91,8 @@ def next_url(current: URL, location: str | None, what: str) -> URL:
     if not text or len(text) > 8192 or not text.isprintable():
         raise Denied(f"{what} leads to {shown(text, 80)!r}, which is not a URL")
     try:
-        given = URL(text)
+        # As it was written: what is signed, or opaque to us, must come back byte for byte.
+        given = URL(text, encoded=_is_encoded(text))
         target = current.join(given).with_fragment(None)
         port = target.port if given.host or not given.scheme else None
     except ValueError:
@@ -101,6 +106,11 @@ def next_url(current: URL, location: str | None, what: str) -> URL:
             f"{what} leads from https to {shown(target, 80)!r}", hint="the registry must stay on https"
         )
     return target
+
+
+def _is_encoded(text: str) -> bool:
+    """Whether a URL can be sent as it is (RFC 3986); what cannot is escaped."""
+    return text.isascii() and not set(text) & set(' "<>\\^`{|}') and not _STRAY.search(text)
 
 
 class Guard(AbstractResolver):

@@ -8,7 +8,7 @@ origin (attacks G-06).
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 from yarl import URL
 
@@ -21,7 +21,9 @@ from mesocosm.images.reference import is_tag
 from mesocosm.images.registry.transport import Reply, Transport
 from mesocosm.images.strict import Fields, load
 
-_NEXT = re.compile(r'<([^<>\s]{1,4096})>[ \t]*;[ \t]*rel="?next"?', re.ASCII)
+_PARAM = r"""[ \t]*;[ \t]*([\w!#$%&'*+.^`|~-]+)[ \t]*(?:=[ \t]*(?:"([^"]*)"|([^\s;,"]*)))?"""
+_LINK = re.compile(rf"<([^<>\s]{{1,4096}})>((?:{_PARAM})*)", re.ASCII)
+_EACH_PARAM = re.compile(_PARAM, re.ASCII)
 PAGE = 1000
 
 
@@ -73,6 +75,15 @@ def tag_of_referrers(digest: Digest) -> str:
     return f"{digest.algorithm}-{digest.hex}"[:128]
 
 
+def next_page(headers: Iterable[str]) -> str | None:
+    """Return where a list goes on by its ``Link`` headers (RFC 8288 section 3); None where it ends."""
+    for link in (link for header in headers for link in _LINK.finditer(header)):
+        for name, quoted, plain in _EACH_PARAM.findall(link[2]):
+            if name.lower() == "rel" and "next" in (quoted or plain).lower().split():
+                return str(link[1])
+    return None
+
+
 async def _pages(transport: Transport, url: URL, repository: str, what: str) -> AsyncIterator[Reply]:
     scope = f"repository:{repository}:pull"
     seen: set[str] = set()
@@ -80,12 +91,12 @@ async def _pages(transport: Transport, url: URL, repository: str, what: str) -> 
         seen.add(str(url))
         reply = await transport.call("GET", url, scope=scope, what=what)
         yield reply
-        link = reply.headers.get("Link")
-        match = _NEXT.search(link) if link else None
-        if match is None:
+        location = next_page(reply.headers.getall("Link", ()))
+        if location is None:
             return
-        url = transport.follow(reply.url, match[1], f"the {what}")
+        url = transport.follow(reply.url, location, f"the {what}")
         if not transport.is_own(url):
             raise Denied(f"the {what} goes on at another server, {shown(url, 80)}")
+        url = transport.for_mirror(url)
         if str(url) in seen or len(seen) >= transport.limits.pages:
             raise Exhausted(f"the {what} has no end after {len(seen)} pages")

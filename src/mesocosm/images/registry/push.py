@@ -10,13 +10,14 @@ from typing import Final
 
 from yarl import URL
 
-from mesocosm.errors import Corrupt, Denied, MesocosmError, Unavailable
+from mesocosm.errors import Corrupt, Denied, MesocosmError, NotFound, Unavailable
 from mesocosm.images.documents import Descriptor
 from mesocosm.images.foreign import parse_uint
 from mesocosm.images.progress import Phase, Progress, Report
+from mesocosm.images.registry import blob
 from mesocosm.images.registry.faults import Transient
 from mesocosm.images.registry.retry import Retry
-from mesocosm.images.registry.transport import Reply, Transport
+from mesocosm.images.registry.transport import Reply, Transport, with_query
 
 UploadSource = Callable[[int, int], AsyncIterator[bytes]]
 """Yields ``count`` bytes of the blob from ``offset`` on; may be asked again after a failure."""
@@ -70,7 +71,8 @@ class Upload:
         url = self._transport.url(f"{self._repository}/blobs/uploads/")
         wanted = self._scope
         if mount_from is not None:
-            url = url.update_query({"mount": str(self._descriptor.digest), "from": mount_from})
+            url = with_query(url, "mount", str(self._descriptor.digest))
+            url = with_query(url, "from", mount_from)
             wanted += f" repository:{mount_from}:pull"
         return await self._transport.call("POST", url, scope=wanted, what=self._what, accept=(201, 202))
 
@@ -147,7 +149,7 @@ class Upload:
 
     async def _put(self, location: URL, offset: int, count: int) -> None:
         """Close the upload with its digest, sending the last ``count`` bytes along."""
-        url = location.update_query({"digest": str(self._descriptor.digest)})
+        url = with_query(location, "digest", str(self._descriptor.digest))
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(count)}
         async with self._transport.exchange(
             "PUT",
@@ -163,7 +165,11 @@ class Upload:
 
     async def _finish(self, location: URL) -> None:
         retry = Retry(self._transport.limits)
-        await self._transport.retrying(lambda: self._put(location, self._descriptor.size, 0), retry)
+        try:
+            await self._transport.retrying(lambda: self._put(location, self._descriptor.size, 0), retry)
+        except NotFound:  # closed already, by a request whose answer was lost?
+            if not await blob.is_there(self._transport, self._repository, self._descriptor.digest):
+                raise
 
     async def _body(self, offset: int, count: int) -> AsyncIterator[bytes]:
         self._sent = offset
@@ -174,7 +180,11 @@ class Upload:
             self._tell()
 
     def _check_digest(self, claimed: str | None) -> None:
-        if claimed is not None and claimed != str(self._descriptor.digest):
+        """Refuse another digest; one of another algorithm may stand for the same bytes (distribution spec,
+        "Pushing blobs").
+        """
+        mine = self._descriptor.digest
+        if claimed is not None and claimed != str(mine) and claimed.startswith(f"{mine.algorithm}:"):
             raise Corrupt(f"{self._what}: the registry stored it under another digest")
 
     def _location(self, reply: Reply) -> URL:

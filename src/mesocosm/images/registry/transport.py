@@ -12,10 +12,11 @@ import contextlib
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from typing import Final, TypeVar
+from urllib.parse import urlencode
 
 import aiohttp
 import msgspec
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from mesocosm.errors import Denied, MesocosmError, Unavailable
@@ -28,6 +29,7 @@ from mesocosm.images.registry.limits import Limits
 from mesocosm.images.registry.origin import Guard, Origin, next_url
 from mesocosm.images.registry.retry import Retry
 from mesocosm.images.registry.throttle import Throttle
+from mesocosm.images.registry.warnings import Warnings
 
 Result = TypeVar("Result")
 Body = bytes | Callable[[], AsyncIterable[bytes]] | None
@@ -41,13 +43,21 @@ READ_BUFFER: Final = 256 << 10
 USER_AGENT: Final = "mesocosm"
 
 
+def with_query(url: URL, name: str, value: str) -> URL:
+    """Return a URL with one more member in its query, and the others as they were written."""
+    if name in url.query:
+        return url.update_query({name: value})
+    text, member = str(url), urlencode({name: value}, safe=":/")
+    return URL(f"{text}{'&' if url.raw_query_string else '?'}{member}", encoded=True)
+
+
 class Reply(msgspec.Struct, frozen=True):
     """An answer read whole.  ``headers`` are looked up without regard to case; ``url`` is where it finally
     came from.
     """
 
     status: int
-    headers: Mapping[str, str]
+    headers: CIMultiDictProxy[str]
     body: bytes
     url: str
 
@@ -78,6 +88,7 @@ class Transport:
         self._auth = Authenticator(registry, self._origin, credential, offline=offline)
         self._auth_lock = asyncio.Lock()
         self._spoken = False
+        self._warnings = Warnings()
         self._contexts: dict[Tls, ssl.SSLContext] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -97,8 +108,11 @@ class Transport:
 
     def url(self, path: str) -> URL:
         """Return the URL of an API path such as ``library/debian/tags/list``."""
-        url = URL(f"{self.endpoint.api}/{path}", encoded=True)
-        return url.update_query(ns=self.endpoint.mirrored) if self.endpoint.mirrored else url
+        return self.for_mirror(URL(f"{self.endpoint.api}/{path}", encoded=True))
+
+    def for_mirror(self, url: URL) -> URL:
+        """Return a URL of this endpoint that tells a mirror which registry is meant."""
+        return with_query(url, "ns", self.endpoint.mirrored) if self.endpoint.mirrored else url
 
     def follow(self, current: str, location: str | None, what: str) -> URL:
         """Return a URL that an answer points to; Denied when it may not be followed."""
@@ -107,6 +121,10 @@ class Transport:
     def is_own(self, url: URL) -> bool:
         """Whether ``url`` lies on this endpoint's origin, where its credentials are sent."""
         return Origin.of(url) == self._origin
+
+    def new_warnings(self) -> tuple[str, ...]:
+        """Return what the server wanted people to be told since this was last asked, each text once."""
+        return self._warnings.take()
 
     async def take(self, count: int) -> None:
         """Wait until that many bytes of a blob are within the rate that is allowed."""
@@ -273,6 +291,8 @@ class Transport:
             fault = wire_fault(error, registry=self.registry, where=where, spoken=self._spoken)
             raise fault from None
         self._spoken = True
+        if self.is_own(url):
+            self._warnings.note(response.headers.getall("Warning", ()))
         return response
 
     def _context_for(self, url: URL) -> ssl.SSLContext:

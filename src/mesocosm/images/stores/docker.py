@@ -48,7 +48,10 @@ class RegistryStore(Store):
     ) -> Found | Outline | None:
         """As `Store.discover`: one conditional request where an ETag is known."""
         client = await self.client(reference)
-        reply = await self._ask(client, reference, etag or "")
+        try:
+            reply = await self._ask(client, reference, etag or "")
+        finally:
+            client.tell_warnings(report)
         if reply is None:
             return None
         if reply.media_type in mediatypes.SCHEMA1:
