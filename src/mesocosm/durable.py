@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from mesocosm import trace
 from mesocosm.errors import Corrupt
 
 SIZE_LIMIT = 8 << 20
@@ -95,15 +96,17 @@ def locked(path: Path, *, wait: bool = True) -> Iterator[bool]:
     The file may be removed by its last holder, so after locking it is checked that ``path`` still is the
     locked file.
     """
-    flags = fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             try:
-                fcntl.flock(descriptor, flags)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                yield False
-                return
+                if not wait:
+                    yield False
+                    return
+                trace.point("durable.waiting")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
             if not _is_file(descriptor, path):
                 continue
             yield True

@@ -15,6 +15,7 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from typing import Final, Protocol, TypeVar
 
+from mesocosm import trace
 from mesocosm.errors import Corrupt, Denied, NotFound, Unavailable
 from mesocosm.images.blobs import BlobStore, Ingest
 from mesocosm.images.digest import Digest
@@ -168,6 +169,7 @@ async def _begin(store: BlobStore, digest: Digest, size: int | None, keep: bool)
     while not store.has(digest, size):
         ingest = store.begin(digest, size, keep=keep)
         if ingest is None:
+            trace.point("transfer.waiting")
             await asyncio.sleep(POLL)
         elif store.has(digest, size):
             # Published between the look and the lock: what is held now is a new, empty file.

@@ -212,6 +212,7 @@ class LayerStore:
                     finally:
                         lock.unlink(missing_ok=True)
                     return
+            trace.point("layers.waiting")
             await asyncio.sleep(POLL)
 
     def _staging(self, diff_id: Digest, form: Form) -> tuple[Path, Path]:
