@@ -172,15 +172,18 @@ class Metadata:
 
     def _write_inodes(self, some: list[Node]) -> None:
         at = self._file.position
+        start = self.start
         pieces = []
         for node in some:
-            offset = self.start + node.nid * fmt.SLOT
+            offset = start + node.nid * fmt.SLOT
             if offset != at:
                 pieces.append(bytes(offset - at))
-            head, tail = self._head(node), self._behind(node)
-            pieces.append(head)
-            pieces.append(tail)
-            at = offset + len(head) + len(tail)
+            plain = node.children is None and node.chunks is None and not node.packed
+            tail = node.tail if plain and node.layout == fmt.FLAT_INLINE else self._behind(node)
+            pieces.append(self._head(node))
+            if tail:
+                pieces.append(tail)
+            at = offset + fmt.INODE_SIZE + len(tail)
         self._file.append(b"".join(pieces))
 
     def _head(self, node: Node) -> bytes:
@@ -188,7 +191,7 @@ class Metadata:
         links = node.names
         if node.children is not None:
             links = 2 + sum(child.children is not None for child in node.children.values())
-        return fmt.INODE.pack(
+        return _pack_inode(
             1 | node.layout << 1,
             fmt.xattr_count(node.packed) if node.packed else 0,
             node.mode,
@@ -216,15 +219,18 @@ class Metadata:
     def _content(self, node: Node) -> bytes:
         if node.children is None:
             return node.tail
-        names = _names(node)
-        known = {**node.children, b".": node, b"..": self._above.get(id(node), node)}
-        nodes = [known[name] for name in names]
+        names, nodes = list(node.children), list(node.children.values())
+        for name, other in ((b".", node), (b"..", self._above.get(id(node), node))):
+            place = bisect.bisect(names, name)
+            names.insert(place, name)
+            nodes.insert(place, other)
         kinds = [_KINDS[each.mode >> 12] for each in nodes]
         return fmt.pack_directory(fmt.Directory(names, [each.nid for each in nodes], kinds), self._block)
 
 
 _KINDS = {mode >> 12: kind for mode, kind in fmt.FILE_TYPES.items()}
 _NUMBER = operator.attrgetter("nid")
+_pack_inode = fmt.INODE.pack
 
 
 def _all_xattrs(node: Node) -> fmt.Xattrs:

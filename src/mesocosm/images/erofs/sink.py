@@ -15,7 +15,6 @@ import stat
 from pathlib import Path
 from typing import Literal
 
-from mesocosm.images.certain import certain
 from mesocosm.images.erofs import format as fmt
 from mesocosm.images.erofs.chunks import SparseWriter
 from mesocosm.images.erofs.file import HEAD, LayerFile, SealKind, new_seal
@@ -68,7 +67,6 @@ class ErofsSink:
         self._budget = TAIL_BUDGET
         self._node: Node | None = None
         self._body = 0
-        self._tail: list[memoryview] | None = None
         self._sparse: SparseWriter | None = None
         self._later: list[tuple[Node, TarEntry]] = []
 
@@ -95,20 +93,26 @@ class ErofsSink:
         if kind == HARDLINK:
             self._tree.link(path, clean_path(entry.link, self._limits))
             return
-        xattrs = admitted_xattrs(entry.xattrs, kind, path) if entry.xattrs else ()
-        node = Node(kind | entry.mode, entry.uid, entry.gid, entry.mtime, xattrs)
-        if kind == stat.S_IFDIR:
+        node = Node(kind | entry.mode, entry.uid, entry.gid, entry.mtime)
+        if entry.xattrs:
+            node.xattrs = admitted_xattrs(entry.xattrs, kind, path)
+        if kind == stat.S_IFREG:
+            self._tree.put(path, node)
+            self._begin_file(entry, node)
+        elif kind == stat.S_IFDIR:
             node.children = {}
             self._tree.put_directory(path, node)
-            return
-        self._tree.put(path, node)
-        if kind == stat.S_IFREG:
-            self._begin_file(entry, node)
-        elif kind == stat.S_IFLNK:
+        else:
+            self._tree.put(path, node)
+            self._fill_in(entry, node)
+
+    def _fill_in(self, entry: TarEntry, node: Node) -> None:
+        """Give a link its target, a device its number."""
+        if entry.kind == stat.S_IFLNK:
             node.mode |= 0o777  # as on every file system of Linux; archives say what they like
             node.tail = entry.link
             node.size = len(entry.link)
-        elif kind != stat.S_IFIFO:
+        elif entry.kind != stat.S_IFIFO:
             node.rdev = fmt.device_number(entry.major, entry.minor)
 
     def _begin_file(self, entry: TarEntry, node: Node) -> None:
@@ -124,27 +128,27 @@ class ErofsSink:
             if 0 < tail <= INLINE_TAIL and tail <= self._budget and not node.xattrs:
                 self._budget -= tail
                 self._body = size - tail
-                self._tail = []
             else:
                 self._body = size
 
     def data(self, view: memoryview) -> None:
         """Take the next bytes of the file begun last."""
-        if self._node is None:
+        node = self._node
+        if node is None:
             return
         if self._sparse is not None:
             self._sparse.write(view)
             return
-        size = len(view)
-        if size <= self._body:
-            self._body -= size
+        body = self._body
+        if len(view) <= body:
+            self._body = body - len(view)
             self._file.append(view)
             return
-        if self._body:
-            self._file.append(view[: self._body])
-            view = view[self._body :]
+        if body:
+            self._file.append(view[:body])
+            view = view[body:]
             self._body = 0
-        certain(self._tail, "the file's end").append(view)
+        node.tail += view
 
     def end(self) -> None:
         """The file begun last is complete."""
@@ -154,10 +158,7 @@ class ErofsSink:
         if self._sparse is not None:
             self._end_sparse(self._sparse, node)
             self._sparse = None
-        elif self._tail is not None:
-            node.tail = b"".join(self._tail)
-            self._tail = None
-        else:
+        elif not node.tail:
             self._file.pad(4096)
 
     # --- sparse files ---------------------------------------------------------------------------------------
