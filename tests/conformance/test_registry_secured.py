@@ -181,6 +181,9 @@ async def test_a_login_keeps_an_identity_token_and_no_password(
     await travel(guarded.host, NOWHERE, tmp_path / "store", keeper)
     assert {one[0] for one in tokens.asked} == {"POST"}
     assert len(tokens.asked) == 2  # to push, to pull: each with the refresh token that the last reply gave
+    entry = json.loads(path.read_text())["auths"][guarded.host]
+    assert list(tokens.refresh) == [entry["identitytoken"]]  # the one before is worth nothing any more
+    await travel(guarded.host, NOWHERE, tmp_path / "later", keeper)
     await login(guarded.host, Credential("joe", "pa55"), keeper, hosts=NOWHERE)
     tokens.post = False
     with pytest.raises(MesocosmError):

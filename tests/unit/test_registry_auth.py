@@ -16,8 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from yarl import URL
 
-from malicious_registry import MaliciousRegistry, status
+from malicious_registry import MaliciousRegistry, redirect, status
 from mesocosm.errors import Corrupt, Denied, InvalidConfig, MesocosmError, NotFound
+from mesocosm.images.digest import Digest
+from mesocosm.images.documents import Descriptor
+from mesocosm.images.progress import Progress
 from mesocosm.images.registry.auth import Authenticator, Credential, check_realm
 from mesocosm.images.registry.challenge import Challenge, parse_challenges
 from mesocosm.images.registry.client import RegistryClient
@@ -468,6 +471,101 @@ async def test_G10_a_helper_is_asked_over_standard_input(tmp_path: Path) -> None
 async def test_G10_a_token_from_a_helper_is_an_identity_token(tmp_path: Path) -> None:
     found = await helper(tmp_path, """echo '{"Username": "<token>", "Secret": "id"}'""").find("r.io")
     assert found == Credential(identity_token="id")
+
+
+# --- tokens that are given, and tokens that are replaced ---
+
+
+async def test_a_registry_token_is_sent_as_it_is_and_only_to_the_registry(tmp_path: Path) -> None:
+    """docker's AuthConfig: "a bearer token to be sent to a registry", before all else that is known."""
+    async with MaliciousRegistry() as registry, MaliciousRegistry(address="127.0.0.2") as other:
+        registry.add(small_image(), "a/b", "latest")
+        registry.require_token(user=("u", "p"))
+        blob = next(iter(small_image().blobs))
+        other.blobs.update(small_image().blobs)
+        entry = {"registrytoken": "good-token", "auth": base64.b64encode(b"u:p").decode()}
+        keys = Credentials([credentials_file(tmp_path, {"auths": {registry.host: entry}})])
+        async with await connect(registry, keys) as client:
+            assert await client.manifest("a/b", "latest") is not None
+            registry.on(blob, redirect(f"{other.url}/v2/a/b/blobs/{blob}"))
+            size = len(small_image().blobs[blob])
+            await client.read_blob("a/b", Descriptor("x/y", Digest.parse(blob), size))
+        assert not registry.paths("/token")
+        assert {one.authorization for one in registry.seen} == {"", "Bearer good-token"}
+        assert [one.authorization for one in other.seen] == [""]
+        registry.token = "another"
+        async with await connect(registry, keys) as client:
+            with pytest.raises(Denied, match="refuses the credentials"):
+                await client.manifest("a/b", "latest")
+        assert not registry.paths("/token")
+
+
+@pytest.mark.parametrize("token", ["a b", "a\r\nX: 1", "\u00e9"])
+async def test_G10_a_registry_token_that_is_none_is_refused(tmp_path: Path, token: str) -> None:
+    keys = Credentials([credentials_file(tmp_path, {"auths": {"r.io": {"registrytoken": token}}})])
+    with pytest.raises(InvalidConfig, match="registrytoken"):
+        await keys.find("r.io")
+
+
+def test_a_registry_token_is_never_shown() -> None:
+    assert SECRET not in repr(Credential(registry_token=SECRET))
+
+
+RENEWED = [
+    {"auth": base64.b64encode(b"joe:").decode(), "identitytoken": "old"},
+    {"auth": base64.b64encode(b"<token>:old").decode()},
+    {"username": "<token>", "password": "old"},
+    {"identitytoken": "old"},
+]
+
+
+@pytest.mark.parametrize("entry", RENEWED)
+async def test_an_identity_token_is_replaced_where_it_is_kept(tmp_path: Path, entry: dict[str, str]) -> None:
+    other = {"auth": base64.b64encode(b"u:p").decode()}
+    path = credentials_file(tmp_path, {"auths": {"x.io": other, "r.io": entry}, "HttpHeaders": {"a": "b"}})
+    empty = tmp_path / "none.json"
+    keys = Credentials([empty, path])
+    before = await keys.find("r.io")
+    assert not await keys.renew("r.io", "a/b", "another", "new")  # somebody logged in meanwhile
+    assert await keys.find("r.io") == before
+    assert await keys.renew("r.io", "a/b", "old", "new")
+    found = await keys.find("r.io")
+    assert found is not None and found.identity_token == "new"
+    assert before is not None and found.username == before.username
+    document = json.loads(path.read_text())
+    assert document["auths"]["x.io"] == other and document["HttpHeaders"] == {"a": "b"}
+    assert "old" not in path.read_text() and path.stat().st_mode & 0o777 == 0o600
+    assert not empty.exists()
+    assert not await keys.renew("gone.io", "", "old", "new")
+
+
+async def test_a_helper_is_given_the_identity_token_that_replaces_its_own(tmp_path: Path) -> None:
+    keys = helper(tmp_path, """echo '{"Username": "<token>", "Secret": "old"}'""")
+    assert not await keys.renew("r.io", "", "another", "new")
+    assert "store" not in (tmp_path / "log").read_text()
+    assert await keys.renew("r.io", "", "old", "new")
+    asked = 'store {"ServerURL": "r.io", "Username": "<token>", "Secret": "new"}'
+    assert asked in (tmp_path / "log").read_text()
+
+
+async def test_a_file_of_another_user_stays_and_the_pull_goes_on(tmp_path: Path) -> None:
+    async with MaliciousRegistry() as registry:
+        registry.add(small_image(), "a/b", "latest")
+        registry.require_token()
+        registry.token_reply = b'{"access_token": "good-token", "refresh_token": "new"}'
+        path = credentials_file(tmp_path, {"auths": {registry.host: {"identitytoken": "old"}}})
+        os.chown(path, 1000, 1000)
+        told: list[Progress] = []
+        async with await connect(registry, Credentials([path])) as client:
+            assert await client.manifest("a/b", "latest") is not None
+            client.tell_warnings(told.append)
+        (warning,) = told
+        assert "new identity token was not kept" in warning.subject and "another user's" in warning.subject
+        assert json.loads(path.read_text())["auths"][registry.host] == {"identitytoken": "old"}
+        os.chown(path, 0, 0)
+        async with await connect(registry, Credentials([path])) as client:
+            assert await client.manifest("a/b", "latest") is not None
+        assert json.loads(path.read_text())["auths"][registry.host]["identitytoken"] == "new"
 
 
 async def test_G10_a_helper_that_knows_nothing_is_no_error(tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ async def test_warnings_come_to_who_pulls_and_pushes_once(
         await provisioner.pull(name, progress=told.append)
         await provisioner.push(name, f"{registry.host}/a/new:1", progress=told.append)
     warned = [one.subject for one in told if one.phase is Phase.WARNING]
-    assert warned == [f"registry {registry.host} says: this registry closes in May"] * 2
+    assert warned == [f"registry {registry.host}: this registry closes in May"] * 2
 
 
 async def test_strangers_warnings_are_not_told(registry: MaliciousRegistry, tmp_path: Path) -> None:

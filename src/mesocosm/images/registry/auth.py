@@ -43,14 +43,18 @@ CLIENT_ID: Final = "mesocosm"
 
 
 class Credential(msgspec.Struct, frozen=True):
-    """A user and a password, or an identity (refresh) token.  Never shown: ``repr`` hides both secrets."""
+    """A user and a password, an identity (refresh) token for the token server, or a bearer token that the
+    registry itself takes.  Never shown: ``repr`` hides all secrets.
+    """
 
     username: str = ""
     password: str = ""
     identity_token: str = ""
+    registry_token: str = ""
 
     def __repr__(self) -> str:
         kind = "identity token" if self.identity_token else "password"
+        kind = "registry token" if self.registry_token else kind
         return f"Credential({self.username!r}, {kind} hidden)"
 
     __str__ = __repr__
@@ -103,6 +107,7 @@ class Authenticator:
         self._credential = credential
         self._clock = clock
         self._basic = False
+        self._given = False
         self._tokens: dict[str, _Token] = {}
         self._refresh = credential.identity_token if credential else ""
         self._offline = offline
@@ -114,6 +119,8 @@ class Authenticator:
 
     def header(self, scope: str) -> str | None:
         """Return the ``Authorization`` value to send for ``scope``, None for none."""
+        if self._given and self._credential is not None:
+            return f"Bearer {self._credential.registry_token}"
         token = self._tokens.get(scope)
         if token is not None and token.expires > self._clock():
             return f"Bearer {token.value}"
@@ -132,6 +139,11 @@ class Authenticator:
         """
         offered = {one.scheme: one for one in challenges}
         for step in ESCALATES[level]:
+            if step == "bearer" and "bearer" in offered and self._given_token():
+                if self._given:
+                    break  # it is all there is: token servers do not know it
+                self._given = True
+                return None
             if step == "bearer" and "bearer" in offered:
                 self._tokens.pop(scope, None)
                 return self._token_request(offered["bearer"], scope)
@@ -175,6 +187,10 @@ class Authenticator:
             user = shown(self._credential.username or "this token", 60)
             why, hint = f"refuses the credentials of {user}", log_in
         return Denied(f"registry {self._registry} {why}", hint=hint)
+
+    def _given_token(self) -> str:
+        """A bearer token that is sent as it is, before all else that is known (docker's order)."""
+        return self._credential.registry_token if self._credential is not None else ""
 
     def _basic_header(self) -> str | None:
         credential = self._credential

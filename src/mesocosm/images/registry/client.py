@@ -10,9 +10,10 @@ Names, tags and digests are checked against their grammar before they are put in
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from types import TracebackType
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -29,7 +30,7 @@ from mesocosm.images.registry.hosts import Endpoint, HostsConfig, endpoints_of
 from mesocosm.images.registry.limits import Limits
 from mesocosm.images.registry.manifests import ManifestReply, Resolved, check_names, pull_scope
 from mesocosm.images.registry.throttle import Throttle
-from mesocosm.images.registry.transport import Reply, Transport
+from mesocosm.images.registry.transport import Renew, Reply, Transport
 from mesocosm.images.transfer import Sink, SinkFactory
 
 Result = TypeVar("Result")
@@ -43,6 +44,13 @@ class CredentialSource(Protocol):
     """
 
     async def find(self, registry: str, repository: str = "") -> Credential | None: ...
+
+
+@runtime_checkable
+class CredentialKeeper(CredentialSource, Protocol):
+    """A source that also keeps the identity tokens which token servers give in place of those it knows."""
+
+    async def renew(self, registry: str, repository: str, old: str, new: str) -> bool: ...
 
 
 class RegistryClient:
@@ -93,6 +101,7 @@ class RegistryClient:
                     deny_private=config.deny_private,
                     throttle=throttle,
                     offline=offline,
+                    renew=_renewal(credentials, name, repository),
                 )
             )
         return cls(registry, tuple(transports))
@@ -113,7 +122,7 @@ class RegistryClient:
         """Report what the servers wanted people to be told, each text once."""
         for transport in self._transports:
             for text in transport.new_warnings():
-                subject = f"registry {transport.registry} says: {text}"
+                subject = f"registry {transport.registry}: {text}"
                 report(Progress(Phase.WARNING, subject, finished=True))
 
     async def ping(self) -> None:
@@ -340,6 +349,12 @@ class RegistryClient:
             except MesocosmError as error:
                 failure = error
         raise failure
+
+
+def _renewal(credentials: CredentialSource | None, name: str, repository: str) -> Renew | None:
+    if not isinstance(credentials, CredentialKeeper):
+        return None
+    return functools.partial(credentials.renew, name, repository)
 
 
 def _name_of(endpoint: Endpoint, registry: str) -> str:

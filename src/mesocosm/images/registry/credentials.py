@@ -1,6 +1,6 @@
 """Where credentials come from: docker's config.json and its helpers, read with suspicion (attacks G-10).
 
-    auths        {"ghcr.io": {"auth": base64("user:password"), "identitytoken": ...}}
+    auths        {"ghcr.io": {"auth": base64("user:password"), ...}}, see docker_config.py
     credHelpers  {"ghcr.io": "gh"}      the program docker-credential-gh answers for ghcr.io
     credsStore   "pass"                 the program docker-credential-pass answers for all others
 
@@ -12,25 +12,20 @@ and leaves no core dump.  Secrets are never in an argument vector, a log or an e
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
 import json
 import os
 import re
 import resource
-import secrets
 import signal
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from mesocosm import durable
 from mesocosm.errors import Denied, InvalidConfig, MesocosmError, NotFound
-from mesocosm.images.blobs import write_all
 from mesocosm.images.foreign import shown
-from mesocosm.images.reference import DEFAULT_REGISTRY
+from mesocosm.images.registry import docker_config
 from mesocosm.images.registry.auth import Credential
 from mesocosm.images.strict import Fields, Json, load
 
@@ -39,10 +34,6 @@ HELPER_OUTPUT: Final = 1 << 20
 HELPER_SECONDS: Final = 30.0
 HELPER_CPU_SECONDS: Final = 60
 """All its threads together."""
-
-FILE_LIMIT: Final = 4 << 20
-HUB_KEY: Final = "https://index.docker.io/v1/"
-"""The key under which docker keeps docker.io's credentials."""
 
 _NAME = re.compile(r"[a-z0-9-]{1,64}", re.ASCII)
 _ENVIRONMENT = ("HOME", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "GNUPGHOME", "PASSWORD_STORE_DIR")
@@ -88,7 +79,7 @@ class Credentials:
         wins. Raises InvalidConfig for a file that cannot be understood, Denied when a helper fails.
         """
         for path in self._paths:
-            document = _read(path)
+            document = docker_config.read(path)
             found = await self._find_in(document, path, registry, repository)
             if found is not None:
                 return found
@@ -97,45 +88,74 @@ class Credentials:
     async def login(self, registry: str, credential: Credential) -> None:
         """Keep ``credential`` for ``registry``: with the configured helper, else in the file (mode 0600)."""
         path = self._paths[0]
-        document = _read(path)
+        document = docker_config.read(path)
         helper = _helper_for(document, path, registry)
         if helper is not None:
-            secret = credential.identity_token or credential.password
-            username = "<token>" if credential.identity_token else credential.username
-            question = json.dumps({"ServerURL": _key(registry), "Username": username, "Secret": secret})
-            await self._ask(helper, "store", question)
+            await self._store(helper, registry, credential)
             return
-        auths = _table(document, "auths", path)
-        auths[_key(registry)] = _entry(credential)
-        _write(path, {**document, "auths": auths})
+        auths = docker_config.table(document, "auths", path)
+        auths[docker_config.key_of(registry)] = docker_config.entry_of(credential)
+        docker_config.write(path, {**document, "auths": auths})
 
     async def logout(self, registry: str) -> bool:
         """Forget what is kept for ``registry``; whether there was anything."""
         path = self._paths[0]
-        document = _read(path)
+        document = docker_config.read(path)
         helper = _helper_for(document, path, registry)
         if helper is not None:
-            return await self._ask(helper, "erase", _key(registry)) is not None
-        auths = _table(document, "auths", path)
-        doomed = [key for key in dict.fromkeys(_keys(registry)) if key in auths]
+            return await self._ask(helper, "erase", docker_config.key_of(registry)) is not None
+        auths = docker_config.table(document, "auths", path)
+        doomed = [key for key in dict.fromkeys(docker_config.keys_of(registry)) if key in auths]
         for key in doomed:
             del auths[key]
         if doomed:
-            _write(path, {**document, "auths": auths})
+            docker_config.write(path, {**document, "auths": auths})
         return bool(doomed)
+
+    async def renew(self, registry: str, repository: str, old: str, new: str) -> bool:
+        """Keep ``new`` where the identity token ``old`` is kept for ``registry``: the token server gave it in
+        its place, and need not take the old one any more (RFC 6749 section 6).
+
+        False where ``old`` is not kept any more: somebody logged in or out meanwhile.  Raises as `find`, and
+        Denied for a file that is another user's.
+        """
+        for path in self._paths:
+            document = docker_config.read(path)
+            helper = _helper_for(document, path, registry)
+            if helper is not None:
+                answer = await self._ask(helper, "get", docker_config.key_of(registry))
+                if answer is not None:
+                    if _from_helper(answer, helper).identity_token != old:
+                        return False
+                    await self._store(helper, registry, Credential(identity_token=new))
+                    return True
+            renewed = docker_config.with_token(document, path, registry, repository, old, new)
+            if renewed is not None:
+                docker_config.require_own(path)
+                docker_config.write(path, renewed)
+                return True
+        return False
+
+    async def _store(self, helper: str, registry: str, credential: Credential) -> None:
+        secret = credential.identity_token or credential.password
+        username = "<token>" if credential.identity_token else credential.username
+        key = docker_config.key_of(registry)
+        await self._ask(
+            helper, "store", json.dumps({"ServerURL": key, "Username": username, "Secret": secret})
+        )
 
     async def _find_in(
         self, document: dict[str, Json], path: Path, registry: str, repository: str
     ) -> Credential | None:
         helper = _helper_for(document, path, registry)
         if helper is not None:
-            answer = await self._ask(helper, "get", _key(registry))
+            answer = await self._ask(helper, "get", docker_config.key_of(registry))
             if answer is not None:
                 return _from_helper(answer, helper)
-        auths = _table(document, "auths", path)
-        for key in [*_prefixes(registry, repository), *_keys(registry)]:
+        auths = docker_config.table(document, "auths", path)
+        for key in [*docker_config.keys_beneath(registry, repository), *docker_config.keys_of(registry)]:
             if key in auths:
-                found = _from_entry(auths[key], f"{path}, auths, {shown(key, 80)}")
+                found = docker_config.credential_of(auths[key], f"{path}, auths, {shown(key, 80)}")
                 if found is not None:
                     return found
         return None
@@ -233,11 +253,11 @@ def _helper_path(name: str, directories: Iterable[str]) -> str:
 
 
 def _helper_for(document: Mapping[str, Json], path: Path, registry: str) -> str | None:
-    helpers = _table(document, "credHelpers", path)
+    helpers = docker_config.table(document, "credHelpers", path)
     store = document.get("credsStore")
     if not isinstance(store, str | None):
         raise InvalidConfig(f"{path}: credsStore is not a name")
-    for key in _keys(registry):
+    for key in docker_config.keys_of(registry):
         if isinstance(named := helpers.get(key), str):
             return named or None  # an empty name means the file
     return store or None
@@ -251,115 +271,4 @@ def _from_helper(answer: bytes, helper: str) -> Credential:
         username, secret = fields.text("Username") or "", fields.text("Secret") or ""
     except MesocosmError:
         raise Denied(f"credential helper {helper} answered with something that is not JSON") from None
-    return _credential(username, secret, "", f"credential helper {helper}")
-
-
-def _from_entry(value: Json, where: str) -> Credential | None:
-    try:
-        entry = Fields(value, where, ())
-        username, password = entry.text("username") or "", entry.text("password") or ""
-        token = entry.text("identitytoken") or ""
-        packed = entry.text("auth") or ""
-        if packed:
-            plain = base64.b64decode(packed, validate=True).decode("utf-8")
-            username, colon, password = plain.partition(":")
-            if not colon:
-                raise InvalidConfig(f"{where}: auth is not user:password", hint="log in again")
-    except (binascii.Error, ValueError):
-        raise InvalidConfig(f"{where}: auth is not base64", hint="log in again") from None
-    # Docker pads the packed pair with NUL bytes.
-    return _credential(username, password.rstrip("\0"), token, where) if username or token else None
-
-
-def _credential(username: str, password: str, token: str, where: str) -> Credential:
-    if any(ord(c) < 32 or ord(c) == 127 for c in username) or ":" in username:
-        raise InvalidConfig(
-            f"{where}: the user name holds control characters or a colon", hint="log in again"
-        )
-    if username == "<token>":
-        return Credential(identity_token=token or password)
-    return Credential(username, password, token)
-
-
-def _entry(credential: Credential) -> dict[str, Json]:
-    pair = f"{credential.username}:{credential.password}".encode()
-    entry: dict[str, Json] = {"auth": base64.b64encode(pair).decode("ascii")}
-    if credential.identity_token:
-        entry["identitytoken"] = credential.identity_token
-    return entry
-
-
-def _key(registry: str) -> str:
-    return HUB_KEY if registry == DEFAULT_REGISTRY else registry
-
-
-def _keys(registry: str) -> tuple[str, ...]:
-    hosts = (
-        ("docker.io", "index.docker.io", "registry-1.docker.io")
-        if registry == DEFAULT_REGISTRY
-        else (registry,)
-    )
-    forms = (
-        "{}",
-        "https://{}",
-        "https://{}/",
-        "https://{}/v1/",
-        "https://{}/v2/",
-        "http://{}",
-        "{}/v1/",
-        "{}/v2/",
-    )
-    keys = [form.format(host) for host in hosts for form in forms]
-    return (HUB_KEY, *keys) if registry == DEFAULT_REGISTRY else tuple(keys)
-
-
-def _prefixes(registry: str, repository: str) -> list[str]:
-    parts = repository.split("/") if repository else []
-    return ["/".join((registry, *parts[:count])) for count in range(len(parts), 0, -1)]
-
-
-def _read(path: Path) -> dict[str, Json]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(FILE_LIMIT + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise InvalidConfig(f"{path} cannot be read: {error.strerror}") from None
-    if not data.strip():
-        return {}
-    try:
-        return load(data, str(path), limit=FILE_LIMIT)
-    except MesocosmError as error:
-        raise InvalidConfig(error.message, hint="repair or remove the file, and log in again") from None
-
-
-def _table(document: Mapping[str, Json], name: str, path: Path) -> dict[str, Json]:
-    value = document.get(name)
-    if value is None:
-        return {}
-    if not isinstance(value, dict):
-        raise InvalidConfig(
-            f"{path}: {name} is not an object", hint="repair or remove the file, and log in again"
-        )
-    return dict(value)
-
-
-def _write(path: Path, document: Mapping[str, Json]) -> None:
-    """Replace the file atomically, readable by its owner alone at every moment."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # A link points at the file that is meant (a dotfiles repository, a mounted secret): replace that one.
-    target = path.resolve()
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        try:
-            write_all(fd, json.dumps(document, indent="\t").encode() + b"\n")
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        temporary.rename(target)
-        durable.sync(target.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    return docker_config.checked(username, secret, "", f"credential helper {helper}")

@@ -35,6 +35,9 @@ Result = TypeVar("Result")
 Body = bytes | Callable[[], AsyncIterable[bytes]] | None
 """What is sent: bytes, or what opens them, once for each time that they are sent."""
 
+Renew = Callable[[str, str], Awaitable[object]]
+"""Keeps the second identity token where the first is kept."""
+
 REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 AUTH_ROUNDS: Final = 3
 READ_BUFFER: Final = 256 << 10
@@ -75,8 +78,11 @@ class Transport:
         deny_private: bool = False,
         throttle: Throttle | None = None,
         offline: bool = False,
+        renew: Renew | None = None,
     ) -> None:
-        """``offline`` asks token servers for a token that outlives this client, see `identity_token`."""
+        """``offline`` asks token servers for a token that outlives this client, see `identity_token`;
+        ``renew`` keeps one that the token server gives in place of the credential's.
+        """
         self.registry = registry
         self.throttle = throttle
         self.endpoint = endpoint
@@ -86,6 +92,7 @@ class Transport:
         self._origin = Origin.of(endpoint.api)
         self._guard = Guard(self._origin.host, deny_private=deny_private, trusted=endpoint.proxies.hosts)
         self._auth = Authenticator(registry, self._origin, credential, offline=offline)
+        self._renew = renew
         self._auth_lock = asyncio.Lock()
         self._spoken = False
         self._warnings = Warnings()
@@ -330,9 +337,20 @@ class Transport:
 
         reply = await self.retrying(attempt, Retry(self.limits))
         if reply is not None:
+            before = self._auth.identity_token
             self._auth.granted(request.key, reply)
+            await self._keep(before, self._auth.identity_token)
         elif request.otherwise is not None:
             await self._fetch_token(request.otherwise)
+
+    async def _keep(self, old: str, new: str) -> None:
+        """Keep an identity token that came in place of another; what is asked for goes on without."""
+        if self._renew is None or not old or old == new:
+            return
+        try:
+            await self._renew(old, new)
+        except (MesocosmError, OSError) as error:
+            self._warnings.say(f"its new identity token was not kept: {error}; log in again")
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._origin.scheme == "https":

@@ -30,10 +30,14 @@ class Warnings:
     def note(self, headers: Iterable[str]) -> None:
         """Take an answer's ``Warning`` headers."""
         for match in _WARNING.finditer(", ".join(headers)[:LIMIT]):
-            text = shown(re.sub(r"\\(.)", r"\1", match[1]), LENGTH)
-            if text and text not in self._known and len(self._known) < COUNT:
-                self._known.add(text)
-                self._new.append(text)
+            self.say(re.sub(r"\\(.)", r"\1", match[1]))
+
+    def say(self, text: str) -> None:
+        """Take a text."""
+        text = shown(text, LENGTH)
+        if text and text not in self._known and len(self._known) < COUNT:
+            self._known.add(text)
+            self._new.append(text)
 
     def take(self) -> tuple[str, ...]:
         """Return those that were not taken yet."""
