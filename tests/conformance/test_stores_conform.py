@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 
 import schema1_images
 from malicious_registry import MaliciousRegistry
-from mesocosm.errors import Corrupt, InvalidConfig, MesocosmError, NotFound
+from mesocosm.errors import Corrupt, Exhausted, InvalidConfig, MesocosmError, NotFound
+from mesocosm.images.archive import Archive
+from mesocosm.images.stores.docker_archive import IMAGES, entries
 from provisions import docker_archive, image_of, legacy_archive, new_id, opened, pack, shown, tar_of
 from registry_fixtures import SmallImage, sha256, write_layout
 from tarballs import directory, file, symlink
@@ -156,6 +159,25 @@ async def test_i20_names_in_an_archive_are_never_paths_of_the_host(tmp_path: Pat
 async def test_i20_tags_with_control_bytes_are_refused(tmp_path: Path) -> None:
     path = docker_archive(IMAGE, tmp_path / "image.tar", ["a\x1b[31m:1"])
     await refused(tmp_path, f"docker-archive:{path}", Corrupt, "image reference")
+
+
+async def test_i20_an_archive_of_one_image_a_thousand_times_is_read_once(tmp_path: Path) -> None:
+    """What a list repeats is neither read nor kept again; a longer list is refused."""
+    large = IMAGE.config[:-1] + b" " * (1 << 20) + b"}"
+    entry = '{"Config": "c", "RepoTags": null, "Layers": ["l"]}'
+    for count in (IMAGES, IMAGES + 1):
+        files = {"manifest.json": f"[{','.join([entry] * count)}]".encode(), "c": large, "l": b""}
+        archive = Archive.open(tar_of(files, tmp_path / f"{count}.tar", {}))
+        tracemalloc.start()
+        try:
+            if count > IMAGES:
+                with pytest.raises(Exhausted, match="more than the 1000 allowed"):
+                    entries(archive)
+            else:
+                assert len(entries(archive)) == count
+            assert tracemalloc.get_traced_memory()[1] < 32 << 20
+        finally:
+            tracemalloc.stop()
 
 
 async def test_i20_links_within_an_archive_are_followed_in_its_table(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -29,6 +29,9 @@ from mesocosm.images.stores.resolve import resolve_made
 from mesocosm.images.strict import DOCUMENT_LIMIT, Fields, load, load_list
 from mesocosm.images.synthesis import layer_descriptor, manifest_document
 from mesocosm.images.transfer import in_thread
+
+IMAGES: Final = 1000
+"""Images of one archive."""
 
 _PIECE: Final = 1 << 20
 
@@ -123,8 +126,11 @@ def entries(archive: Archive) -> tuple[Entry, ...]:
 
 def _from_manifest(archive: Archive) -> tuple[Entry, ...]:
     what = f"{archive.path}, manifest.json"
+    configs: dict[str, bytes] = {}  # one configuration for a thousand images is read, and kept, once
     found = []
-    for number, item in enumerate(load_list(archive.read("manifest.json", DOCUMENT_LIMIT), what)):
+    for number, item in enumerate(
+        _bounded(load_list(archive.read("manifest.json", DOCUMENT_LIMIT), what), what)
+    ):
         fields = Fields(item, f"{what}, image {number}", ("Config", "RepoTags", "Layers"))
         config = fields.text("Config")
         if config is None:
@@ -132,7 +138,9 @@ def _from_manifest(archive: Archive) -> tuple[Entry, ...]:
         layers = fields.texts("Layers")
         _check_count(len(layers), fields.where)
         names = tuple(canonical(name, fields.where) for name in fields.texts("RepoTags"))
-        found.append(Entry(archive.read(config, DOCUMENT_LIMIT), layers, names))
+        if config not in configs:
+            configs[config] = archive.read(config, DOCUMENT_LIMIT)
+        found.append(Entry(configs[config], layers, names))
     return tuple(found)
 
 
@@ -145,31 +153,56 @@ def _from_repositories(archive: Archive) -> tuple[Entry, ...]:
         tags = Fields(table, what, ()).table(repository)
         for tag, layer in tags.items():
             named.setdefault(layer, []).append(canonical(f"{repository}:{tag}", what))
-    return tuple(_from_chain(archive, top, names) for top, names in named.items())
+    chains = _Chains(archive)
+    return tuple(chains.image(top, named[top]) for top in _bounded(list(named), what))
 
 
-def _from_chain(archive: Archive, top: str, names: list[str]) -> Entry:
-    chain: list[str] = []
-    steps: list[V1Image] = []
-    layer = top
-    while layer:
-        if layer in chain:
-            raise Corrupt(f"{archive.path}: layer {shown(layer, 80)} is its own ancestor")
-        chain.append(layer)
-        _check_count(len(chain), str(archive.path))
-        what = f"{archive.path}, {shown(layer, 80)}/json"
-        steps.append(parse_v1(load(archive.read(f"{layer}/json", DOCUMENT_LIMIT), what), what))
-        layer = steps[-1].parent
-    members = tuple(f"{one}/layer.tar" for one in reversed(chain))
-    return Entry(v1_config(steps[::-1], _diff_ids(archive, members)), members, tuple(names))
+class _Chains:
+    """Images that are chains of layers, each of which is read once, however many images stand on it."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._steps: dict[str, V1Image] = {}
+        self._diff_ids: dict[str, Digest] = {}
+
+    def image(self, top: str, names: list[str]) -> Entry:
+        """Return the image whose uppermost layer is ``top``."""
+        chain: dict[str, V1Image] = {}
+        layer = top
+        while layer:
+            if layer in chain:
+                raise Corrupt(f"{self._archive.path}: layer {shown(layer, 80)} is its own ancestor")
+            chain[layer] = self._step(layer)
+            _check_count(len(chain), str(self._archive.path))
+            layer = chain[layer].parent
+        members = tuple(f"{one}/layer.tar" for one in reversed(chain))
+        diff_ids = [self._diff_id(member) for member in members]
+        return Entry(v1_config(list(chain.values())[::-1], diff_ids), members, tuple(names))
+
+    def _step(self, layer: str) -> V1Image:
+        if layer not in self._steps:
+            what = f"{self._archive.path}, {shown(layer, 80)}/json"
+            data = self._archive.read(f"{layer}/json", DOCUMENT_LIMIT)
+            self._steps[layer] = parse_v1(load(data, what), what)
+        return self._steps[layer]
+
+    def _diff_id(self, member: str) -> Digest:
+        if member not in self._diff_ids:
+            span, fd = self._archive.span(member), open_regular(self._archive.path)
+            try:
+                self._diff_ids[member] = hash_span(fd, span)
+            finally:
+                os.close(fd)
+        return self._diff_ids[member]
 
 
-def _diff_ids(archive: Archive, members: tuple[str, ...]) -> list[Digest]:
-    fd = open_regular(archive.path)
-    try:
-        return [hash_span(fd, archive.span(member)) for member in members]
-    finally:
-        os.close(fd)
+_Item = TypeVar("_Item")
+
+
+def _bounded(images: list[_Item], where: str) -> list[_Item]:
+    if len(images) > IMAGES:
+        raise Exhausted(f"{where} has {len(images)} images, more than the {IMAGES} allowed")
+    return images
 
 
 def _check_count(count: int, where: str) -> None:
