@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import select
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -425,8 +426,12 @@ def test_the_files_that_docker_and_podman_use() -> None:
         "/d/config.json",
         "/r",
         "/x/containers/auth.json",
+        "/h/.config/containers/auth.json",
     ]
-    assert [str(path) for path in default_paths({"HOME": "/h"})] == ["/h/.docker/config.json"]
+    assert [str(path) for path in default_paths({"HOME": "/h", "XDG_CONFIG_HOME": "/c"})] == [
+        "/h/.docker/config.json",
+        "/c/containers/auth.json",
+    ]
 
 
 # --- helpers ---
@@ -597,6 +602,41 @@ async def test_G10_a_helper_that_hangs_is_killed_with_its_children(tmp_path: Pat
     credentials._helper_seconds = 0.3
     with pytest.raises(Denied, match="did not answer"):
         await credentials.find("r.io")
+
+
+async def test_G10_children_that_outlive_a_helper_go_with_it(tmp_path: Path) -> None:
+    """One that holds the pipe open keeps the answer from ending; the helper itself is gone by then."""
+    life = tmp_path / "life"
+    os.mkfifo(life)
+    reader = os.open(life, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        credentials = helper(tmp_path, f'( exec 3> "{life}"; echo >&3; exec sleep 1000 ) & exit 0')
+        credentials._helper_seconds = 1
+        with pytest.raises(Denied, match="did not answer"):
+            await credentials.find("r.io")
+        async with asyncio.timeout(10):
+            await asyncio.to_thread(lambda: select.select([reader], [], []) and os.read(reader, 100))
+            assert (
+                await asyncio.to_thread(lambda: select.select([reader], [], []) and os.read(reader, 1)) == b""
+            )
+    finally:
+        os.close(reader)
+
+
+async def test_G10_a_helper_has_a_bare_environment_and_no_descriptors(tmp_path: Path) -> None:
+    answer = f"""
+env | sed 's/=.*//' | sort | tr '\\n' ' ' > "{tmp_path}/env"; pwd > "{tmp_path}/cwd"
+ls /proc/self/fd | tr '\\n' ' ' > "{tmp_path}/fds"
+echo '{{"Username": "joe", "Secret": "x"}}'"""
+    kept = os.open(tmp_path, os.O_RDONLY)
+    os.set_inheritable(kept, True)
+    try:
+        assert await helper(tmp_path, answer).find("r.io") == Credential("joe", "x")
+    finally:
+        os.close(kept)
+    assert set((tmp_path / "env").read_text().split()) <= {"HOME", "PATH", "PWD", "OLDPWD", "SHLVL", "_"}
+    assert (tmp_path / "cwd").read_text() == "/\n"
+    assert (tmp_path / "fds").read_text().split() == ["0", "1", "2", "3"], "the last is that of ls itself"
 
 
 @pytest.mark.parametrize("name", ["../../x", "/bin/sh", "a b", "A", "x\n", "", "a/../b", "\u00e9"])

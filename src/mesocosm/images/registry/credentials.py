@@ -5,8 +5,10 @@
     credsStore   "pass"                 the program docker-credential-pass answers for all others
 
 A helper's name is ``[a-z0-9-]+``, it is looked up in a fixed list of directories, must be root's or ours
-and writable by nobody else, gets the question on its standard input, a bare environment, 30 seconds, 1 MiB,
-and leaves no core dump.  Secrets are never in an argument vector, a log or an error.
+and writable by nobody else, gets the question on its standard input, a bare environment, no descriptor but
+its pipes, ``/`` as its directory, a session of its own, 30 seconds, a minute of the processor and 1 MiB to
+answer, and leaves no core dump.  It has all the rights of who runs us: it has to reach a user's keys.
+Secrets are never in an argument vector, a log or an error.
 """
 
 from __future__ import annotations
@@ -49,6 +51,8 @@ def default_paths(environ: Mapping[str, str]) -> tuple[Path, ...]:
         paths.append(Path(environ["REGISTRY_AUTH_FILE"]))
     if environ.get("XDG_RUNTIME_DIR"):
         paths.append(Path(environ["XDG_RUNTIME_DIR"]) / "containers" / "auth.json")
+    settings = Path(environ["XDG_CONFIG_HOME"]) if environ.get("XDG_CONFIG_HOME") else home / ".config"
+    paths.append(settings / "containers" / "auth.json")
     return tuple(paths)
 
 
@@ -180,11 +184,12 @@ class Credentials:
             async with asyncio.timeout(self._helper_seconds):
                 output = await _converse(process, question.encode(), helper)
                 status = await process.wait()
-        except TimeoutError:
+        except BaseException as error:
+            await _end(process)
+            if not isinstance(error, TimeoutError):
+                raise
             message = f"credential helper {helper} did not answer within {self._helper_seconds:g} s"
             raise Denied(message, hint=f"try docker-credential-{helper} by hand") from None
-        finally:
-            await _end(process)
         if status == 0:
             return output
         if _NOT_FOUND in output.decode("utf-8", "replace"):
@@ -220,10 +225,12 @@ async def _converse(process: asyncio.subprocess.Process, question: bytes, helper
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Kill the helper's whole session and reap it; a helper that ended already is only reaped."""
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+    """Kill what is left of a helper that is given up, children that outlived it included, and reap it.
+
+    Its number stays that of its group for as long as one of them is there.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
     await process.wait()
     transport = getattr(process, "_transport", None)
     if transport is not None:
