@@ -208,7 +208,11 @@ def test_i12_members_links_and_depth_are_bounded(kind: SinkKind, tmp_path: Path)
             ingest(kind, tmp_path / "l", links, limits=limits)
     with pytest.raises(Exhausted):
         ingest(kind, tmp_path / "l", archive(file(b"a/b/c/d")), limits=Limits(depth=3))
+    way = archive(directory(b"a/a/a"), symlink(b"l", b"a/a/a"), symlink(b"a/a/a/m", b"b/b/b"), file(b"l/m/x"))
+    with pytest.raises(Exhausted):
+        ingest(kind, tmp_path / "l", way, limits=Limits(depth=5))
     assert list(tmp_path.iterdir()) == []
+    ingest(kind, tmp_path / "way", way, limits=Limits(depth=7))
     ingest(kind, tmp_path / "l", links, limits=Limits(entries=21, links=21))
     with seen(kind, tmp_path / "l") as root:
         assert (root / "f").stat().st_nlink == 21

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from layers import SINKS, SinkKind, ingest, mounted, seen, stacked
@@ -215,6 +215,8 @@ def model_stack(layers: list[list[Member]]) -> Dir | None:
 @pytest.mark.slow
 @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
 @given(STACKS)
+@example([[file(b"d/old"), file(b"f/old")], [file(b".wh.d", b""), file(b"d/new"), file(b"f/new")]])
+@example([[file(b"d/old")], [file(b"d/new"), file(b".wh.d", b"")]])
 def test_i05_every_backend_shows_the_model(layers: list[list[Member]]) -> None:
     model = model_stack(layers)
     with tempfile.TemporaryDirectory() as folder:

@@ -271,6 +271,34 @@ def test_i11_oversized_extended_headers() -> None:
     assert len(read(pax(record(b"comment", b"x" * 500_000)) + header(b"x") + END).entries) == 1
 
 
+def test_i11_global_headers_are_bounded_together() -> None:
+    large = [pax(record(b"comment%d" % number, b"x" * 600_000), b"g") for number in range(2)]
+    refused(b"".join(large) + header(b"x") + END, Exhausted)
+    assert len(read(large[0] * 2 + header(b"x") + END).entries) == 1
+    many = [pax(record(b"vendor.%d" % number, b"x"), b"g") for number in range(101)]
+    refused(b"".join(many) + header(b"x") + END, Exhausted)
+    assert len(read(b"".join(many[1:]) + header(b"x") + END).entries) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        (b"path", b"etc/passwd"),
+        (b"linkpath", b"/etc"),
+        (b"size", b"512"),
+        (b"GNU.sparse.map", b"0,1"),
+        (b"SCHILY.xattr.user.a", b"1"),
+        (b"LIBARCHIVE.xattr.user.a", b"MQ"),
+        (b"SCHILY.devmajor", b"8"),
+    ],
+)
+def test_i11_what_is_a_members_own_is_in_no_global_header(key: bytes, value: bytes) -> None:
+    """GNU tar would apply it, docker's reader would not."""
+    refused(pax(record(key, value), b"g") + header(b"x") + END)
+    found = read(pax(record(b"mtime", b"7") + record(b"comment", b"c"), b"g") + header(b"x") + END)
+    assert found.entries[0].mtime == 7_000_000_000
+
+
 @pytest.mark.parametrize(
     "records",
     [
@@ -410,6 +438,17 @@ def test_i10_sparse_bombs() -> None:
     )
     many = ",".join(f"{2 * i},1" for i in range(60_000))
     refused(sparse01(1 << 30, many, b"x" * 60_000), Exhausted)
+
+
+def test_i10_a_map_without_end_is_read_no_further_than_its_limit() -> None:
+    limits = Limits(sparse_map=8 << 10, records=8 << 10)
+    lines = b"400000\n" + b"".join(b"%d\n1\n" % (2 * number) for number in range(400_000))
+    blob = sparse10(1 << 30, lines, b"")
+    reader = TarReader(Collector(), limits)
+    with pytest.raises(Exhausted):
+        for at in range(0, len(blob), 512):
+            reader.feed(blob[at : at + 512])
+    assert reader.position <= limits.sparse_map + (8 << 10)
 
 
 def test_sparse_records_that_say_nothing() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from mesocosm.errors import Corrupt, Exhausted
 from mesocosm.images.limits import Limits
-from mesocosm.images.tar.header import Records, TarEntry, apply_records, parse_records, text
+from mesocosm.images.tar.header import Records, TarEntry, apply_records, check_global, parse_records, text
 
 GLOBAL, RECORDS, LONG_NAME, LONG_LINK = b"gxLK"
 """Types of the headers whose data is said of other members."""
+
+_GLOBALS = 100
+"""Records of global headers: all of them are looked at again for each member."""
 
 _NOTHING: dict[bytes, bytes] = {}
 
@@ -47,9 +50,15 @@ class Extended:
             raise Corrupt("tar: two extended headers of one kind for one member")
 
     def _take_globals(self, body: bytes) -> None:
-        self._globals.update(parse_records(body))
-        if sum(map(len, self._globals)) + sum(map(len, self._globals.values())) > self._limits.records:
-            raise Exhausted(f"tar: the global headers exceed {self._limits.records} bytes")
+        records = parse_records(body)
+        check_global(records)
+        self._globals.update(records)
+        size = sum(map(len, self._globals)) + sum(map(len, self._globals.values()))
+        if len(self._globals) > _GLOBALS or size > self._limits.records:
+            raise Exhausted(
+                f"tar: the global headers hold {len(self._globals)} records of {size} bytes",
+                hint=f"{_GLOBALS} of {self._limits.records} bytes are allowed",
+            )
 
     def apply(self, entry: TarEntry) -> dict[bytes, bytes]:
         """Let what was said overrule the fields of ``entry``.

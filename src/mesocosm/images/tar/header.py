@@ -270,6 +270,21 @@ _OVERRULED: dict[bytes, tuple[str, Callable[[bytes], bytes | int]]] = {
 }
 
 
+_OWN = frozenset((b"path", b"linkpath", b"size"))
+_OWN_PREFIXES = (b"GNU.sparse.", b"SCHILY.xattr.", b"SCHILY.dev", b"LIBARCHIVE.xattr.")
+
+
+def check_global(records: Records) -> None:
+    """Check what an archive says of all members to come: Corrupt for what is one member's own.
+
+    Only some readers apply global headers (pax(1) does, Go's and libarchive's do not): a name, a size or an
+    attribute in them means another tree to each.
+    """
+    for key, _ in records:
+        if key in _OWN or key.startswith(_OWN_PREFIXES):
+            raise Corrupt(f"tar: a global header gives all members one {key[:60]!r}")
+
+
 _PASSED_OVER = frozenset((b"atime", b"ctime", b"uname", b"gname"))
 
 
