@@ -15,7 +15,11 @@ from mesocosm.frontends.cli.template import Template, fields, unescape
 
 Row = Mapping[str, object]
 
-HELP = "table, json, or a template: '{{.Name}}', 'table {{.Name}}\\t{{.Size}}'."
+
+def format_help(*members: str) -> str:
+    """What ``--format`` takes, and which members a template may name."""
+    one, other = (f"{{{{.{member}}}}}" for member in members[:2])
+    return f"table, json, or a template: '{one}', 'table {one}\\t{other}'; of {' '.join(members)}."
 
 
 def show(form: str, table: Callable[[Paint], str], rows: Callable[[], Sequence[Row]], value: object) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import click
 
 from mesocosm.frontends.cli.commands import SHORT, VERBS, cli
+from mesocosm.frontends.cli.examples import lines_of
 
 HEAD = "<!-- made from the commands; `python -m mesocosm.frontends.cli.reference` prints it anew -->"
 
@@ -49,6 +50,10 @@ def _verb(verb: str, command: click.Command, context: click.Context) -> Iterator
     if options:
         yield ""
         yield from options
+    shown = lines_of(command.epilog or "")
+    if shown:
+        yield ""
+        yield from (f"    {line}" for line in shown)
 
 
 def _options(command: click.Command, context: click.Context) -> Iterator[str]:

@@ -8,8 +8,9 @@ import click
 
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous, opened
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.left_out import tell_left_out
-from mesocosm.frontends.cli.output import HELP, show
+from mesocosm.frontends.cli.output import format_help, show
 from mesocosm.frontends.cli.progress import progress
 from mesocosm.images.compress import KINDS
 
@@ -17,8 +18,16 @@ if TYPE_CHECKING:
     from mesocosm.images.committing import Committed
     from mesocosm.images.compress import Written
 
+MEMBERS = ("ID", "Digest", "Size")
+"""Of the image, for templates."""
 
-@click.command()
+
+@click.command(
+    epilog=examples(
+        ("mesocosm commit -m 'with tools' app example.org/app:2", "under a name"),
+        ("mesocosm commit -c 'CMD [\"/bin/app\"]' app example.org/app:3", "another command"),
+    )
+)
 @click.option("-a", "--author", default="", metavar="TEXT", help="Who made it.")
 @click.option("-m", "--message", default="", metavar="TEXT", help="What history is to say.")
 @click.option("-c", "--change", "changes", multiple=True, metavar="LINE", help="As in a Dockerfile.")
@@ -30,7 +39,7 @@ if TYPE_CHECKING:
     help="What the new layer is compressed by.",
 )
 @click.option(
-    "-p/-P", "--pause/--no-pause", default=True, show_default=True, help="Stop its processes meanwhile."
+    "--pause/--no-pause", "-p/-P", default=True, show_default=True, help="Stop its processes meanwhile."
 )
 @click.option(
     "--timestamp",
@@ -40,7 +49,7 @@ if TYPE_CHECKING:
     help="The image's date, since 1970; $SOURCE_DATE_EPOCH, else now.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
-@click.option("--format", "form", default="table", metavar="FORMAT", help=HELP)
+@click.option("--format", "form", default="table", metavar="FORMAT", help=format_help(*MEMBERS))
 @click.argument("container", shell_complete=completion.containers)
 @click.argument("name", required=False)
 @click.pass_context
@@ -76,8 +85,9 @@ async def command(
                 timestamp=timestamp,
             )
     tell_left_out(done.left_out)
-    show(form, lambda _: done.image.digest, lambda: [_row(done)], done)
+    show(form, lambda _: done.image.digest, lambda: [row(done)], done)
 
 
-def _row(done: Committed) -> dict[str, object]:
+def row(done: Committed) -> dict[str, object]:
+    """The image that was made, for templates."""
     return {"ID": done.image.image_id, "Digest": done.image.digest, "Size": done.image.size}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -9,15 +10,24 @@ import msgspec
 
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous, opened
-from mesocosm.frontends.cli.output import HELP, show
+from mesocosm.frontends.cli.examples import examples
+from mesocosm.frontends.cli.output import Row, format_help, show
 from mesocosm.frontends.cli.verbs.image.diff import LETTERS, line
 
 if TYPE_CHECKING:
     from mesocosm.root_files import RootChange
 
 
-@click.command()
-@click.option("--format", "form", default="table", metavar="FORMAT", help=HELP)
+MEMBERS = ("Path", "Kind", "Letter")
+"""Of an item of the list, for templates."""
+
+
+@click.command(
+    epilog=examples(
+        ("mesocosm diff app", "which files"),
+    )
+)
+@click.option("--format", "form", default="table", metavar="FORMAT", help=format_help(*MEMBERS))
 @click.argument("container", shell_complete=completion.containers)
 @click.pass_context
 @asynchronous
@@ -28,6 +38,11 @@ async def command(ctx: click.Context, form: str, container: str) -> None:
     show(
         form,
         lambda paint: "\n".join(line(change.kind, change.path, paint) for change in found),
-        lambda: [{**msgspec.to_builtins(change), "letter": LETTERS[change.kind][0]} for change in found],
+        lambda: rows(found),
         found,
     )
+
+
+def rows(changes: Sequence[RootChange]) -> list[Row]:
+    """The changes, for templates."""
+    return [{**msgspec.to_builtins(change), "letter": LETTERS[change.kind][0]} for change in changes]

@@ -7,10 +7,16 @@ import click
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.archive import refuse_terminal, written
 from mesocosm.frontends.cli.context import asynchronous, opened
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.left_out import tell_left_out
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        ("mesocosm export -o root.tar app", "a file"),
+        ("mesocosm export app | mesocosm import - example.org/flat:1", "an image of it"),
+    )
+)
 @click.option("-o", "--output", metavar="FILE", help="Where to write; standard output without it, or for -.")
 @click.option("--pause/--no-pause", default=False, show_default=True, help="Stop its processes meanwhile.")
 @click.argument("container", shell_complete=completion.containers)

@@ -13,6 +13,7 @@ import click
 
 from mesocosm.errors import InvalidConfig
 from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.examples import examples
 
 if TYPE_CHECKING:
     from mesocosm.images.registry.auth import Credential
@@ -21,7 +22,12 @@ MOST = 64 << 10
 """Longest secret on standard input, in bytes."""
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        ("mesocosm login registry.example", "asks for both"),
+        ("mesocosm login -u me --password-stdin registry.example < file", "asks nothing"),
+    )
+)
 @click.option("-u", "--username", metavar="NAME", help="Who; asked for without it.")
 @click.option("--password-stdin", is_flag=True, help="Read the password, or a token, from standard input.")
 @click.option("-p", "--password", hidden=True)

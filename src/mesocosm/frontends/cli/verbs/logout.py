@@ -8,9 +8,14 @@ import click
 
 from mesocosm.errors import NotFound
 from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.examples import examples
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        ("mesocosm logout registry.example", "of one registry"),
+    )
+)
 @click.argument("registry", default="docker.io")
 @click.pass_context
 @asynchronous

@@ -8,6 +8,7 @@ import click
 
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.library import library
 from mesocosm.frontends.cli.progress import progress
 from mesocosm.images.compress import KINDS
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
     from mesocosm.images.compress import Written
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        ("mesocosm image convert debian:12 debian:zstd", "by zstd"),
+        ("mesocosm image convert --compression none debian:12 debian:plain", "not at all"),
+    )
+)
 @click.option(
     "--compression",
     type=click.Choice(KINDS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -10,8 +11,9 @@ import msgspec
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.colour import Paint, plain, safe
 from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.library import library
-from mesocosm.frontends.cli.output import HELP, show
+from mesocosm.frontends.cli.output import Row, format_help, show
 
 if TYPE_CHECKING:
     from mesocosm.images.comparison import Change
@@ -19,11 +21,20 @@ if TYPE_CHECKING:
 LETTERS = {"added": ("A", "good"), "changed": ("C", "notice"), "removed": ("D", "bad")}
 
 
-@click.command()
+MEMBERS = ("Path", "Kind", "Letter", "What", "Before", "After")
+"""Of an item of the list, for templates."""
+
+
+@click.command(
+    epilog=examples(
+        ("mesocosm image diff debian:12 debian:12.1", "which files"),
+        ("mesocosm image diff -v --ignore-times app:1 app:2", "and what of them"),
+    )
+)
 @click.option("-v", "--verbose", is_flag=True, help="What of each file changed.")
 @click.option("--ignore-times", is_flag=True, help="Files that differ in their time alone are the same.")
 @click.option("--platform", metavar="OS/ARCH", help="Which of the images' platforms.")
-@click.option("--format", "form", default="table", metavar="FORMAT", help=HELP)
+@click.option("--format", "form", default="table", metavar="FORMAT", help=format_help(*MEMBERS))
 @click.argument("old", shell_complete=completion.images)
 @click.argument("new", shell_complete=completion.images)
 @click.pass_context
@@ -39,9 +50,14 @@ async def command(
     show(
         form,
         lambda paint: render(found, verbose, paint),
-        lambda: [{**msgspec.to_builtins(change), "letter": LETTERS[change.kind][0]} for change in found],
+        lambda: rows(found),
         found,
     )
+
+
+def rows(changes: Sequence[Change]) -> list[Row]:
+    """The changes, for templates."""
+    return [{**msgspec.to_builtins(change), "letter": LETTERS[change.kind][0]} for change in changes]
 
 
 def render(changes: list[Change], verbose: bool, paint: Paint = plain) -> str:

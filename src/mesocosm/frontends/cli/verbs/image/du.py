@@ -8,9 +8,10 @@ import click
 
 from mesocosm.frontends.cli.colour import Paint, plain, safe
 from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.layout import columns
 from mesocosm.frontends.cli.library import library
-from mesocosm.frontends.cli.output import HELP, Row, show
+from mesocosm.frontends.cli.output import Row, format_help, show
 from mesocosm.frontends.cli.verbs.image.ls import familiar, short
 from mesocosm.isolators.words import size
 
@@ -22,22 +23,31 @@ TITLES = ("IMAGE", "DIGEST", "LAYERS", "SIZE", "SHARED", "OWN", "HELD BY")
 LAYER_TITLES = ("LAYER", "FORM", "SIZE", "IMAGES", "MOUNTED")
 
 
-@click.command()
+MEMBERS = ("Name", "ID", "Digest", "Layers", "Size", "Shared", "Own", "HeldBy")
+"""Of an item of the list, for templates."""
+
+
+@click.command(
+    epilog=examples(
+        ("mesocosm image du", "by image"),
+        ("mesocosm image du --format '{{.Name}} {{.Own}}'", "what is theirs alone"),
+    )
+)
 @click.option("-v", "--verbose", is_flag=True, help="Every layer too.")
-@click.option("--format", "form", default="table", metavar="FORMAT", help=HELP)
+@click.option("--format", "form", default="table", metavar="FORMAT", help=format_help(*MEMBERS))
 @click.pass_context
 @asynchronous
 async def command(ctx: click.Context, verbose: bool, form: str) -> None:
     """Show what images take on disk: what they share, what is theirs alone, who holds them."""
     async with library(ctx) as store:
         usage = await store.usage()
-    show(form, lambda paint: render(usage, verbose, paint), lambda: _rows(usage), usage)
+    show(form, lambda paint: render(usage, verbose, paint), lambda: rows(usage), usage)
 
 
 def render(usage: Usage, verbose: bool, paint: Paint = plain) -> str:
     """The images as a table, the layers too when asked for, and what it is in all."""
-    rows = [[safe(str(row[key])) for key in _KEYS] for row in _rows(usage)]
-    parts = [columns(rows, header=TITLES, paint=paint)] if rows else []
+    table = [[safe(str(row[key])) for key in _KEYS] for row in rows(usage)]
+    parts = [columns(table, header=TITLES, paint=paint)] if table else []
     if verbose and usage.by_layer:
         layers = [_layer(layer) for layer in usage.by_layer]
         parts.append(columns(layers, header=LAYER_TITLES, paint=paint))
@@ -53,7 +63,8 @@ def render(usage: Usage, verbose: bool, paint: Paint = plain) -> str:
 _KEYS = ("Name", "ID", "Layers", "Size", "Shared", "Own", "HeldBy")
 
 
-def _rows(usage: Usage) -> list[Row]:
+def rows(usage: Usage) -> list[Row]:
+    """The images, for templates."""
     layers = {layer.diff_id: layer for layer in usage.by_layer}
     return [_row(image, layers) for image in usage.images]
 

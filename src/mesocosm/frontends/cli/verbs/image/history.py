@@ -12,9 +12,10 @@ from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.colour import Paint, plain, safe
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.encoding import show_json
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.layout import age, columns, cut
 from mesocosm.frontends.cli.library import each_platform, library
-from mesocosm.frontends.cli.output import HELP, Row, show
+from mesocosm.frontends.cli.output import Row, format_help, show
 from mesocosm.frontends.cli.verbs.image.ls import short
 from mesocosm.isolators.words import size
 
@@ -26,11 +27,20 @@ WIDTH = 60
 """Longest words about a step before they are cut."""
 
 
-@click.command()
+MEMBERS = ("ID", "CreatedAt", "CreatedSince", "CreatedBy", "Size", "Comment")
+"""Of an item of the list, for templates."""
+
+
+@click.command(
+    epilog=examples(
+        ("mesocosm history debian:12", "step by step"),
+        ("mesocosm history --no-trunc --format '{{.CreatedBy}}' debian:12", "whole commands"),
+    )
+)
 @click.option("-q", "--quiet", is_flag=True, help="Only diff IDs.")
 @click.option("--no-trunc", is_flag=True, help="Cut nothing.")
 @click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
-@click.option("--format", "form", default="table", metavar="FORMAT", help=HELP)
+@click.option("--format", "form", default="table", metavar="FORMAT", help=format_help(*MEMBERS))
 @click.argument("image", shell_complete=completion.images)
 @click.pass_context
 @asynchronous
@@ -65,15 +75,20 @@ def _show(steps: Sequence[Step], form: str, now: float, *, quiet: bool, whole: b
     show(
         form,
         lambda paint: table(steps, now=now, whole=whole, paint=paint),
-        lambda: [_row(step, now, whole) for step in steps],
+        lambda: rows(steps, now=now, whole=whole),
         steps,
     )
 
 
 def table(steps: Sequence[Step], *, now: float, whole: bool = False, paint: Paint = plain) -> str:
     """The steps as a table; ``now`` in seconds since the epoch."""
-    rows = [[safe(str(value)) for value in _row(step, now, whole).values()] for step in steps]
-    return columns([[row[0], row[2], row[3], row[4], row[5]] for row in rows], header=TITLES, paint=paint)
+    cells = [[safe(str(value)) for value in row.values()] for row in rows(steps, now=now, whole=whole)]
+    return columns([[row[0], *row[2:]] for row in cells], header=TITLES, paint=paint)
+
+
+def rows(steps: Sequence[Step], *, now: float, whole: bool = False) -> list[Row]:
+    """The steps, for templates."""
+    return [_row(step, now, whole) for step in steps]
 
 
 def _row(step: Step, now: float, whole: bool) -> Row:

@@ -7,11 +7,18 @@ from pathlib import Path
 import click
 
 from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.library import library
 from mesocosm.frontends.cli.progress import progress
 
 
-@click.command("import")
+@click.command(
+    "import",
+    epilog=examples(
+        ("mesocosm import root.tar example.org/root:1", "a file"),
+        ("tar -C root -c . | mesocosm import -c 'CMD [\"/bin/sh\"]' - root:1", "a pipe"),
+    ),
+)
 @click.option("-c", "--change", "changes", multiple=True, metavar="LINE", help="As in a Dockerfile.")
 @click.option("-m", "--message", default="", metavar="TEXT", help="What history is to say.")
 @click.option("--platform", metavar="OS/ARCH", help="What the image is for.")

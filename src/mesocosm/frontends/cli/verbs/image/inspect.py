@@ -8,11 +8,18 @@ from mesocosm.errors import InvalidConfig, about
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.encoding import show_json
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.library import each_platform, library
 from mesocosm.frontends.cli.output import template_of
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        ("mesocosm image inspect debian:12", "everything"),
+        ("mesocosm image inspect --format '{{.Config.Env}}' debian:12", "one thing of it"),
+        ("mesocosm image inspect --manifest debian:12", "as it was published"),
+    )
+)
 @click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
 @click.option("--format", "form", default="json", metavar="FORMAT", help="json, or a template: '{{.Id}}'.")
 @click.option("--manifest", is_flag=True, help="Only the manifest, byte for byte.")

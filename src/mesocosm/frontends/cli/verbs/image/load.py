@@ -9,12 +9,19 @@ import click
 
 from mesocosm.errors import InvalidConfig
 from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.library import library
 from mesocosm.frontends.cli.progress import progress
 from mesocosm.frontends.cli.verbs.image.ls import familiar
 
 
-@click.command("load")
+@click.command(
+    "load",
+    epilog=examples(
+        ("mesocosm load -i two.tar", "a file"),
+        ("mesocosm load < two.tar.gz", "through a pipe, compressed"),
+    ),
+)
 @click.option(
     "-i",
     "--input",

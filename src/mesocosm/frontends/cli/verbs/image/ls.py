@@ -10,9 +10,10 @@ import click
 
 from mesocosm.frontends.cli.colour import Paint, plain, safe
 from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.layout import age, columns
 from mesocosm.frontends.cli.library import library
-from mesocosm.frontends.cli.output import HELP, Row, show
+from mesocosm.frontends.cli.output import Row, format_help, show
 from mesocosm.isolators.words import size
 
 if TYPE_CHECKING:
@@ -21,7 +22,20 @@ if TYPE_CHECKING:
 TITLES = ("IMAGE", "DIGEST", "PLATFORM", "SIZE", "LAYERS", "PULLED", "CONTAINERS")
 
 
-@click.command()
+MEMBERS = (
+    *("Repository", "Tag", "Name", "ID", "Digest", "CreatedAt", "CreatedSince", "Size", "Platform"),
+    *("Layers", "Labels", "Pulled", "Containers", "Pinned", "Complete", "Source"),
+)
+"""Of an item of the list, for templates."""
+
+
+@click.command(
+    epilog=examples(
+        ("mesocosm images 'registry.example/*'", "of one registry"),
+        ("mesocosm images --filter label=team=a", "by label"),
+        ("mesocosm images --format '{{.Name}} {{.Size}}'", "in words of one's own"),
+    )
+)
 @click.option("-q", "--quiet", is_flag=True, help="Only digests.")
 @click.option("--no-trunc", is_flag=True, help="Whole digests.")
 @click.option(
@@ -32,7 +46,7 @@ TITLES = ("IMAGE", "DIGEST", "PLATFORM", "SIZE", "LAYERS", "PULLED", "CONTAINERS
     metavar="KEY=VALUE",
     help="Only with this reference, label, before, since or dangling.",
 )
-@click.option("--format", "form", default="table", metavar="FORMAT", help=HELP)
+@click.option("--format", "form", default="table", metavar="FORMAT", help=format_help(*MEMBERS))
 @click.argument("pattern", required=False)
 @click.pass_context
 @asynchronous

@@ -15,6 +15,7 @@ from mesocosm.frontends.cli import grammar
 from mesocosm.frontends.cli.colour import safe
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.encoding import show_json
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.layout import count
 from mesocosm.frontends.cli.verbs.image.ls import familiar, short
 from mesocosm.isolators.words import size
@@ -23,19 +24,28 @@ if TYPE_CHECKING:
     from mesocosm.images.collect import Held, Limits, Plan
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        ("mesocosm image prune", "what has no name"),
+        ("mesocosm image prune --all --dry-run", "what could go at all"),
+        ("mesocosm image prune --older 720h", "unused for thirty days"),
+        ("mesocosm image prune --above 85% --down-to 70%", "when the disk is full"),
+    )
+)
 @click.option("-a", "--all", "every", is_flag=True, help="Named images too, unless a container has them.")
-@click.option("--older", metavar="TIME", help="Named images that nobody used for so long: 720h.")
-@click.option("--budget", metavar="SIZE", help="Named images too, until no more than this is taken.")
+@click.option("--older", metavar="TIME", help="Named images that nobody used for so long, as in 720h.")
+@click.option(
+    "--budget", metavar="SIZE", help="Named images too, until no more than this is taken, as in 20g."
+)
 @click.option(
     "--above",
     metavar="PERCENT|SIZE",
-    help="Named images too, when more of the disk is in use: 85%, or when images take more: 20g.",
+    help="Named images too, when more of the disk is in use (85%), or when images take more (20g).",
 )
 @click.option(
     "--down-to",
     metavar="PERCENT|SIZE",
-    help="With --above: until no more is; 80%, or nine tenths of the size, unless told.",
+    help="With --above: until no more is; 80%, or nine tenths of the size, unless given.",
 )
 @click.option("--auto", is_flag=True, help="What goes by itself after a pull, by /etc/mesocosm/images.toml.")
 @click.option("-n", "--dry-run", is_flag=True, help="Only say what would go.")

@@ -7,11 +7,18 @@ import click
 from mesocosm.errors import MesocosmError
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.events import Events, tell, tell_failure
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.library import library
 from mesocosm.frontends.cli.progress import progress
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        ("mesocosm pull debian:12", "from docker.io"),
+        ("mesocosm pull --platform all registry.example/app:1", "every platform"),
+        ("mesocosm pull oci-archive:debian.tar:debian:12", "out of an archive"),
+    )
+)
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
 @click.option("--referrers", is_flag=True, help="What refers to the image too: signatures, SBOMs.")
@@ -20,6 +27,7 @@ from mesocosm.frontends.cli.progress import progress
     "--policy",
     type=click.Choice(["always", "missing", "never", "newer"]),
     default="always",
+    show_default=True,
     help="When to ask where an image comes from.",
 )
 @click.option("--limit-rate", metavar="SIZE", help="Bytes a second at the most, as in 2m.")
@@ -40,9 +48,9 @@ async def command(
 ) -> int:
     """Ask where IMAGES come from for what they are now, fetch what is missing, and print their digests.
 
-    An image is docker.io's name, HOST/NAME:TAG, oci:PATH, oci-archive:PATH, docker-archive:PATH or
-    tarball:PATH.  With --platform all every Linux platform comes that the source has, under one name,
-    with the attestations in its index.
+    An image is docker.io's name, HOST/NAME:TAG, a PATH behind oci:, oci-archive:, docker-archive:,
+    tarball:, aci: or erofs:, or appc:NAME.  With --platform all every Linux platform comes that the
+    source has, under one name, with the attestations in its index.
     """
     status = 0
     with progress(quiet=quiet or form == "json") as shown:

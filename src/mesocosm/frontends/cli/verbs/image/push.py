@@ -8,11 +8,18 @@ from mesocosm.errors import MesocosmError
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.events import Events, tell, tell_failure
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.library import library
 from mesocosm.frontends.cli.progress import progress
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        ("mesocosm push registry.example/app:1", "under its own name"),
+        ("mesocosm push debian:12 registry.example/debian:12", "as another"),
+        ("mesocosm push --limit-rate 2m registry.example/app:1", "2 MiB a second"),
+    )
+)
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
 @click.option("--referrers", is_flag=True, help="What refers to the image too: signatures, SBOMs.")

@@ -9,6 +9,7 @@ import click
 from mesocosm.frontends.cli.colour import painter, safe
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.encoding import show_json
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.layout import columns
 from mesocosm.frontends.cli.library import library
 from mesocosm.isolators.words import size
@@ -16,7 +17,12 @@ from mesocosm.isolators.words import size
 TITLES = ("DIGEST", "ARTIFACT TYPE", "SIZE")
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        ("mesocosm image referrers registry.example/app:1", "all of them"),
+        ("mesocosm image referrers --format json registry.example/app:1", "for programs"),
+    )
+)
 @click.option("--artifact-type", metavar="TYPE", help="Only those of this type.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How to print.")
 @click.argument("name")

@@ -7,11 +7,18 @@ import click
 from mesocosm.errors import InvalidConfig
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous, opened
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.library import each_image, library
 from mesocosm.isolators.words import size
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        ("mesocosm rmi debian:12", "a name, and with the last the image"),
+        ("mesocosm rmi --force 4f5e", "an image with all its names"),
+        ("mesocosm rmi --remote registry.example/app:1", "from the registry"),
+    )
+)
 @click.option("-f", "--force", is_flag=True, help="All its names at once.")
 @click.option("--unused", is_flag=True, help="Images that have no name and that no container holds.")
 @click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")

@@ -10,11 +10,17 @@ from mesocosm.errors import InvalidConfig
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.archive import refuse_terminal, written
 from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.library import library
 from mesocosm.frontends.cli.progress import progress
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        ("mesocosm save -o two.tar debian:12 busybox", "a file"),
+        ("mesocosm save debian:12 | ssh host mesocosm load", "another host"),
+    )
+)
 @click.option(
     "-o", "--output", metavar="FILE", type=click.Path(), help="Where to write; standard output without it."
 )

@@ -10,6 +10,7 @@ from mesocosm.errors import InvalidConfig
 from mesocosm.frontends.cli import grammar
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.encoding import show_json
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.layout import count
 from mesocosm.frontends.cli.library import library
 from mesocosm.isolators.words import size
@@ -20,9 +21,16 @@ if TYPE_CHECKING:
 SLOWEST = 16 << 10  # bytes a second
 
 
-@click.command()
-@click.option("--rate", metavar="SIZE", default="32m", help="Bytes to read each second at most: 32m.")
-@click.option("--for", "period", metavar="TIME", help="End after so long: 10m.")
+@click.command(
+    epilog=examples(
+        ("mesocosm image scrub --quiet --for 10m", "a part, from a timer"),
+        ("mesocosm image scrub --rate 100m", "all, quicker"),
+    )
+)
+@click.option(
+    "--rate", metavar="SIZE", default="32m", help="Bytes to read each second at most.", show_default=True
+)
+@click.option("--for", "period", metavar="TIME", help="End after so long, as in 10m.")
 @click.option("--check-only", is_flag=True, help="Bring nothing back.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is damaged.")
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How to print.")

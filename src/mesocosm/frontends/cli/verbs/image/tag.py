@@ -7,10 +7,15 @@ import click
 from mesocosm.errors import about
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.library import library
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        ("mesocosm tag debian:12 registry.example/base:1", "one more name"),
+    )
+)
 @click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
 @click.argument("image", shell_complete=completion.images)
 @click.argument("name")

@@ -6,10 +6,16 @@ import click
 
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.encoding import show_json
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.library import library
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        ("mesocosm image tags registry.example/app", "one repository's"),
+        ("mesocosm image tags debian", "docker.io's"),
+    )
+)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How to print.")
 @click.argument("name")
 @click.pass_context

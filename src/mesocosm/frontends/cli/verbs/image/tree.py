@@ -12,6 +12,7 @@ from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.colour import Paint, painter, plain, safe
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.encoding import show_json
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.layout import Row, columns, count
 from mesocosm.frontends.cli.library import library
 from mesocosm.frontends.cli.verbs.image.du import held_by
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
     from mesocosm.images.inspection import LayerUse, Usage
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        ("mesocosm image tree", "all images"),
+        ("mesocosm image tree debian:12", "one of them"),
+    )
+)
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", help="How to print.")
 @click.argument("images", nargs=-1, shell_complete=completion.images)
 @click.pass_context

@@ -11,6 +11,7 @@ from mesocosm.errors import MesocosmError, about
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.encoding import show_json
+from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.layout import count
 from mesocosm.frontends.cli.library import each_platform, library
 from mesocosm.frontends.cli.progress import progress
@@ -36,7 +37,12 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     failure: str = ""
 
 
-@click.command()
+@click.command(
+    epilog=examples(
+        ("mesocosm image verify", "all images"),
+        ("mesocosm image verify --check-only debian:12", "one, and only look"),
+    )
+)
 @click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
 @click.option("--check-only", is_flag=True, help="Bring nothing back.")
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress, and nothing that is sound.")
