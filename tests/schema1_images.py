@@ -135,3 +135,25 @@ def serve(
     registry.always(f"/a/b/manifests/{digest}", headers(Docker_Content_Digest=digest))
     registry.always("/a/b/manifests/latest", headers(Docker_Content_Digest=digest))
     return digest
+
+
+def serve_list(
+    registry: MaliciousRegistry, *entries: tuple[str, str, str, int], kind: str = mediatypes.DOCKER_LIST
+) -> str:
+    """Serve an index at a/b:list of entries of type, digest, architecture and size; returns its digest."""
+    document = {
+        "schemaVersion": 2,
+        "mediaType": kind,
+        "manifests": [
+            {
+                "mediaType": media_type,
+                "digest": digest,
+                "size": size,
+                "platform": {"os": "linux", "architecture": architecture},
+            }
+            for media_type, digest, architecture, size in entries
+        ],
+    }
+    data = json.dumps(document).encode()
+    registry.serve_manifest("a/b", "list", data, kind)
+    return sha256(data)

@@ -39,7 +39,15 @@ from mesocosm.images.provisioner import Provisioner
 from mesocosm.images.stores import docker_schema1
 from provisions import image_of, new_id, opened, shown
 from registry_fixtures import SmallImage, sha256, skopeo_copy, write_layout
-from schema1_images import EMPTY_LAYER, changed_step, document_of, payload_of, serve, signed
+from schema1_images import (
+    EMPTY_LAYER,
+    changed_step,
+    document_of,
+    payload_of,
+    serve,
+    serve_list,
+    signed,
+)
 from tarballs import file
 
 BASE, TOP = [file(b"base", b"b")], [file(b"top", b"t")]
@@ -329,6 +337,83 @@ async def test_an_image_for_another_platform_is_told_before_its_layers_come(tmp_
 def ranges_of_unknown_length() -> Fault:
     """The byte that is asked for, and not how many there are."""
     return change(lambda answer: Answer(206, {"Content-Range": "bytes 0-0/*"}, answer.body[:1]))
+
+
+# --- listed in an index -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("media_type", TYPES)
+async def test_an_entry_of_a_list_is_refused_in_words_where_policy_does_not_allow_it(
+    tmp_path: Path, media_type: str
+) -> None:
+    async with MaliciousRegistry() as registry, opened(tmp_path) as provisioner:
+        digest = serve(registry, IMAGE, media_type=media_type)
+        serve_list(registry, (media_type, digest, "amd64", len(PAYLOAD)))
+        with pytest.raises(Unsupported, match=r"a/b:list for linux/amd64 is in docker's schema 1"):
+            await provisioner.pull(f"{registry.host}/a/b:list")
+        assert registry.paths() == ["/v2/a/b/manifests/list"]
+        assert nothing_left(provisioner)
+
+
+@pytest.mark.parametrize("media_type", TYPES)
+async def test_an_entry_of_a_list_is_taken_where_policy_allows_it(tmp_path: Path, media_type: str) -> None:
+    """distribution's "manifest-v2-2.md": entries may be of schema 1."""
+    async with MaliciousRegistry() as registry, opened(tmp_path, ALLOWED) as provisioner:
+        digest = serve(registry, IMAGE, {**DOCUMENT, "tag": "amd64"}, media_type)
+        index = serve_list(registry, (media_type, digest, "amd64", 12345))
+        name = f"{registry.host}/a/b:list"
+        pulled = await provisioner.pull(name)
+        assert [layer.diff_id for layer in pulled.layers] == DIFF_IDS
+        assert pulled.origin == digest
+        (ref,) = provisioner.store.catalogue.refs()
+        assert (ref.digest, ref.top) == (pulled.digest, index)
+        await provisioner.provision(new_id(), name, scratch=tmp_path / "s")
+        registry.seen.clear()
+        assert (await provisioner.pull(name)).digest == pulled.digest
+        (only,) = registry.seen
+        assert only.headers["if-none-match"] == f'"{index}"'
+        pinned = await provisioner.pull(f"{registry.host}/a/b@{index}")
+        assert pinned.digest == pulled.digest
+        (whole,) = await provisioner.pull_all(name)
+        assert whole.digest == pulled.digest
+        await provisioner.prune()
+        assert (await provisioner.verify(name)).sound
+        (record,) = (provisioner.store.root / "images").glob("*.json")
+        record.write_text("{")
+        assert provisioner.store.catalogue.image(pulled.digest) is None
+        await provisioner.recover([])
+        mended = provisioner.store.catalogue.image(pulled.digest)
+        assert mended is not None and mended.origin == digest
+
+
+async def test_an_entry_of_today_is_taken_before_one_of_schema_1(tmp_path: Path) -> None:
+    async with MaliciousRegistry() as registry, opened(tmp_path, ALLOWED) as provisioner:
+        old = serve(registry, IMAGE)
+        registry.add(IMAGE, "a/b", "new")
+        serve_list(
+            registry,
+            (mediatypes.DOCKER_SCHEMA1, old, "amd64", len(PAYLOAD)),
+            (IMAGE.media_type, IMAGE.digest, "amd64", len(IMAGE.manifest)),
+        )
+        pulled = await provisioner.pull(f"{registry.host}/a/b:list")
+        assert (pulled.digest, pulled.origin) == (IMAGE.digest, None)
+
+
+@pytest.mark.parametrize("lie", ["another manifest", "of today", "another repository's"])
+async def test_G02_what_an_index_lists_has_to_be_what_it_says(tmp_path: Path, lie: str) -> None:
+    async with MaliciousRegistry() as registry, opened(tmp_path, ALLOWED) as provisioner:
+        document = {**DOCUMENT, "name": "a/other"} if lie == "another repository's" else DOCUMENT
+        digest = serve(registry, IMAGE, document)
+        if lie == "another manifest":
+            registry.manifests["a/b", digest] = (signed(payload_of({**DOCUMENT, "tag": "x"})), TYPES[1])
+        if lie == "of today":
+            digest = IMAGE.digest
+            registry.add(IMAGE, "a/b", "new")
+        serve_list(registry, (mediatypes.DOCKER_SCHEMA1_SIGNED, digest, "amd64", len(PAYLOAD)))
+        with pytest.raises(Corrupt):
+            await provisioner.pull(f"{registry.host}/a/b:list")
+        assert not registry.paths("/blobs/")
+        assert nothing_left(provisioner)
 
 
 # --- hostile ------------------------------------------------------------------------------------------------

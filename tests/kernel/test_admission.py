@@ -15,6 +15,7 @@ import schema1_images
 from fixtures.admission import KEY, attempt, signature_of, tag_of
 from malicious_registry import MaliciousRegistry
 from mesocosm.errors import Denied
+from mesocosm.images import mediatypes
 from mesocosm.images.provisioner import Provisioner
 from provisions import image_of, new_id, paths_of
 from registry_fixtures import SmallImage, write_layout
@@ -135,6 +136,23 @@ async def test_a_signature_of_schema_1_speaks_of_its_payload(tmp_path: Path) -> 
     assert await attempt(tmp_path, name, write_policy(tmp_path, rules)) == made  # asks nobody
     payload = tmp_path / "state/images/blobs/sha256" / digest.removeprefix("sha256:")
     payload.unlink()  # what the signature speaks of: without it nothing shows that it speaks of the image
+    assert await attempt(tmp_path, name, write_policy(tmp_path, rules)) is None
+
+
+async def test_a_signature_of_an_index_speaks_of_the_schema_1_in_it(tmp_path: Path) -> None:
+    """Of what the index lists, and of nothing that is made to look like it."""
+    rules = f'allow-schema1 = ["127.0.0.1:*/**"]\n{SIGNED}'
+    async with MaliciousRegistry() as registry:
+        digest = schema1_images.serve(registry, IMAGE)
+        index = schema1_images.serve_list(registry, (mediatypes.DOCKER_SCHEMA1, digest, "amd64", 1000))
+        name = f"{registry.host}/a/b:list"
+        assert await attempt(tmp_path, name, write_policy(tmp_path, rules)) is None
+        assert not registry.paths("/blobs/")
+        registry.add(signature_of(index, f"{registry.host}/a/b"), "a/b", tag_of(index))
+        made = await attempt(tmp_path, name, write_policy(tmp_path, rules))
+        assert made not in (None, digest, index)
+    assert await attempt(tmp_path, name, write_policy(tmp_path, rules)) == made  # asks nobody
+    (tmp_path / "state/images/blobs/sha256" / digest.removeprefix("sha256:")).unlink()
     assert await attempt(tmp_path, name, write_policy(tmp_path, rules)) is None
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mesocosm.errors import InvalidConfig, NotFound
+from mesocosm.images import mediatypes
 from mesocosm.images.foreign import shown
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def rank(offered: Platform, wanted: Platform) -> int | None:
 
 
 def select(manifests: Sequence[Descriptor], wanted: Platform, what: str) -> Descriptor:
-    """Return the best descriptor for ``wanted``; on a tie the first.
+    """Return the best descriptor for ``wanted``; on a tie the first that is not of docker's schema 1.
 
     An entry that names no platform is taken only when it is alone: then the image's configuration decides.
     Attestations (``vnd.docker.reference.type``) are never images.  Raises NotFound naming what there is.
@@ -122,9 +123,10 @@ def select(manifests: Sequence[Descriptor], wanted: Platform, what: str) -> Desc
     images = _images(manifests)
     if len(images) == 1 and images[0].platform is None:
         return images[0]
-    best: tuple[int, Descriptor] | None = None
+    best: tuple[tuple[int, bool], Descriptor] | None = None
     for one in images:
-        score = rank(one.platform, wanted) if one.platform else None
+        close = rank(one.platform, wanted) if one.platform else None
+        score = None if close is None else (close, one.media_type not in mediatypes.SCHEMA1)
         if score is not None and (best is None or score > best[0]):
             best = (score, one)
     if best is None:

@@ -237,7 +237,9 @@ class Puller:
         """What was found, once it is known what it is; policy is asked again, with all there is to see."""
         if isinstance(source, Found):
             return source
-        await in_thread(lease.need, [source.top.digest, *source.layers], [])
+        await in_thread(
+            lease.need, [*(one.descriptor.digest for one in source.documents), *source.layers], []
+        )
         trace.point("pull.outlined")
         found = await filled_in(source, self._store.blobs, report)
         trace.point("pull.measured")

@@ -12,9 +12,10 @@ from pathlib import Path
 import msgspec
 
 from mesocosm.errors import MesocosmError
+from mesocosm.images import mediatypes
 from mesocosm.images.config import match_layers, parse_config
 from mesocosm.images.digest import HEX_LENGTH, Digest
-from mesocosm.images.documents import Manifest, parse_document
+from mesocosm.images.documents import Index, Manifest, parse_document
 from mesocosm.images.image import ImageRecord, record_of
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.layers.store import Form
@@ -63,9 +64,20 @@ def _remade(store: ImageStore, path: Path) -> ImageRecord | None:
 def _origin(store: ImageStore, image: ImageRecord) -> str | None:
     """The digest of the manifest of schema 1 that it was made of: the names it was pulled by know that."""
     tops = {ref.top for ref in store.catalogue.refs() if ref.digest == image.digest and ref.top}
-    for top in sorted(tops - {image.digest}):
+    listed = [digest for top in sorted(tops - {image.digest}) for digest in _old_entries(store, top)]
+    for digest in [*sorted(tops - {image.digest}), *listed]:
         with contextlib.suppress(MesocosmError):
-            data = store.blobs.read(Digest.parse(top), limit=DOCUMENT_LIMIT)
+            data = store.blobs.read(Digest.parse(digest), limit=DOCUMENT_LIMIT)
             if str(made_of(data, image)) == image.digest:
-                return top
+                return digest
     return None
+
+
+def _old_entries(store: ImageStore, top: str) -> list[str]:
+    """What an index lists that is in schema 1."""
+    digest = Digest.parse(top)
+    with contextlib.suppress(MesocosmError):
+        found = parse_document(store.blobs.read(digest, limit=DOCUMENT_LIMIT), algorithm=digest.algorithm)
+        if isinstance(found, Index):
+            return [str(one.digest) for one in found.manifests if one.media_type in mediatypes.SCHEMA1]
+    return []

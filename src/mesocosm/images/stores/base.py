@@ -125,7 +125,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 class Outline(msgspec.Struct, frozen=True, kw_only=True):
     """An image whose source tells neither the sizes nor the diff IDs of its layers.
 
-    ``document`` is what the name stands for, ``layers`` the digests of the layers' blobs, lowest first.
+    ``document`` describes it, ``index`` is what lists that where the name stands for one; ``layers`` are
+    the digests of the layers' blobs, lowest first.
     ``size`` answers how many bytes a blob has, and has it in the store where the source does not tell;
     ``make`` what the image is, once every layer has been measured (`outlines.filled_in`).  ``etag`` as in
     `Found`.
@@ -137,11 +138,17 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     fetch: Fetch
     make: Callable[[Sequence[Measured]], Awaitable[Found]]
     etag: str | None = None
+    index: Document | None = None
 
     @property
     def top(self) -> Descriptor:
         """As `Found.top`."""
-        return self.document.descriptor
+        return self.documents[0].descriptor
+
+    @property
+    def documents(self) -> tuple[Document, ...]:
+        """As `Found.documents`, as far as they are known."""
+        return (self.document,) if self.index is None else (self.index, self.document)
 
 
 class Root(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from mesocosm.images.reference import Reference
 from mesocosm.images.registry.client import ManifestReply, RegistryClient
 from mesocosm.images.registry.credentials import Credentials, default_paths
 from mesocosm.images.stores.base import Found, Outline, Shelf, Store, StoreContext
-from mesocosm.images.stores.docker_schema1 import outline
+from mesocosm.images.stores.docker_schema1 import listed, outline
 from mesocosm.images.stores.resolve import platforms_of, resolve, top_document
 from mesocosm.images.transfer import SinkFactory, in_thread
 from mesocosm.images.trust import bundles
@@ -56,6 +56,10 @@ class RegistryStore(Store):
             return None
         if reply.media_type in mediatypes.SCHEMA1:
             return outline(client, reference, platform, reply)
+        if await in_thread(self.context.takes_schema1, reference):
+            old = await listed(client, reference, platform, reply)
+            if old is not None:
+                return old
         return await self._resolve(client, reference, platform, reply)
 
     async def _ask(

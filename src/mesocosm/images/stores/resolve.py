@@ -16,7 +16,7 @@ from mesocosm.errors import Corrupt, Exhausted, NotFound
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.config import ImageConfig, match_layers, parse_config
 from mesocosm.images.digest import Digest, verify
-from mesocosm.images.documents import Descriptor, Index, Manifest, parse_document
+from mesocosm.images.documents import Descriptor, Index, Manifest, parse_document, refuse_schema1
 from mesocosm.images.platform import Platform, offers, rank
 from mesocosm.images.progress import Report
 from mesocosm.images.reference import Reference
@@ -53,7 +53,9 @@ async def resolve(
     while isinstance(found, Index):
         if len(chain) > DEPTH:
             raise Exhausted(f"{what} nests more than {DEPTH} indexes")
-        chain.append(await _read(read, found.select(platform, what), what))
+        chosen = found.select(platform, what)
+        refuse_schema1(chosen.media_type, f"{what} for {platform}")
+        chain.append(await _read(read, chosen, what))
         found = _parse(chain[-1], what)
     _require_pinned(reference, chain)
     manifest = found.require_image(what)

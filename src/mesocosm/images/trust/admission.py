@@ -165,7 +165,10 @@ class Admission:
             index = parse_document(data, algorithm=digest.algorithm)
         except MesocosmError:
             return False
-        return isinstance(index, Index) and any(str(one.digest) == image.digest for one in index.manifests)
+        listed = {str(one.digest) for one in index.manifests} if isinstance(index, Index) else set()
+        if image.digest not in listed and image.origin is not None and image.origin in listed:
+            return self._leads_to(Digest.parse(image.origin), image)
+        return image.digest in listed
 
     def _file(self, digest: str) -> Path:
         return self._store.root / "signatures" / f"{Digest.parse(digest).hex}.json"
@@ -186,6 +189,6 @@ class Admission:
 def _signable(found: Found | Outline) -> list[Digest]:
     """The digests of the documents that a signature may speak of: all but the configuration's."""
     if isinstance(found, Outline):
-        return [found.top.digest]
+        return [one.descriptor.digest for one in reversed(found.documents)]
     digests = [one.descriptor.digest for one in found.documents[:-1]]
     return digests if found.origin is None else list(dict.fromkeys([found.origin, *digests]))
