@@ -169,6 +169,21 @@ async def test_a_blob_may_be_stored_by_another_algorithm(
         assert await client.push_blob("a/b", ONE, source)
 
 
+@pytest.mark.parametrize("claimed", ["sha256", "sha512"])
+async def test_a_manifest_is_stored_under_the_digest_of_what_was_sent(
+    registry: MaliciousRegistry, claimed: str
+) -> None:
+    image = small_image()
+    other = f"{claimed}:" + hashlib.new(claimed, b"another").hexdigest()
+    async with await connect(registry.host) as client:
+        registry.on("/manifests/", headers(Docker_Content_Digest=other))
+        if claimed == "sha256":
+            with pytest.raises(Corrupt, match="under another digest"):
+                await client.push_manifest("a/b", "1", image.manifest, image.media_type)
+        put = client.push_manifest("a/b", "1", image.manifest, image.media_type)
+        assert str(await put) == image.digest
+
+
 # --- pushing ---
 
 

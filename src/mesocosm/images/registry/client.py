@@ -287,6 +287,7 @@ class RegistryClient:
         if ":" in reference:
             verify(data, digest := Digest.parse(reference), what="manifest")
         reply = await referring.put(self._pusher, repository, reference, data, media_type)
+        push.require_stored_as(digest, reply.headers, f"manifest {digest} of {repository}")
         if "OCI-Subject" not in reply.headers:
             await referring.list_among_referrers(self._pusher, repository, data, media_type, digest)
         return digest

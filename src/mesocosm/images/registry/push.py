@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
 from yarl import URL
 
 from mesocosm.errors import Corrupt, Denied, MesocosmError, NotFound, Unavailable
+from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
 from mesocosm.images.foreign import parse_uint
 from mesocosm.images.progress import Phase, Progress, Report
@@ -31,6 +32,16 @@ _RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,19})", re.ASCII)
 def scope(repository: str) -> str:
     """Return the token scope for pushing."""
     return f"repository:{repository}:pull,push"
+
+
+def require_stored_as(digest: Digest, headers: Mapping[str, str], what: str) -> None:
+    """Raise Corrupt where a registry says that it stored what was sent under another digest.
+
+    One of another algorithm may stand for the same bytes (distribution spec, "Pushing blobs").
+    """
+    claimed = headers.get("Docker-Content-Digest")
+    if claimed is not None and claimed != str(digest) and claimed.startswith(f"{digest.algorithm}:"):
+        raise Corrupt(f"{what}: the registry stored it under another digest")
 
 
 class Upload:
@@ -161,7 +172,7 @@ class Upload:
             patience=self._patience(count),
         ) as response:
             await self._transport.expect(response, (201, 202, 204), self._what)
-            self._check_digest(response.headers.get("Docker-Content-Digest"))
+            require_stored_as(self._descriptor.digest, response.headers, self._what)
 
     async def _finish(self, location: URL) -> None:
         retry = Retry(self._transport.limits)
@@ -178,14 +189,6 @@ class Upload:
             yield chunk
             self._sent += len(chunk)
             self._tell()
-
-    def _check_digest(self, claimed: str | None) -> None:
-        """Refuse another digest; one of another algorithm may stand for the same bytes (distribution spec,
-        "Pushing blobs").
-        """
-        mine = self._descriptor.digest
-        if claimed is not None and claimed != str(mine) and claimed.startswith(f"{mine.algorithm}:"):
-            raise Corrupt(f"{self._what}: the registry stored it under another digest")
 
     def _location(self, reply: Reply) -> URL:
         return self._transport.follow(reply.url, reply.headers.get("Location"), f"the {self._what}")
