@@ -35,7 +35,7 @@ from mesocosm.images.layers.stream import LayerIngest
 from mesocosm.linux.beneath import remove_tree
 
 PIECE = 256 << 10
-KINDS: tuple[SinkKind, ...] = ("erofs-a", "erofs-i", "apply")
+KINDS: tuple[SinkKind, ...] = ("erofs-a", "erofs-i", "apply", "overlay")
 
 
 def synthetic_layer(files: int, size: int) -> bytes:

@@ -121,7 +121,10 @@ class Library(Exchange, Making):
         return verdict
 
     async def repair(self, text: str, verdict: Verdict, *, platform: str | None = None) -> None:
-        """Take what is damaged out of the store, and bring it back from what is kept or from its source."""
+        """Take what is damaged out of the store, and bring it back from what is kept or from its source.
+
+        Busy for a directory tree that containers run from: what is in it stays as it is until they end.
+        """
         wanted = platform_of(platform)
         named = await in_thread(self._naming.require, text, wanted)
         image, chosen = named.require_image(), await in_thread(self._backends.get, None)
@@ -131,6 +134,7 @@ class Library(Exchange, Making):
         if any(layer.digest in gone for layer in image.layers):
             await have_blobs(self.store, self._families, image, self._report)
         await self._having.restore(named.reference, image, wanted, chosen, self._report)
+        await in_thread(Verification(self.store).require_free, verdict)
 
     async def scrub(
         self, *, rate: int | None = None, seconds: float | None = None, repair: bool = True

@@ -1,6 +1,6 @@
 """The scrub: everything in a store, read again while nobody else wants the disk, a little at a time.
 
-It goes through blobs and EROFS layers in the order of their names, at idle priority and at most at a given
+It goes through blobs and layers in the order of their names, at idle priority and at most at a given
 rate, past the page cache: what counts is what the disk has.  Where it is stands in ``scrub.json``, so one
 that is ended by its time, a signal or a crash goes on there; after the last one it begins again.
 """
@@ -126,7 +126,7 @@ class Scrub:
     def _things(self, after: str) -> list[_Thing]:
         """What is left to check, in order."""
         blobs = [_Thing(stored.digest) for stored in self._store.blobs.list()]
-        layers = [_Thing(*layer) for layer in self._store.layers.list() if layer[1] is not Form.TREE]
+        layers = [_Thing(*layer) for layer in self._store.layers.list()]
         left = [thing for thing in (*blobs, *layers) if thing.key > after]
         return sorted(left, key=lambda thing: thing.key)
 
@@ -145,9 +145,9 @@ class Scrub:
     def _is_sound(self, thing: _Thing) -> bool:
         if thing.form is None:
             return self._blob(thing.digest)
-        _drop_cache(self._store.layers.content(thing.digest, thing.form))
+        verification = Verification(self._store)
         try:
-            sound = Verification(self._store).layer_is_sound(thing.digest, thing.form, self._passed)
+            sound = verification.layer_is_sound(thing.digest, thing.form, self._passed, fresh=True)
         except OSError:
             sound = False
         return sound or not self._store.layers.has(thing.digest, thing.form)

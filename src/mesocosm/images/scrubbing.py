@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mesocosm.errors import MesocosmError
+from mesocosm.errors import Busy, MesocosmError
 from mesocosm.images.layers.store import Form
 from mesocosm.images.scrub import RATE, Scrub, Scrubbed
 from mesocosm.images.transfer import in_thread
@@ -54,7 +54,15 @@ async def _repair(library: Library, damaged: str) -> None:
 def _still_damaged(library: Library, damaged: tuple[str, ...]) -> list[str]:
     """Those that are not back, though an image needs them."""
     store, images = library.store, list(library.store.catalogue.images())
-    layers = {str(diff_id) for diff_id, form in store.layers.list() if form is Form.EROFS}
+    layers = {str(diff_id) for diff_id, form in store.layers.list() if form is not Form.MERGED}
     needed = {str(diff_id) for image in images for diff_id in image.diff_ids} - layers
     needed |= {str(one) for image in images for one in image.kept if not store.blobs.has(one)}
-    return [text for text in damaged if text in needed]
+    return [text for text in damaged if text in needed or _is_held(library, text)]
+
+
+def _is_held(library: Library, text: str) -> bool:
+    try:
+        Verification(library.store).require_free(Verdict(checked=1, damaged=(text,), absent=()))
+    except Busy:
+        return True
+    return False

@@ -32,11 +32,13 @@ class ErofsFacts(msgspec.Struct, frozen=True):
 
 
 class TreeFacts(msgspec.Struct, frozen=True):
-    """What became of one layer as a directory: bytes of file data written, and directories made without being
+    """What became of one layer as a directory: bytes of file data written, its ``seal`` (see
+    `tree_seal.seal_of_tree`; none where it was put upon other layers), and directories made without being
     described; their paths, and whether the root hides lower layers, nobody notes.
     """
 
     size: int
+    seal: str
     implied: int
     implied_at: None = None
     opaque: None = None

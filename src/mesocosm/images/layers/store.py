@@ -55,10 +55,10 @@ _ALGORITHM = {length: name for name, length in HEX_LENGTH.items()}
 class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a stored layer is, in ``layer.json``.
 
-    ``size`` bytes on disk, ``seal`` by which a flipped bit is found (EROFS), ``blob`` the digest it was made
-    from, ``tar_size`` and ``entries`` of its archive, ``implied`` directories that it has without describing
-    them and their paths but the root's, ``compression`` of the blob; ``opaque``: its root hides what is below
-    it.  None where nobody noted it.
+    ``size`` bytes on disk, ``seal`` by which a flipped bit is found (empty: a tree of an earlier version),
+    ``blob`` the digest it was made from, ``tar_size`` and ``entries`` of its archive, ``implied`` directories
+    that it has without describing them and their paths but the root's, ``compression`` of the blob;
+    ``opaque``: its root hides what is below it.  None where nobody noted it.
     """
 
     diff_id: str

@@ -13,7 +13,7 @@ from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
 from mesocosm.images.erofs.ready import ReadyWriter
 from mesocosm.images.erofs.sink import ErofsSink
-from mesocosm.images.layers.facts import ErofsFacts, LayerFacts
+from mesocosm.images.layers.facts import LayerFacts
 from mesocosm.images.layers.store import CONTENT, Form, LayerRecord
 from mesocosm.images.layers.stream import LayerIngest
 from mesocosm.images.staging import discard
@@ -91,7 +91,7 @@ def _record(facts: LayerFacts, form: Form) -> LayerRecord:
         diff_id=str(facts.diff_id),
         form=form,
         size=facts.made.size,
-        seal=facts.made.seal if isinstance(facts.made, ErofsFacts) else "",
+        seal=facts.made.seal,
         blob=str(facts.blob_digest),
         tar_size=facts.tar_size,
         entries=facts.entries,

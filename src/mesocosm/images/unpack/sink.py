@@ -19,6 +19,7 @@ from typing import Literal
 from mesocosm.errors import Corrupt, Exhausted, MesocosmError, Unsupported
 from mesocosm.images.layers.entries import Whiteout, admit, admitted_xattrs, clean_path, whiteout
 from mesocosm.images.layers.facts import StreamHash, TreeFacts
+from mesocosm.images.layers.tree_seal import Content, Written, seal_of_tree
 from mesocosm.images.limits import DEFAULT_LIMITS, DEFAULT_POLICY, Limits, Policy
 from mesocosm.images.tar.header import HARDLINK, Extents, TarEntry
 from mesocosm.images.unpack.tree import Directory, Made, Tree
@@ -67,6 +68,8 @@ class DirectorySink:
         self._extent = 0
         self._done = 0
         self._size = 0
+        self._content: Content | None = None
+        self._written = Written()
 
     # --- members --------------------------------------------------------------------------------------------
 
@@ -166,6 +169,7 @@ class DirectorySink:
         self._size += entry.stored
         self._extents = entry.extents
         self._extent = self._done = 0
+        self._content = Content() if self._overlay else None
         if self._extents is not None:
             os.ftruncate(self._fd, entry.size)
 
@@ -177,6 +181,8 @@ class DirectorySink:
             if self._extents is not None:
                 self._write_sparse(self._extents, view)
                 return
+            if self._content is not None:
+                self._content.update(view)
             while view:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
@@ -186,6 +192,9 @@ class DirectorySink:
         while view:
             offset, length = extents[self._extent]
             written = os.pwrite(self._fd, view[: length - self._done], offset + self._done)
+            if self._content is not None:
+                self._content.skip_to(offset)
+                self._content.update(view[:written])
             view = view[written:]
             self._done += written
             if self._done == length:
@@ -201,6 +210,9 @@ class DirectorySink:
         try:
             _describe(fd, entry, entry.path)
             os.utime(fd, ns=(entry.mtime, entry.mtime))
+            if self._content is not None:
+                self._content.skip_to(entry.size)
+                self._written.add(fd, self._content, dressed=bool(entry.xattrs))
         except OSError as error:
             raise _translated(error, entry.path) from error
         finally:
@@ -282,12 +294,13 @@ class DirectorySink:
         """Write whiteouts and the times of directories, and make everything durable."""
         try:
             implied = settle(self._tree, overlay=self._overlay)
+            seal = seal_of_tree(self._path, self._written) if self._overlay else ""
             if _libc.syncfs(self._root_fd) < 0:
                 raise OSError(ctypes.get_errno(), "syncfs", str(self._path))
         except OSError as error:
             raise _translated(error, b"/") from error
         self._close()
-        return TreeFacts(self._size, implied)
+        return TreeFacts(self._size, seal, implied)
 
     def abort(self) -> None:
         """Remove a tree that this sink made.  Nothing happens after `finish`, or when called again."""
