@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from fixtures.admission import attempt, signature_of, tag_of
+from fixtures.admission import KEY, attempt, signature_of, tag_of
 from fixtures.images import Layout
 from fixtures.registry import Registry
 from fixtures.sigstore import BUNDLE, IDENTITY, ISSUER, Sigstore, Wish, artifact_of, listing_of
@@ -79,6 +80,21 @@ async def test_signed_images_are_admitted_and_start_again_without_a_network(tmp_
     assert await attempt(tmp_path, name, policy(tmp_path, issuer="https://example.org"), words) is None
     assert await attempt(tmp_path, name, policy(tmp_path, root=THEIRS), words) is None, "today's root decides"
     assert await attempt(tmp_path, name, policy(tmp_path)) == IMAGE.digest
+
+
+async def test_keys_say_that_they_do_not_read_bundles(tmp_path: Path) -> None:
+    public = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    (tmp_path / "key.pub").write_bytes(public)
+    rules = tmp_path / "policy.toml"
+    rules.write_text(f'[[rule]]\nmatch = "**"\naction = "signed"\nkeys = ["{tmp_path}/key.pub"]\n')
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", "latest")
+        name = f"{registry.host}/a/b"
+        assert await attempt(tmp_path, name, rules, "there is no signature") is None
+        serve(registry, [signed(IMAGE)])
+        assert await attempt(tmp_path, name, rules, "sign with --new-bundle-format=false") is None
+        registry.add(signature_of(IMAGE.digest, name), "a/b", tag_of(IMAGE.digest))
+        assert await attempt(tmp_path, name, rules) == IMAGE.digest
 
 
 async def test_g13_a_proof_changed_in_the_store_admits_nothing(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from mesocosm.images.reference import Reference
 from mesocosm.images.stores.base import Store
 from mesocosm.images.transfer import in_thread
 from mesocosm.images.trust import signatures, signed_statement
-from mesocosm.images.trust.policy import Rule
+from mesocosm.images.trust.policy import APPROVAL, Rule
 from mesocosm.images.trust.signatures import Signature
 
 if TYPE_CHECKING:
@@ -28,6 +28,12 @@ OLD_FORM = (
     "cosign's older signatures (the tag sha256-....sig) have no proof that a log holds them: "
     "sign with cosign 3, or with --new-bundle-format of cosign 2.6"
 )
+
+NEW_FORM = (
+    "it has bundles, as cosign 3 makes them, and keys are for signatures under the tag sha256-....sig: "
+    "sign with --new-bundle-format=false --use-signing-config=false"
+)
+_BUNDLED = Signature(b"", b"")
 
 
 class Witness(Protocol):
@@ -69,11 +75,16 @@ class CosignKeys:
         self._keys = keys
 
     async def offered(self, store: Store, reference: Reference, digest: Digest) -> tuple[Signature, ...]:
-        """As `Witness.offered`."""
-        return await store.signatures(reference, digest)
+        """As `Witness.offered`.  Bundles in their place are told of, and prove nothing here."""
+        found = await store.signatures(reference, digest)
+        if not found and await store.bundles(reference, digest, frozenset({APPROVAL})):
+            return (_BUNDLED,)
+        return found
 
     def refusal(self, signature: Signature, reference: Reference, digest: Digest) -> str | None:
         """As `Witness.refusal`."""
+        if signature == _BUNDLED:
+            return NEW_FORM
         if not signatures.is_signed_by(self._keys, signature):
             return "a cosign signature is by none of the keys that policy names"
         return signed_statement.refusal(signature.statement, signatures.TYPE, reference, digest, exact=False)
