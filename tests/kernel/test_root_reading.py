@@ -511,6 +511,27 @@ def test_what_is_swapped_while_it_is_read_leads_nowhere(other: str, tmp_path: Pa
             Made(upper, (upper,)).told()
 
 
+def test_a10_what_was_listed_as_something_else_is_not_written(tmp_path: Path) -> None:
+    """A link where a directory was would lead whoever unpacks its children; what is as it was, is written."""
+    upper = tmp_path / "upper"
+    for name in ("folder", "same"):
+        (upper / name).mkdir(parents=True)
+    (upper / "file").touch()
+    with Layered.open((upper,)) as root:
+        entries = list(root.walk())
+        (upper / "folder").rmdir()
+        (upper / "folder").symlink_to("/etc")
+        (upper / "file").unlink()
+        (upper / "file").mkdir()
+        out = bytearray()
+        writer = RootTar(root, out.extend)
+        for entry in entries:
+            writer.add(entry)
+        writer.finish()
+    with tarfile.open(fileobj=io.BytesIO(out)) as read:
+        assert read.getnames() == ["same"]
+
+
 def test_a_file_that_shrinks_or_goes_does_not_break_the_archive(tmp_path: Path) -> None:
     upper = tmp_path / "upper"
     upper.mkdir()
