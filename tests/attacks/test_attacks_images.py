@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,3 +35,50 @@ def test_i18_an_images_volume_leads_nowhere_but_into_the_image(
     assert answer.out == "the image's own\n"
     assert sorted(path.name for path in host.iterdir()) == ["secret"]
     assert (host / "secret").read_text() == SECRET
+
+
+def test_r05_an_image_shown_at_a_link_stays_in_the_root(
+    mesocosm: CommandLine, image: Callable[..., Path], tmp_path: Path
+) -> None:
+    """The image's root leads its own target to the host, or over the kernel's file systems."""
+    host = tmp_path / "HOST"
+    host.mkdir()
+    root, data = image(), tmp_path / "data"
+    (data / "sub").mkdir(parents=True)
+    (data / "sub/file").write_text("shown\n")
+    (root / "out").symlink_to(host)
+    (root / "climb").symlink_to("../../../.." + str(host))
+    (root / "kernel").symlink_to("/proc")
+    (root / "inside").symlink_to("etc")
+    mesocosm("import", pack(root, tmp_path / "root.tar"), "example.org/r:1").accepted()
+    mesocosm("import", pack(data, tmp_path / "data.tar"), "example.org/d:1").accepted()
+
+    def at(target: str, *options: str) -> tuple[str, ...]:
+        mount = ",".join(("type=image", "source=example.org/d:1", f"target={target}", *options))
+        return "run", "--rm", "--pull", "never", "--mount", mount, "example.org/r:1"
+
+    for target in ("/out/new", "/climb/new", "/inside/new"):
+        assert mesocosm(*at(target), "cat", f"{target}/sub/file").accepted() == "shown\n"
+    file = at("/out/a", "subpath=sub/file")
+    assert mesocosm(*file, "cat", "/out/a").accepted() == "shown\n"
+    assert list(host.iterdir()) == []
+    for target in ("/kernel", "/kernel/sys", "/kernel/self"):
+        mesocosm(*at(target), "true").refused()
+
+
+def test_r41_an_image_shown_as_a_volume_gives_no_rights(mesocosm: CommandLine, tmp_path: Path) -> None:
+    """Neither its set-user-ID programs nor its devices count; of a volume that says so they do."""
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    shutil.copyfile("/usr/bin/id", tools / "id")
+    (tools / "id").chmod(0o4755)
+    os.mknod(tools / "zero", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    mesocosm("import", pack(tools, tmp_path / "tools.tar"), "example.org/t:1").accepted()
+    script = "head -c 1 /v/zero | wc -c; exec /v/id -u"
+    user = ("--user", "1000", "--security-opt", "no-new-privileges=false")
+
+    def seen(*mount: str) -> list[str]:
+        return mesocosm("run", "--rm", *user, *mount, "host", "sh", "-c", script).out.split()
+
+    assert seen("--mount", "type=image,source=example.org/t:1,target=/v") == ["0", "1000"]
+    assert seen("-v", f"{tools}:/v:suid,dev") == ["1", "0"]

@@ -161,6 +161,14 @@ def junk(size: int) -> SmallImage:
     return artifact_of(b" " * size, IMAGE)
 
 
+def edited(times: int, **changes: object) -> SmallImage:
+    """A good artifact whose layer is listed so often, and otherwise."""
+    good = signed(IMAGE)
+    manifest = json.loads(good.manifest)
+    manifest["layers"] = [manifest["layers"][0] | changes] * times
+    return SmallImage(json.dumps(manifest).encode(), good.config, good.layers, good.media_type)
+
+
 @pytest.mark.parametrize(
     ("artifact", "words"),
     [
@@ -173,6 +181,9 @@ def junk(size: int) -> SmallImage:
             signed(IMAGE, Wish(predicate="https://example.org/scanned")),
             "it states https://example.org/scanned",
         ),
+        (edited(2), "is not one layer of the type"),
+        (edited(0), "is not one layer of the type"),
+        (edited(1, mediaType="application/json"), "is not one layer of the type"),
         (junk(100), "is not JSON"),
         (junk(0), "has 0 bytes"),
         (junk(SIZE_LIMIT + 1), f"has {SIZE_LIMIT + 1} bytes, not 1 to {SIZE_LIMIT}"),

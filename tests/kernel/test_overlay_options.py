@@ -103,6 +103,31 @@ def test_i04_planted_marks_show_nothing(mark: str, interface: str, tmp_path: Pat
     assert seen["planted"] in ("EPERM", "EACCES")
 
 
+ODD = ["a:b", "a,b", "a\\b", "a b", "a\\:b,c", "upperdir=x", "\u00e9\n"]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_i15_any_name_of_a_layer_is_only_a_name(name: str, interface: str, tmp_path: Path) -> None:
+    del interface
+    for layer in ("1", "2", "upper", "work"):
+        (tmp_path / name / layer).mkdir(parents=True)
+        (tmp_path / name / layer / layer).touch()
+    (tmp_path / name / "work/work").unlink()
+    where = str(tmp_path / name)
+
+    def look() -> str:
+        lowers = [f"{where}/2", f"{where}/1"]
+        fd = mounts.overlay(
+            lowers, upper=f"{where}/upper", work=f"{where}/work", options=[("volatile", None)]
+        )
+        try:
+            return attempt(".", fd)
+        finally:
+            os.close(fd)
+
+    assert isolated.run(look) == "1 2 upper"
+
+
 def test_no_redirect_is_made_and_data_is_copied_up(interface: str, tmp_path: Path) -> None:
     """A lower directory is not renamed in place (mv copies it); a changed mode takes the data along."""
     del interface

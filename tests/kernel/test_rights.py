@@ -168,6 +168,27 @@ async def test_g11_a_manifest_of_ones_own_does_not_reach_anothers_layers(
             assert not [one for one in (tmp_path / "state/images/ingest").iterdir() if one.is_dir()]
 
 
+@pytest.mark.parametrize("served", [False, True])
+async def test_g11_nor_anothers_configuration(name: str, served: bool, tmp_path: Path) -> None:
+    """Its environment may hold what is not for all; whoever can give it may name it."""
+    manifest = json.loads(PRIVATE.manifest) | {"annotations": {"a": "b"}}
+    claim = SmallImage(json.dumps(manifest).encode(), PRIVATE.config, PRIVATE.layers)
+    async with MaliciousRegistry() as registry:
+        registry.add(claim, "evil/app", "latest")
+        if not served:
+            del registry.blobs[sha256(PRIVATE.config)]
+        text = f"{registry.host}/evil/app"
+        async with asking(tmp_path, ENTITLED) as entitled:
+            await entitled.pull(name)
+        async with asking(tmp_path, STRANGER) as stranger:
+            if served:
+                assert await use(stranger, text, tmp_path) == claim.digest
+                return
+            with pytest.raises(MesocosmError):
+                await stranger.provision(new_id(), text, scratch=tmp_path / "s")
+            assert [image.digest for image in await stranger.images()] == [PRIVATE.digest]
+
+
 async def test_g11_shared_layers_that_the_source_has_are_no_obstacle(name: str, tmp_path: Path) -> None:
     shared = claiming(PRIVATE, layers=True)
     async with MaliciousRegistry() as registry, asking(tmp_path, ENTITLED) as provisioner:
