@@ -178,6 +178,24 @@ async def test_a_changed_file_begins_anew(server: MaliciousRegistry, files: Web)
     assert buffer.begun == 2
 
 
+async def test_a_range_that_does_not_say_of_which_version_it_is_is_not_put_to_the_rest(
+    server: MaliciousRegistry, files: Web
+) -> None:
+    """A server that knows no If-Range, and whose file has changed."""
+    other = bytes(reversed(DATA))
+
+    async def changed(request: web.Request, answer: Answer) -> web.StreamResponse:
+        server.blobs[NAME], server.etags = other, False
+        return await send(
+            request, Answer(206, {"Content-Range": answer.headers["Content-Range"]}, other[1000:])
+        )
+
+    server.on(PATH, truncate(1000), changed)
+    buffer = Buffer()
+    await files.fetch(server.url + PATH, buffer, most=1 << 20, what="x")
+    assert bytes(buffer.data) == other
+
+
 @pytest.mark.parametrize(
     ("told", "resumed"),
     [
@@ -199,7 +217,8 @@ async def test_only_strong_validators_put_parts_together(
         return await send(request, Answer(200, told, DATA), cut=100_000)
 
     server.etags = False
-    server.on(PATH, cut)
+    same = change(lambda answer: Answer(answer.status, {**answer.headers, **told}, answer.body))
+    server.on(PATH, cut, same)
     buffer = Buffer()
     await files.fetch(server.url + PATH, buffer, most=1 << 20, what="x")
     assert bytes(buffer.data) == DATA

@@ -22,7 +22,7 @@ from mesocosm.images.registry import body as bodies
 from mesocosm.images.registry.faults import Transient
 from mesocosm.images.registry.retry import Retry
 from mesocosm.images.registry.transport import Transport
-from mesocosm.images.registry.validators import if_same, is_strong, unless_same, validator_of
+from mesocosm.images.registry.validators import if_same, is_etag, is_strong, unless_same, validator_of
 
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,19})-([0-9]{1,19})/([0-9]{1,19}|\*)", re.ASCII)
 
@@ -128,8 +128,7 @@ class Download:
         if response.status == 200:
             self._begin(response, told)
             return self.position
-        other = None not in (told, self.validator) and told != self.validator
-        if ranged and response.status == 206 and not other and self._is_rest(response):
+        if ranged and response.status == 206 and self._agrees(told) and self._is_rest(response):
             self.validator = self.validator or told
             return 0
         self._ranges = False
@@ -154,6 +153,16 @@ class Download:
 
     def _is_same(self, validator: str | None) -> bool:
         return self._restart is None or is_strong(validator)
+
+    def _agrees(self, told: str | None) -> bool:
+        """Whether a range is of the version that the other bytes are of.
+
+        What is asked for by an ETag is answered with it (RFC 9110 section 15.3.7); who does not may not have
+        read the question.
+        """
+        if told is None or self.validator is None:
+            return self._restart is None or not is_etag(self.validator)
+        return told == self.validator
 
     def _is_rest(self, response: aiohttp.ClientResponse) -> bool:
         """Whether the body is all that is missing."""

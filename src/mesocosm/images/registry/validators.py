@@ -34,6 +34,11 @@ def is_strong(validator: str | None) -> bool:
     return validator is not None and not validator.startswith(_WEAK)
 
 
+def is_etag(validator: str | None) -> bool:
+    """Whether it is an ETag, and no date."""
+    return validator is not None and not validator.removeprefix(_WEAK).startswith(_DATED)
+
+
 def unless_same(validator: str | None) -> dict[str, str]:
     """Return the headers that ask for a file unless it is the one that came with ``validator``."""
     if validator is None:
