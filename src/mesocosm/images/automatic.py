@@ -109,17 +109,21 @@ class Automatic:
             await asyncio.wait([self._task])
             raise
 
-    def make_room(self) -> bool:
-        """On a full disk: remove what nobody needs, else what the settings give up; blocking.
+    async def make_room(self) -> bool:
+        """On a full disk: remove what nobody needs, and what the settings give up; tell of that.
 
-        Answers whether that freed anything.
+        Answers whether it freed anything.
         """
+        plan: Plan = await in_thread(self._make_room)
+        self._tell(plan)
+        return plan.size > 0
+
+    def _make_room(self) -> Plan:
         self._trim()
-        if Collector(self._store).collect().size > 0:
-            return True
-        with contextlib.suppress(InvalidConfig):
-            return self.collect(wait=True).size > 0
-        return False
+        plan = Collector(self._store).collect()
+        with contextlib.suppress(InvalidConfig):  # it is the disk that the pull fails for
+            plan = plan.joined(self.collect(wait=True))
+        return plan
 
     def plan(self) -> Plan:
         """Return what `collect` would remove now; blocking."""
@@ -155,6 +159,9 @@ class Automatic:
         except MesocosmError as error:
             self._report(Progress(Phase.COLLECT, f"nothing: {error}", finished=True))
             return
+        self._tell(plan)
+
+    def _tell(self, plan: Plan) -> None:
         for reason in plan.reasons:
             words = f"{reason.image}: {reason.why}"
             self._report(Progress(Phase.COLLECT, words, reason.size, reason.size, finished=True))

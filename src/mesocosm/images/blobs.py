@@ -14,6 +14,7 @@ of processes may use it at once.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -283,7 +284,7 @@ class Ingest:
                 f"no space for blob {self.digest}: it needs {shown_size(missing)} more, "
                 f"{self._store.root} has {shown_size(room)} left",
                 hint="free space there, or remove images with mesocosm rmi",
-            )
+            ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def write(self, chunk: bytes | memoryview) -> None:
         """Hash and append ``chunk``; Corrupt when the blob becomes longer than promised, Exhausted on a

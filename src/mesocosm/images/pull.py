@@ -96,9 +96,11 @@ class Puller:
     async def pull(self, wanted: Wanted, report: Report) -> Pulled:
         """Ask the source what the reference stands for now, and have that; once however many ask.
 
-        On a full disk garbage is collected once, and the pull goes on where it stopped.
+        On a full disk room is made once, and the pull goes on where it stopped.
         """
-        return await self._flights.join(wanted, lambda: self._with_room(lambda: self._pull(wanted, report)))
+        return await self._flights.join(
+            wanted, lambda: self._with_room(lambda lease: self._brought(wanted, report, lease))
+        )
 
     async def restore(self, wanted: Wanted, image: ImageRecord, report: Report, *, offline: bool) -> None:
         """Bring back what is missing of an image that is known: from its blobs, else from where it came.
@@ -121,37 +123,23 @@ class Puller:
                     hint=f"mesocosm pull {wanted.reference.familiar}",
                 )
             found = there
-        await self._with_room(lambda: self._held(wanted, found, report))
+        await self._with_room(lambda lease: self._bring_in(wanted, found, report, Proof.NONE, lease))
 
     async def keep(self, found: Found, form: Form, report: Report) -> ImageRecord:
         """Bring in what an archive has, under the names it gives."""
         wanted = Wanted(found.names[0] if found.names else _NAMELESS, found.config.platform, form)
-        return await self._with_room(lambda: self._keep(wanted, found, report))
+        return await self._with_room(lambda lease: self._keep(wanted, found, report, lease))
 
-    async def _keep(self, wanted: Wanted, found: Found, report: Report) -> ImageRecord:
-        with self._store.leases.pulling() as lease:
-            image = await self._bring_in(wanted, found, report, Proof.ARCHIVE, lease)
-            top = str(found.top.digest)
-            index = top if top != image.digest else None
-            for name in found.names:
-                ref = RefRecord(
-                    reference=str(name), digest=image.digest, platform=wanted.platform_key, index=index
-                )
-                await in_thread(self._store.catalogue.name, ref)
-        self._collection.begin()
+    async def _keep(self, wanted: Wanted, found: Found, report: Report, lease: Pulling) -> ImageRecord:
+        image = await self._bring_in(wanted, found, report, Proof.ARCHIVE, lease)
+        top = str(found.top.digest)
+        index = top if top != image.digest else None
+        for name in found.names:
+            ref = RefRecord(
+                reference=str(name), digest=image.digest, platform=wanted.platform_key, index=index
+            )
+            await in_thread(self._store.catalogue.name, ref)
         return image
-
-    async def _held(self, wanted: Wanted, found: Found, report: Report) -> None:
-        with self._store.leases.pulling() as lease:
-            await self._bring_in(wanted, found, report, Proof.NONE, lease)
-        self._collection.begin()
-
-    async def _pull(self, wanted: Wanted, report: Report) -> Pulled:
-        """From asking to the name under one lease: nothing found on the way goes before it is named."""
-        with self._store.leases.pulling() as lease:
-            pulled = await self._brought(wanted, report, lease)
-        self._collection.begin()
-        return pulled
 
     async def _brought(self, wanted: Wanted, report: Report, lease: Pulling) -> Pulled:
         subject = wanted.reference.familiar
@@ -262,16 +250,22 @@ class Puller:
 
         await side_by_side(bring, layers, most=PARALLEL)
 
-    async def _with_room(self, work: Callable[[], Awaitable[_Result]]) -> _Result:
-        """Do it; on a full disk, and not at another bound, collect once and do it again."""
-        try:
-            with store_faults(self._store.root):
-                return await work()
-        except Exhausted as error:
-            if not isinstance(error.__cause__, OSError) or not await in_thread(self._collection.make_room):
-                raise
-        with store_faults(self._store.root):
-            return await work()
+    async def _with_room(self, work: Callable[[Pulling], Awaitable[_Result]]) -> _Result:
+        """Do it under one lease, from asking to the name: nothing found on the way goes before it is named.
+
+        On a full disk, and not at another bound, room is made once; what has come is held meanwhile.
+        """
+        with self._store.leases.pulling() as lease:
+            try:
+                with store_faults(self._store.root):
+                    result = await work(lease)
+            except Exhausted as error:
+                if not isinstance(error.__cause__, OSError) or not await self._collection.make_room():
+                    raise
+                with store_faults(self._store.root):
+                    result = await work(lease)
+        self._collection.begin()
+        return result
 
 
 def _digest(found: Found | Outline) -> str | None:
