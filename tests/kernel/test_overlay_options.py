@@ -177,6 +177,25 @@ def test_nothing_is_left_to_the_hosts_parameters(
     assert parameters - not_options <= set(isolated.run(names))
 
 
+async def test_numbers_of_one_file_system_fit_into_32_bits(tmp_path: Path) -> None:
+    """What a 32-bit program without large file support can be told: the way for it is --backend overlay.
+
+    The number of a layer's file system is in the highest bits of a 64-bit one, below is its own.
+    """
+    image = f"oci:{write_layout(image_of([[file(b'f')], [file(b'g')]]), tmp_path / 'layout')}"
+    numbers = {}
+    async with opened(tmp_path) as provisioner:
+        for backend in ("erofs", "overlay"):
+            scratch = tmp_path / backend
+            step = (await provisioner.provision(new_id(), image, backend=backend, scratch=scratch)).root
+            with shown(step, tmp_path / f"{backend}-root") as root:
+                numbers[backend] = [entry.inode() for entry in os.scandir(root)]
+                assert numbers[backend] == [entry.stat().st_ino for entry in os.scandir(root)]
+    own = os.stat(tmp_path).st_ino
+    assert max(numbers["overlay"]) < 1 << max(32, own.bit_length() + 1)
+    assert max(numbers["erofs"]) >= 1 << 32
+
+
 @pytest.mark.parametrize("backend", ["erofs", "overlay"])
 async def test_files_have_one_device_and_keep_their_numbers(backend: str, tmp_path: Path) -> None:
     """``du -x`` and Python's ``ismount`` compare devices; ``tail -F`` and git compare inode numbers."""

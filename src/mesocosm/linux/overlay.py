@@ -41,8 +41,14 @@ _FIXED: tuple[tuple[str, str], ...] = (
 An upper layer that outlives its container, or a ready-made one, may come with ``trusted.overlay.redirect`` or
 ``metacopy`` in it, which would show a directory or file from elsewhere in the lower layers, whatever hides it
 there: neither is made nor followed, and such a name cannot be opened (EPERM).  ``index`` would tie an upper
-layer to the file system that it was made on.  ``xino`` gives all files one device and inode numbers that
-stay when a file is copied up, wherever the layers' file systems leave room for it.
+layer to the file system that it was made on.
+
+``xino`` puts the number of a layer's file system into the highest bits of st_ino, where these leave room: so
+all files have one device, and numbers that stay when a file is copied up, as POSIX has it.  "off" would take
+both away from every program, for the sake of those of 32 bits that were built without large file support:
+their stat(2) and getdents(2) answer EOVERFLOW to a number beyond 32 bits (fs/stat.c, cp_compat_stat), while
+stat64(2) and getdents64(2), all that musl, Go and most distributions use, have 64.  Nothing is put in where
+all layers are of one file system: the way for such programs is layers that are directories.
 """
 
 
