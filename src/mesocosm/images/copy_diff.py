@@ -13,6 +13,7 @@ from typing import Final
 
 from mesocosm.images.layered import GONE, Entry, Place
 from mesocosm.images.root_diff import Difference, Found, RootDiff, is_directory, name_of
+from mesocosm.linux.holes import next_data
 
 _PIECE: Final = 1 << 20
 
@@ -68,18 +69,10 @@ class CopyDiff(RootDiff):
 
     def _same_bytes(self, one: int, two: int, size: int) -> bool:
         at = 0
-        while (at := min(_next_data(one, at, size), _next_data(two, at, size))) < size:
+        while (at := min(next_data(one, at, size), next_data(two, at, size))) < size:
             self.go_on()
             piece = os.pread(one, _PIECE, at)
             if not piece or piece != os.pread(two, len(piece), at):
                 return False
             at += len(piece)
         return True
-
-
-def _next_data(file: int, at: int, size: int) -> int:
-    """The next byte from ``at`` on that is in no hole; ``size`` when there is none (lseek(2), SEEK_DATA)."""
-    try:
-        return os.lseek(file, at, os.SEEK_DATA) if at < size else size
-    except OSError:  # ENXIO
-        return size

@@ -16,6 +16,7 @@ from mesocosm.images.stopping import Stopped
 from mesocosm.images.tar.header import BLOCK, HARDLINK, Extents, TarEntry
 from mesocosm.images.tar.sparse import MAP_ENTRY
 from mesocosm.images.tar.writer import END, member
+from mesocosm.linux.holes import data_runs
 
 _PIECE: Final = 1 << 20
 _ANY: Final = 0  # the type byte, which its writer decides by the kind
@@ -215,14 +216,8 @@ def _extents(file: int, size: int, blocks: int) -> Extents | None:
     if blocks * 512 >= size:
         return None
     found: list[tuple[int, int]] = []
-    at = 0
-    while at < size:
-        try:
-            start = os.lseek(file, at, os.SEEK_DATA)
-        except OSError:  # ENXIO: a hole up to the end
-            break
-        at = min(os.lseek(file, start, os.SEEK_HOLE), size)
-        _append_written(found, file, start, at)
+    for start, end in data_runs(file, size):
+        _append_written(found, file, start, end)
         if len(found) * MAP_ENTRY >= DEFAULT_LIMITS.sparse_map:
             return None
     whole = found == [(0, size)] or not size

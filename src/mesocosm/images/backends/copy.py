@@ -20,6 +20,7 @@ from mesocosm.images.layered import is_whiteout
 from mesocosm.images.layers.store import Form
 from mesocosm.images.owners import Owners
 from mesocosm.linux import beneath
+from mesocosm.linux.holes import data_runs
 from mesocosm.model.idmap import IDMap
 from mesocosm.plan import RootStep
 from mesocosm.plan.operations import BindRoot
@@ -210,16 +211,8 @@ def _copy_data(source: int, target: int, size: int) -> None:
         if error.errno not in _UNSHARED:
             raise
     os.ftruncate(target, size)
-    at = 0
-    while at < size:
-        try:
-            start = os.lseek(source, at, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise
-        at = os.lseek(source, start, os.SEEK_HOLE)
-        _copy_extent(source, target, start, at)
+    for start, end in data_runs(source, size):
+        _copy_extent(source, target, start, end)
 
 
 def _copy_extent(source: int, target: int, start: int, end: int) -> None:

@@ -204,7 +204,9 @@ class LayerTree:
     def _walk(self, path: bytes, *, create: bool) -> Node | None:
         """Go to ``path`` as the kernel would with the root as its root directory, and make what is missing.
 
-        ``..`` in a link's target ends at the root.
+        ``..`` in a link's target ends at the root.  A walk of its own beside unpack/tree.py, which holds what
+        it passes by descriptors, erofs/reader.py, which makes nothing, and layered.py, where a directory is
+        several: they share the way and differ in every step, and here each member of an archive comes by.
         """
         way = [self.root]
         todo = path.split(b"/")[::-1]

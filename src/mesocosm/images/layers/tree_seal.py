@@ -18,6 +18,7 @@ import msgspec
 from isal import isal_zlib
 
 from mesocosm.linux import beneath
+from mesocosm.linux.holes import next_data
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -181,7 +182,7 @@ class Reading:
 
 def _content(fd: int, size: int, passed: Callable[[int], None]) -> int:
     content, at = Content(), 0
-    while (at := _next_data(fd, at, size)) < size:
+    while (at := next_data(fd, at, size)) < size:
         content.skip_to(at)
         piece = os.pread(fd, min(_PIECE, size - at), at)
         if not piece:
@@ -191,14 +192,6 @@ def _content(fd: int, size: int, passed: Callable[[int], None]) -> int:
         passed(len(piece))
     content.skip_to(size)
     return content.value
-
-
-def _next_data(fd: int, at: int, size: int) -> int:
-    """The next byte from ``at`` on that is in no hole (lseek(2), SEEK_DATA)."""
-    try:
-        return os.lseek(fd, at, os.SEEK_DATA) if at < size else size
-    except OSError:  # ENXIO: nothing but a hole is left
-        return size
 
 
 def _nobody(count: int) -> None:
