@@ -26,7 +26,7 @@ run: setup  ## run a payload in a container made from the host image, limits enf
 test: setup test-tools  ## install what the tests need and run them all
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-unit: setup  ## the pure tests only: no root, no tools, seconds
+test-unit: setup  ## the pure tests only: no root, no tools, a minute
 	@$(BIN)/python -m pytest tests/unit $(ARGS)
 
 test-tools:
