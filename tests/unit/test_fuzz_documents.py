@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from fuzzing import amount, cases, judged
+from mesocosm.errors import InvalidConfig
 from mesocosm.images import mediatypes
 from mesocosm.images.appc.discovery import filled, parse_page
 from mesocosm.images.appc.manifest import parse_manifest
@@ -188,6 +189,7 @@ SAVE = archive(
     file(b"l/layer.tar", b""),
     file(b"repositories", encoded({"a/b": {"1": "l"}})),
 )
+DEEP = "x = " + "[" * 5000
 FILES: dict[str, tuple[bytes, Callable[[Path], object]]] = {
     "hosts.toml": (HOSTS, lambda path: read_hosts("example.org", path, HostsConfig())),
     "policy": (POLICY, lambda path: policy.load(path).decide(NAME)),
@@ -205,3 +207,11 @@ def test_any_bytes_are_a_file_or_an_error(name: str, count: int, tmp_path: Path)
         path.write_bytes(data)
         taken += judged(lambda: reader(path))
     assert 0 < taken < count
+
+
+@pytest.mark.parametrize("name", ["hosts.toml", "policy"])
+def test_files_of_many_levels_are_refused(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text(DEEP)
+    with pytest.raises(InvalidConfig):
+        FILES[name][1](path)

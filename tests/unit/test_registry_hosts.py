@@ -636,3 +636,11 @@ def test_G06_the_pace_counts_waiting_only() -> None:
     assert all(pace.took(0.0, 1) for _ in range(1000))
     slow = Pace(Limits(idle=10, min_rate=100))
     assert [slow.took(1, 50) for _ in range(10)] == [True] * 9 + [False]
+
+
+@pytest.mark.parametrize("host", ["a." * 200 + "example", ".."])
+def test_a_host_that_no_directory_is_called_has_none(host: str, tmp_path: Path) -> None:
+    (tmp_path / "certs.d").mkdir()
+    (tmp_path / "hosts.toml").write_text('server = "http://elsewhere.example"')
+    config = HostsConfig(certs_dirs=(tmp_path / "certs.d",))
+    assert [one.base for one in endpoints_of(host, config)] == [f"https://{host}"]

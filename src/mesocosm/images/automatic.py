@@ -68,7 +68,7 @@ def load(path: Path) -> Limits | None:
         raise InvalidConfig(f"settings {path} are larger than {SIZE_LIMIT} bytes")
     try:
         return msgspec.convert(tomllib.loads(data.decode("utf-8")), type=Settings).limits()
-    except (msgspec.ValidationError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (msgspec.ValidationError, ValueError, RecursionError) as error:
         raise InvalidConfig(f"settings {path}: {shown(error, 160)}") from None
     except InvalidConfig as error:
         raise InvalidConfig(f"settings {path}: {error.message}", hint=error.hint) from None

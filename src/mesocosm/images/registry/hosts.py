@@ -152,9 +152,17 @@ def _directory(registry: str, roots: Iterable[Path]) -> Path | None:
     names: tuple[str, ...] = (*ported, registry, "_default")
     for root in roots:
         for name in names:
-            if (root / name).is_dir():
+            if _is_directory(root / name):
                 return root / name
     return None
+
+
+def _is_directory(path: Path) -> bool:
+    """Whether there is one; a host's name that strangers wrote may be no file's at all."""
+    try:
+        return path.name != ".." and path.is_dir()
+    except OSError:  # ENAMETOOLONG
+        return False
 
 
 def default_endpoint(registry: str, config: HostsConfig, certs: Path | None = None) -> Endpoint:

@@ -46,7 +46,7 @@ def read_hosts(registry: str, file: Path, config: HostsConfig) -> tuple[Endpoint
     """
     try:
         document = tomllib.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidConfig(f"{file} cannot be read: {shown(error, 120)}") from None
     mirrors = document.get("host", {})
     if not isinstance(mirrors, dict):

@@ -154,7 +154,7 @@ def load(path: Path) -> Policy:
         raise InvalidConfig(f"policy {path} is larger than {SIZE_LIMIT} bytes")
     try:
         policy = msgspec.convert(tomllib.loads(data.decode("utf-8")), type=Policy)
-    except (msgspec.ValidationError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (msgspec.ValidationError, ValueError, RecursionError) as error:
         raise InvalidConfig(f"policy {path}: {shown(error, 160)}") from None
     for rule in policy.rule:
         _check_rule(rule, f"policy {path}: rule {shown(rule.match, 80)!r}")
