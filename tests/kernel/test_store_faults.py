@@ -16,7 +16,7 @@ import pytest
 
 from crash import invariants
 from mesocosm.errors import MesocosmError
-from mesocosm.images.collect import Limits
+from mesocosm.images.collect import Collector, Limits
 from mesocosm.images.provisioner import Provisioner
 from mesocosm.linux import mounts
 from provisions import image_of, new_id, opened, shown
@@ -174,6 +174,9 @@ async def test_q14_times_of_another_clock_do_no_harm(when: float, tmp_path: Path
                 os.utime(path, (when, when))
         plan = await provisioner.prune(Limits(age=30 * DAY), dry_run=True)
         assert IMAGE.digest not in plan.images
+        assert (OTHER.digest in plan.images) == (when < time.time() - 30 * DAY)
+        room = Collector(provisioner.store).room(Limits(budget=0, ceiling=0))
+        assert room.images == (OTHER.digest,)  # what was used in the future can make room, too
         await provisioner.prune(Limits(age=30 * DAY))
         await usable(provisioner, one, tmp_path)
         await usable(provisioner, two, tmp_path)

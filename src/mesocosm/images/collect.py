@@ -182,7 +182,9 @@ class Collector:
         now = time.time()
         idle = [
             _Idle(
-                image, tuple(names.get(image.digest, ())), now - self._store.catalogue.last_used(image.digest)
+                image,
+                tuple(names.get(image.digest, ())),
+                max(0.0, now - self._store.catalogue.last_used(image.digest)),  # the clock was set back
             )
             for image in self._store.catalogue.images()
             if image.digest not in needed.digests
