@@ -26,6 +26,9 @@ action = "accept"
 [[rule]]
 match = "oci:/srv/*"
 action = "accept"
+[[rule]]
+match = "golden://team/*"
+action = "accept"
 """
 
 
@@ -38,6 +41,8 @@ action = "accept"
         ("quay.io/a/b", "reject"),
         ("oci:/srv/app", "accept"),
         ("oci:/srv/deep/app", "reject"),
+        ("golden://team/web", "accept"),
+        ("golden://web", "reject"),
         ("host", "reject"),
         ("dir:/srv/app", "reject"),
     ],

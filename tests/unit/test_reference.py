@@ -47,6 +47,9 @@ EXAMPLES = {
     "appc:example.com/app:1.0,os=linux,arch=amd64": "appc:example.com/app:1.0,arch=amd64,os=linux",
     "aci:x.aci": "aci:x.aci",
     "erofs:/x.erofs": "erofs:/x.erofs",
+    "golden://web": "golden://web",
+    "acme-2://a:b@c/d e": "acme-2://a:b@c/d e",
+    f"golden://web@{PIN}": f"golden://web@{PIN}",
 }
 
 REFUSED = [
@@ -77,6 +80,15 @@ REFUSED = [
     "https://docker.io/x",
     "docker://",
     "docker://http://x/y",
+    "ftp://e.org/x",
+    "file:///etc/shadow",
+    "golden://",
+    f"golden://@{PIN}",
+    "golden://a\x1b[31m",
+    "Golden://x",
+    "-acme://x",
+    "host://x",
+    "dir-://x",
     "a" * 256,
     "a/../b",
     "caf\u00e9",

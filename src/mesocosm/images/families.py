@@ -12,11 +12,13 @@ class Families:
 
     def __init__(self, context: StoreContext) -> None:
         self._context = context
+        self._kinds: dict[str, type[Store]] = {}
         self._stores: dict[type[Store], Store] = {}
 
     def store(self, reference: Reference) -> Store:
         """Return the store that serves the reference; raises InvalidConfig when none does."""
-        kind = store_class(reference.transport)
+        transport = reference.transport
+        kind = self._kinds[transport] = self._kinds.get(transport) or store_class(transport)
         if kind not in self._stores:
             self._stores[kind] = kind(self._context)
         return self._stores[kind]

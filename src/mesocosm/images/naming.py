@@ -43,7 +43,7 @@ class Named(msgspec.Struct, frozen=True):
 def canonical(text: str) -> Reference:
     """Parse a reference, its path made absolute.  Raises InvalidConfig."""
     reference = parse_reference(text)
-    if reference.path and not reference.is_url:
+    if reference.is_file:
         return msgspec.structs.replace(reference, path=str(Path(reference.path).absolute()))
     return reference
 
@@ -127,4 +127,4 @@ def missing(reference: Reference | None, text: str) -> NotFound:
 
 def is_local(reference: Reference) -> bool:
     """Whether asking costs no more than reading a file here: then the answer is never taken from memory."""
-    return bool(reference.path) and not reference.is_url
+    return reference.is_file

@@ -36,6 +36,7 @@ from mesocosm.images.reference import Reference
 from mesocosm.images.side_by_side import side_by_side
 from mesocosm.images.store_faults import store_faults
 from mesocosm.images.stores.base import Found, Outline
+from mesocosm.images.stores.resolve import require_pinned
 from mesocosm.images.transfer import in_thread
 from mesocosm.images.trust.admission import Admission
 from mesocosm.images.trust.rights import Hearsay, Rights
@@ -185,7 +186,12 @@ class Puller:
     async def _ask(self, wanted: Wanted, known: Pulled | None, report: Report) -> Found | Outline | None:
         etag = known.ref.etag if known else None
         store = self._families.store(wanted.reference)
-        return await store.discover(wanted.reference, wanted.platform, etag=etag, report=report)
+        found = await store.discover(wanted.reference, wanted.platform, etag=etag, report=report)
+        if wanted.reference.is_foreign and found is not None:  # ours check it where they resolve
+            require_pinned(
+                wanted.reference, found.documents if isinstance(found, Found) else (found.document,)
+            )
+        return found
 
     def _confirmed(self, known: Pulled) -> Pulled:
         ref = msgspec.structs.replace(known.ref, checked_at=time.time())

@@ -10,6 +10,7 @@
     aci:PATH[@DIGEST]                            App Container image in a file
     erofs:PATH[@DIGEST]                          ready-made EROFS file
     host                                         the host's own root
+    FAMILY://NAME[@DIGEST]                       a family of an installed package (``mesocosm.stores``)
 
 Sources: distribution/reference's grammar (the distribution spec's ``<name>`` and ``<reference>``), the OCI
 image spec's ``org.opencontainers.image.ref.name``, the App Container spec's AC Identifier.  ``PATH`` and
@@ -44,22 +45,27 @@ _OCI_REF = re.compile(
 _AC_NAME = re.compile(r"[a-z0-9]+(?:[-._~/][a-z0-9]+)*", re.ASCII)
 _AC_VALUE = re.compile(r"[A-Za-z0-9._~+/@-]{1,255}", re.ASCII)
 _URL = re.compile(r"https?://[\x21-\x7e]+", re.ASCII)
+_FAMILY = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*", re.ASCII)
+_FOREIGN = re.compile(rf"({_FAMILY.pattern})://(.*)", re.ASCII | re.DOTALL)
 
 _WITH_REF = frozenset({"oci", "oci-archive", "docker-archive"})
 _WITH_PATH = frozenset({"oci", "oci-archive", "docker-archive", "dir", "tarball", "aci", "erofs"})
 _PINNABLE = _WITH_PATH - {"dir"}
 TRANSPORTS = _WITH_PATH | {"docker", "appc", "host"}
+_PROTOCOLS = frozenset({"http", "https", "ftp", "file"})
+"""What stands before ``://`` by mistake, and names no family of images."""
 
 
 class Reference(msgspec.Struct, frozen=True):
     """One parsed image reference.  ``str()`` is canonical: parsing it gives an equal value.
 
-    transport    one of :data:`TRANSPORTS`
+    transport    one of :data:`TRANSPORTS`, or a family of others
     registry     docker: ``host[:port]`` as in ``docker.io``; elsewhere empty
     repository   docker: ``library/debian``; appc: the image's name; elsewhere empty
     tag          docker: tag; appc: version; None when only a digest was given
     digest       what is fetched must have this digest (of manifest, archive or file)
-    path         path transports: as written, relative or absolute; tarball: possibly a URL
+    path         path transports: as written, relative or absolute; tarball: possibly a URL; a family of
+                 others: what its store calls the image
     ref          oci, oci-archive: value of ``org.opencontainers.image.ref.name``; docker-archive: canonical
                  ``registry/repository:tag``, or ``@N`` for the N-th image
     labels       appc: sorted pairs, without ``version``
@@ -75,9 +81,9 @@ class Reference(msgspec.Struct, frozen=True):
     labels: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
-        if self.transport not in TRANSPORTS:
-            raise _bad(self.transport, f"unknown transport, known are {', '.join(sorted(TRANSPORTS))}")
-        if self.transport == "docker":
+        if self.is_foreign:
+            _check_foreign(self)
+        elif self.transport == "docker":
             _check_docker(self)
         elif self.transport == "appc":
             _check_appc(self)
@@ -107,6 +113,16 @@ class Reference(msgspec.Struct, frozen=True):
         """Whether ``path`` is an http or https URL (tarball only)."""
         return self.transport == "tarball" and "://" in self.path
 
+    @property
+    def is_file(self) -> bool:
+        """Whether ``path`` is one on this host."""
+        return self.transport in _WITH_PATH and not self.is_url
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether a store of others serves it: no more is known of what its name means."""
+        return self.transport not in TRANSPORTS
+
     def pinned(self, digest: Digest) -> Reference:
         """Return this reference bound to ``digest``."""
         return msgspec.structs.replace(self, digest=digest)
@@ -125,7 +141,8 @@ class Reference(msgspec.Struct, frozen=True):
             return f"appc:{self.repository}{self._suffix()}{labels}"
         ref = f":{self.ref}" if self.ref else ""
         pin = f"@{self.digest}" if self.digest else ""
-        return f"{self.transport}:{self.path}{ref}{pin}"
+        slashes = "//" if self.is_foreign else ""
+        return f"{self.transport}:{slashes}{self.path}{ref}{pin}"
 
 
 def parse_reference(text: str) -> Reference:
@@ -160,6 +177,8 @@ def _parse(text: str) -> Reference:
         return _parse_path(transport, rest)
     if colon and transport == "appc":
         return _parse_appc(rest)
+    if (match := _FOREIGN.fullmatch(text)) and match[1] not in TRANSPORTS | _PROTOCOLS:
+        return _parse_foreign(match[1], match[2])
     return parse_docker_name(text)
 
 
@@ -216,6 +235,13 @@ def _parse_path(transport: str, rest: str) -> Reference:
             raise _bad(rest, "archives know tags, not digests")
         ref = f"{named.name}:{named.tag}"
     return Reference(transport, path=path, ref=ref or None, digest=digest)
+
+
+def _parse_foreign(family: str, rest: str) -> Reference:
+    pin = _PINNED.fullmatch(rest)
+    if pin is None:
+        return Reference(family, path=rest)
+    return Reference(family, path=pin[1], digest=Digest.parse(pin[2]))
 
 
 def _parse_appc(rest: str) -> Reference:
@@ -283,6 +309,17 @@ def _check_path(ref: Reference) -> None:
         raise _bad(ref.path, "a digest at the end is a pin, not part of the name")
     if ref.ref is not None:
         _check_ref(ref.transport, ref.ref)
+
+
+def _check_foreign(ref: Reference) -> None:
+    if not _FAMILY.fullmatch(ref.transport) or ref.transport in _PROTOCOLS:
+        raise _bad(ref.transport, "that is not a family of images")
+    if not ref.path or any(not c.isprintable() for c in ref.path):
+        raise _bad(ref.path, f"{ref.transport}:// needs a name")
+    if ref.registry or ref.repository or ref.tag or ref.ref or ref.labels:
+        raise _bad(ref.path, f"{ref.transport}:// has a name and a digest, and nothing else")
+    if ref.digest is None and _PINNED.fullmatch(ref.path):
+        raise _bad(ref.path, "a digest at the end is a pin, not part of the name")
 
 
 def _check_ref(transport: str, ref: str) -> None:

@@ -25,14 +25,15 @@ def backend_class(name: str) -> type[Backend]:
     """Return the backend called ``name``, ours or an entry point's; raises InvalidConfig."""
     if name in OURS:
         return OURS[name]
-    from importlib.metadata import entry_points  # slow to import, and rarely needed
+    from mesocosm.images import installed  # importlib.metadata is slow to import, and rarely needed
 
-    theirs = {entry.name: entry for entry in entry_points(group=GROUP)}
-    if name in theirs:
-        found: type[Backend] = theirs[name].load()
-        return found
-    known = ", ".join(sorted({*OURS, *theirs}))
-    raise InvalidConfig(f"there is no backend {shown(name, 60)!r}", hint=f"known are {known}")
+    found = installed.load(GROUP, name, Backend)
+    if found is None:
+        known = ", ".join(sorted({*OURS, *installed.names(GROUP)}))
+        raise InvalidConfig(f"there is no backend {shown(name, 60)!r}", hint=f"known are {known}")
+    if found.name != name:
+        raise InvalidConfig(f"backend {name}: {found.__name__} calls itself {shown(found.name, 60)}")
+    return found
 
 
 def choose(context: BackendContext, names: Iterable[str] = PREFERENCE) -> Backend:

@@ -56,13 +56,12 @@ class BackendContext(msgspec.Struct, frozen=True, kw_only=True):
 class Backend:
     """Base of all backends: a file holds only its difference.
 
-    ``form`` is what layers must be kept as.  ``writable`` tells whether roots can take changes,
-    ``keeps`` whether a ``scratch`` that a root had before may be given again, with all changes in it.
+    ``form`` is what layers must be kept as.  ``keeps`` tells whether a ``scratch`` that a root had before
+    may be given again, with all changes in it.
     """
 
     name: ClassVar[str]
     form: ClassVar[Form]
-    writable: ClassVar[bool] = True
     keeps: ClassVar[bool] = False
 
     def __init__(self, context: BackendContext) -> None:

@@ -18,7 +18,6 @@ class BindBackend(Backend):
 
     name = "bind"
     form = Form.TREE
-    writable = False
 
     def probe(self) -> None:
         """Every Linux can."""

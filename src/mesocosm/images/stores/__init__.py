@@ -27,16 +27,21 @@ OURS: dict[str, str] = {
 
 
 def store_class(transport: str) -> type[Store]:
-    """Return the store for a reference's transport, ours or an entry point's of that name."""
+    """Return the store for a reference's transport, ours or an entry point's of that name; InvalidConfig."""
     if transport in OURS:
         module, _, name = OURS[transport].partition(":")
         ours: type[Store] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
         return ours
-    from importlib.metadata import entry_points  # slow to import, and rarely needed
+    from mesocosm.images import installed  # importlib.metadata is slow to import, and rarely needed
 
-    for entry in entry_points(group=GROUP, name=transport):
-        found: type[Store] = entry.load()
-        return found
-    raise InvalidConfig(
-        f"no store serves {transport}: references", hint=f"known are {', '.join(sorted(OURS))}"
-    )
+    found = installed.load(GROUP, transport, Store)
+    if found is None:
+        known = ", ".join(f"{name}:" for name in sorted(OURS) if name != "host")
+        theirs = ", ".join(f"{name}://" for name in installed.names(GROUP))
+        raise InvalidConfig(
+            f"no store serves {transport}:// references",
+            hint=f"known are host, {known}{f', {theirs}' if theirs else ''}",
+        )
+    if transport not in found.transports:
+        raise InvalidConfig(f"store {transport}: {found.__name__} does not serve {transport}:// references")
+    return found

@@ -15,8 +15,9 @@ stream.  Asked with the ``etag`` of an earlier answer, ``discover`` may answer N
 *A directory is shown.*  Some families have no layers: a directory, the host.  Their store answers ``root``:
 how the container's root is assembled, with nothing fetched and nothing copied.
 
-Stores of others come as entry points of the group ``mesocosm.stores``: a class with this contract, made with
-one `StoreContext`.  Errors: NotFound, Denied, Unavailable, Corrupt, Unsupported, Exhausted.
+Stores of others come as entry points of the group ``mesocosm.stores``, named as their references begin
+(``FAMILY://NAME``): a class with this contract, made with one `StoreContext` (docs/stores.md).  Errors:
+NotFound, Denied, Unavailable, Corrupt, Unsupported, Exhausted.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ passed, and manifest and configuration must agree.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -57,7 +57,7 @@ async def resolve(
         refuse_schema1(chosen.media_type, f"{what} for {platform}")
         chain.append(await _read(read, chosen, what))
         found = _parse(chain[-1], what)
-    _require_pinned(reference, chain)
+    require_pinned(reference, chain)
     manifest = found.require_image(what)
     chain.append(await _read(read, manifest.config, what))
     config = _config(chain[-1], manifest, platform, what)
@@ -107,6 +107,16 @@ def top_document(data: bytes, media_type: str, reference: Reference) -> Document
     return Document(Descriptor(media_type, Digest.of(data, algorithm), len(data)), data)
 
 
+def require_pinned(reference: Reference, chain: Sequence[Document]) -> None:
+    """Raise Corrupt when the digest that a reference is pinned to is none of the documents'."""
+    digests = [document.descriptor.digest for document in chain]
+    if reference.digest is not None and reference.digest not in digests:
+        raise Corrupt(
+            f"{reference} resolves to {digests[0]}, not to the digest it is pinned to",
+            hint="the source serves another image under this name",
+        )
+
+
 def _parse(document: Document, what: str) -> Manifest | Index:
     one = document.descriptor
     return parse_document(
@@ -120,15 +130,6 @@ async def _read(read: Read, descriptor: Descriptor, what: str) -> Document:
     data = descriptor.data if descriptor.data is not None else await read(descriptor)
     verify(data, descriptor.digest, descriptor.size, what=f"{what}, document")
     return Document(descriptor, data)
-
-
-def _require_pinned(reference: Reference, chain: list[Document]) -> None:
-    digests = [document.descriptor.digest for document in chain]
-    if reference.digest is not None and reference.digest not in digests:
-        raise Corrupt(
-            f"{reference} resolves to {digests[0]}, not to the digest it is pinned to",
-            hint="the source serves another image under this name",
-        )
 
 
 def _config(document: Document, manifest: Manifest, platform: Platform, what: str) -> ImageConfig:

@@ -16,8 +16,8 @@ starting.
     recheck = true                           # who uses it has to be given it by the registry (rights.py)
 
 A rule is matched with the image's canonical name (``docker.io/library/debian``) or, for images from files,
-with its transport and path (``oci:/srv/images/app``, ``host``).  ``*`` stands for anything but a slash,
-``**`` for anything.  Without a file everything is accepted, but not:
+with its transport and path (``oci:/srv/images/app``, ``host``, ``golden://web``).  ``*`` stands for anything
+but a slash, ``**`` for anything.  Without a file everything is accepted, but not:
 
     allow-erofs = ["erofs:/srv/images/*"]    # images with ready-made EROFS layers, which the kernel parses
     allow-schema1 = ["registry.lan/old/**"]  # images in docker's schema 1, which says too little
@@ -130,7 +130,8 @@ def subject(reference: Reference) -> str:
         return reference.name
     if reference.transport == "host":
         return "host"
-    return f"{reference.transport}:{reference.path or reference.repository}"
+    slashes = "//" if reference.is_foreign else ""
+    return f"{reference.transport}:{slashes}{reference.path or reference.repository}"
 
 
 def takes_schema1(path: Path, reference: Reference) -> bool:
