@@ -131,6 +131,7 @@ def test_bundles_of_the_real_sigstore_are_admitted(name: str, tmp_path: Path) ->
         (Wish(log=new_key()), "invalid signature"),
         (Wish(log=new_key(), log_named=OURS.log), "invalid signature"),
         (Wish(certificate_log=new_key()), "failed to verify SCT"),
+        (Wish(certificate_logged=False), "does not contain a signed certificate timestamp"),
         (Wish(usage=ExtendedKeyUsageOID.SERVER_AUTH), "code signing"),
         (Wish(predicate="https://cosign.sigstore.dev/attestation/vuln/v1"), "it states https://cosign"),
         (Wish(payload_type="text/plain"), "signs text/plain"),
