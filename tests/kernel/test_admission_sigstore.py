@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fixtures.admission import KEY, attempt, signature_of, tag_of
 from fixtures.images import Layout
 from fixtures.registry import Registry
-from fixtures.sigstore import BUNDLE, IDENTITY, ISSUER, Sigstore, Wish, artifact_of, listing_of
+from fixtures.sigstore import (
+    BUNDLE,
+    IDENTITY,
+    ISSUER,
+    Sigstore,
+    Wish,
+    artifact_of,
+    key_bundle,
+    listing_of,
+    new_key,
+)
 from malicious_registry import MaliciousRegistry, status
 from mesocosm.images import mediatypes
 from mesocosm.images.digest import Digest
@@ -82,19 +92,87 @@ async def test_signed_images_are_admitted_and_start_again_without_a_network(tmp_
     assert await attempt(tmp_path, name, policy(tmp_path)) == IMAGE.digest
 
 
-async def test_keys_say_that_they_do_not_read_bundles(tmp_path: Path) -> None:
+def keyed(folder: Path, more: str = "") -> Path:
+    """A policy that asks for one key."""
     public = KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    (tmp_path / "key.pub").write_bytes(public)
-    rules = tmp_path / "policy.toml"
-    rules.write_text(f'[[rule]]\nmatch = "**"\naction = "signed"\nkeys = ["{tmp_path}/key.pub"]\n')
+    (folder / "key.pub").write_bytes(public)
+    rules = folder / "keyed.toml"
+    rules.write_text(f'[[rule]]\nmatch = "**"\naction = "signed"\nkeys = ["{folder}/key.pub"]\n{more}\n')
+    return rules
+
+
+async def test_bundles_by_keys_have_to_be_asked_for(tmp_path: Path) -> None:
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", "latest")
+        name = f"{registry.host}/a/b"
+        assert await attempt(tmp_path, name, keyed(tmp_path), "there is no signature") is None
+        serve(registry, [artifact_of(json.dumps(key_bundle(IMAGE.digest, KEY)).encode(), IMAGE)])
+        assert await attempt(tmp_path, name, keyed(tmp_path), "take them with bundles = true") is None
+        registry.add(signature_of(IMAGE.digest, name), "a/b", tag_of(IMAGE.digest))
+        assert await attempt(tmp_path, name, keyed(tmp_path)) == IMAGE.digest
+
+
+async def test_a_bundle_by_a_key_admits_and_starts_again_without_a_network(tmp_path: Path) -> None:
+    rules = keyed(tmp_path, "bundles = true")
     async with MaliciousRegistry() as registry:
         registry.add(IMAGE, "a/b", "latest")
         name = f"{registry.host}/a/b"
         assert await attempt(tmp_path, name, rules, "there is no signature") is None
-        serve(registry, [signed(IMAGE)])
-        assert await attempt(tmp_path, name, rules, "sign with --new-bundle-format=false") is None
-        registry.add(signature_of(IMAGE.digest, name), "a/b", tag_of(IMAGE.digest))
+        serve(registry, [artifact_of(json.dumps(key_bundle(IMAGE.digest, KEY)).encode(), IMAGE)])
         assert await attempt(tmp_path, name, rules) == IMAGE.digest
+    assert await attempt(tmp_path, name, rules) == IMAGE.digest, "the second check asks nobody"
+    assert await attempt(tmp_path, name, keyed(tmp_path), "not known to be signed") is None
+    assert await attempt(tmp_path, name, keyed(tmp_path, "bundles = true")) == IMAGE.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda: key_bundle(IMAGE.digest, new_key()), "by none of the keys"),
+        (lambda: key_bundle(OTHER.digest, KEY), "it signs sha256:"),
+        (lambda: key_bundle(IMAGE.digest, KEY, Wish(predicate="https://example.org/scan")), "it states"),
+        (lambda: key_bundle(IMAGE.digest, KEY, Wish(payload_type="text/plain")), "signs text/plain"),
+        (lambda: key_bundle(IMAGE.digest, KEY, Wish(statement_type="x")), "has the type x"),
+        (lambda: OURS.bundle(IMAGE.digest), "by who holds a certificate"),
+        (lambda: relabelled(Wish(payload_type="text/plain")), "by none of the keys"),
+        (lambda: doubled(key_bundle(IMAGE.digest, KEY)), "2 signatures"),
+        (lambda: doubled({**key_bundle(IMAGE.digest, KEY), "dsseEnvelope": None}), "not a statement"),
+        (lambda: mangled(key_bundle(IMAGE.digest, KEY)), "is not base 64"),
+    ],
+)
+async def test_g13_bundles_by_keys_that_are_not_the_ones_asked_for(
+    change: Callable[[], dict[str, Any]], words: str, tmp_path: Path
+) -> None:
+    """One of them beside a good one is no harm; alone it admits nothing, and its refusal says why."""
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", "latest")
+        name, rules = f"{registry.host}/a/b", keyed(tmp_path, "bundles = true")
+        bad = artifact_of(json.dumps(change()).encode(), IMAGE)
+        serve(registry, [bad])
+        assert await attempt(tmp_path, name, rules, words) is None
+        good = artifact_of(json.dumps(key_bundle(IMAGE.digest, KEY)).encode(), IMAGE)
+        serve(registry, [bad, good])
+        assert await attempt(tmp_path, name, rules) == IMAGE.digest
+
+
+def relabelled(wish: Wish) -> dict[str, Any]:
+    """A bundle that says to sign a statement, where something of another type was signed."""
+    bundle = key_bundle(IMAGE.digest, KEY, wish)
+    bundle["dsseEnvelope"]["payloadType"] = Wish().payload_type
+    return bundle
+
+
+def doubled(bundle: dict[str, Any]) -> dict[str, Any]:
+    """A bundle with its signature twice."""
+    if bundle["dsseEnvelope"]:
+        bundle["dsseEnvelope"]["signatures"] *= 2
+    return bundle
+
+
+def mangled(bundle: dict[str, Any]) -> dict[str, Any]:
+    """A bundle whose signature is no base 64."""
+    bundle["dsseEnvelope"]["signatures"] = [{"sig": "not base 64"}]
+    return bundle
 
 
 async def test_g13_a_proof_changed_in_the_store_admits_nothing(tmp_path: Path) -> None:

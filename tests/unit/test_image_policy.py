@@ -92,6 +92,7 @@ SIGNERS = [
         "[[rule]]\nmatch = 'a'\naction = 'signed'\nkeys = ['relative.pub']",
         "[[rule]]\nmatch = 'a'\naction = 'accept'\nkees = []",
         "[[rule]]\nmatch = 'a'\naction = 'signed'\ngpg-keys = ['relative.asc']",
+        "[[rule]]\nmatch = 'a'\naction = 'signed'\ngpg-keys = ['/k']\nbundles = true",
         "[[rule]]\nmatch = 'a'\naction = 'signed'\ngpg-keys = ['/k']\nlookaside = 'ftp://x'",
         "[[rule]]\nmatch = 'a'\naction = 'signed'\ngpg-keys = ['/k']\nidentity = 'loose'",
         *(f"[[rule]]\nmatch = 'a'\naction = 'signed'\nsigstore = [{{ {signer} }}]" for signer in SIGNERS),

@@ -9,6 +9,7 @@ starting.
     match = "registry.example.org/team/*"    # the most specific rule that matches decides
     action = "signed"                        # accept, reject, or signed
     keys = ["/etc/mesocosm/keys/team.pub"]   # any of these; absolute paths of PEM public keys (cosign)
+    bundles = true                           # also cosign 3's bundles by these keys, which name no repository
     gpg-keys = ["/etc/mesocosm/keys/t.asc"]  # or any of these: OpenPGP (docker's simple signing, Appc)
     lookaside = "https://example.org/sigs"   # where OpenPGP signatures of a registry's images lie; or file:///
     identity = "exact"                       # they must name the tag, too; or "repository"
@@ -65,6 +66,7 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="keba
     match: str
     action: Action
     keys: tuple[str, ...] = ()
+    bundles: bool = False
     gpg_keys: tuple[str, ...] = ()
     lookaside: str = ""
     identity: Literal["exact", "repository"] = "exact"
@@ -166,6 +168,8 @@ def _check_rule(rule: Rule, what: str) -> None:
     paths = (*rule.keys, *rule.gpg_keys, *(one.trusted_root for one in rule.sigstore))
     if rule.action == "signed" and not paths:
         raise InvalidConfig(f"{what} asks for signatures, but has neither keys nor signers")
+    if rule.bundles and not rule.keys:
+        raise InvalidConfig(f"{what} takes bundles, but has no keys that they could be by")
     if not all(path.startswith("/") for path in paths):
         raise InvalidConfig(f"{what} has keys or trusted roots that are no absolute paths")
     for signer in rule.sigstore:

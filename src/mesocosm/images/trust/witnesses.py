@@ -14,7 +14,7 @@ from mesocosm.images.digest import Digest
 from mesocosm.images.reference import Reference
 from mesocosm.images.stores.base import Store
 from mesocosm.images.transfer import in_thread
-from mesocosm.images.trust import signatures, signed_statement
+from mesocosm.images.trust import key_bundles, signatures, signed_statement
 from mesocosm.images.trust.policy import APPROVAL, Rule
 from mesocosm.images.trust.signatures import Signature
 
@@ -30,8 +30,8 @@ OLD_FORM = (
 )
 
 NEW_FORM = (
-    "it has bundles, as cosign 3 makes them, and keys are for signatures under the tag sha256-....sig: "
-    "sign with --new-bundle-format=false --use-signing-config=false"
+    "it has bundles, as cosign 3 makes them, which name no repository: take them with bundles = true in the "
+    "rule, or sign with --new-bundle-format=false --use-signing-config=false"
 )
 _BUNDLED = Signature(b"", b"")
 
@@ -53,7 +53,10 @@ def witnesses_of(rule: Rule) -> tuple[Witness, ...]:
     """Return the witnesses a rule calls, their keys read; blocking.  Raises InvalidConfig, Unsupported."""
     found: list[Witness] = []
     if rule.keys:
-        found.append(CosignKeys(signatures.load_keys(rule.keys)))
+        keys = signatures.load_keys(rule.keys)
+        found.append(CosignKeys(keys, bundled=rule.bundles))
+        if rule.bundles:
+            found.append(KeyBundles(keys))
     if rule.gpg_keys:
         from mesocosm.images.trust.gpg import Keyring  # an extra: only who asks for it needs it
 
@@ -71,15 +74,17 @@ class CosignKeys:
 
     kind = "cosign"
 
-    def __init__(self, keys: tuple[signatures.PublicKey, ...]) -> None:
+    def __init__(self, keys: tuple[signatures.PublicKey, ...], *, bundled: bool) -> None:
+        """``bundled``: the rule takes bundles as well, so they are no reason to say anything here."""
         self._keys = keys
+        self._bundled = bundled
 
     async def offered(self, store: Store, reference: Reference, digest: Digest) -> tuple[Signature, ...]:
-        """As `Witness.offered`.  Bundles in their place are told of, and prove nothing here."""
+        """As `Witness.offered`.  Bundles that the rule does not take are told of."""
         found = await store.signatures(reference, digest)
-        if not found and await store.bundles(reference, digest, frozenset({APPROVAL})):
-            return (_BUNDLED,)
-        return found
+        if found or self._bundled or not await store.bundles(reference, digest, frozenset({APPROVAL})):
+            return found
+        return (_BUNDLED,)
 
     def refusal(self, signature: Signature, reference: Reference, digest: Digest) -> str | None:
         """As `Witness.refusal`."""
@@ -88,6 +93,30 @@ class CosignKeys:
         if not signatures.is_signed_by(self._keys, signature):
             return "a cosign signature is by none of the keys that policy names"
         return signed_statement.refusal(signature.statement, signatures.TYPE, reference, digest, exact=False)
+
+
+class KeyBundles:
+    """``cosign sign --key`` as cosign 3 does it: bundles, which refer to the image in its registry.
+
+    They sign a digest and no name, so a key that signs for several repositories signs for each of them.
+    """
+
+    kind = "cosign-bundle"
+
+    def __init__(self, keys: tuple[signatures.PublicKey, ...]) -> None:
+        self._keys = keys
+
+    async def offered(self, store: Store, reference: Reference, digest: Digest) -> tuple[Signature, ...]:
+        """As `Witness.offered`.  What is no bundle says in its statement why it cannot count."""
+        found = await store.bundles(reference, digest, frozenset({APPROVAL}))
+        return tuple(Signature(one.flaw.encode(), one.bundle) for one in found)
+
+    def refusal(self, signature: Signature, reference: Reference, digest: Digest) -> str | None:
+        """As `Witness.refusal`."""
+        del reference
+        if not signature.signature:
+            return signature.statement.decode()
+        return key_bundles.refusal(signature.signature, self._keys, digest)
 
 
 class GpgKeys:
