@@ -14,7 +14,7 @@ from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesocosm.errors import Corrupt, Exhausted, MesocosmError
+from mesocosm.errors import Corrupt, Exhausted, MesocosmError, Unsupported
 from mesocosm.images.decompress import PIECE, Compression, Decompressor, gzip_header_length, sniff
 from mesocosm.images.limits import Limits
 
@@ -188,3 +188,13 @@ def test_any_bytes_give_a_typed_error_or_bytes(tail: bytes, magic: bytes) -> Non
         expand(magic + tail, limits=Limits(stream=1 << 22))
     except MesocosmError as error:
         assert isinstance(error, Corrupt | Exhausted)
+
+
+@pytest.mark.parametrize(
+    ("head", "name"),
+    [("04224d18", "lz4"), ("5d00008000", "lzma"), ("1f9d90", r"compress \(\.Z\)"), ("504b0304", "zip")],
+)
+def test_what_is_not_taken_is_told_by_name(head: str, name: str) -> None:
+    stream = Decompressor()
+    with pytest.raises(Unsupported, match=f"compressed by {name}.*recompress"):
+        list(stream.feed(bytes.fromhex(head) + bytes(600)))

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, cast
 
 from isal import igzip_lib
 
-from mesocosm.errors import Corrupt, Exhausted
+from mesocosm.errors import Corrupt, Exhausted, Unsupported
 from mesocosm.images.foreign import shown
 from mesocosm.images.limits import DEFAULT_LIMITS, Limits
 
@@ -41,6 +41,14 @@ _MAGIC: tuple[tuple[bytes, Compression], ...] = (
     (b"\xfd7zXZ\x00", "xz"),
     (b"BZh", "bzip2"),
 )
+_OTHERS: tuple[tuple[bytes, str], ...] = (
+    (b"\x04\x22\x4d\x18", "lz4"),
+    (b"\x5d\x00\x00\x80\x00", "lzma"),
+    (b"\x1f\x9d", "compress (.Z)"),
+    (b"PK\x03\x04", "zip"),
+    (b"7z\xbc\xaf\x27\x1c", "7z"),
+)
+"""What is not taken; none of these begins a tar archive's first name but by intent."""
 MAGIC_LENGTH = 6
 """Bytes that `sniff` needs to be sure."""
 
@@ -181,6 +189,11 @@ class Decompressor:
             raise Corrupt(
                 f"layer is declared as {_named(self._declared)}, but its bytes are {_named(found)}",
                 hint="the publisher has to correct the media type",
+            )
+        other = next((name for magic, name in _OTHERS if head.startswith(magic)), None)
+        if other is not None:
+            raise Unsupported(
+                f"layer is compressed by {other}", hint="gzip, zstd, xz and bzip2 are known: recompress it"
             )
         self.compression = found
         if found != "none":

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from mesocosm.errors import Corrupt, Exhausted, MesocosmError
+from mesocosm.errors import Corrupt, Exhausted, MesocosmError, Unsupported
 from mesocosm.images.archive import open_regular
 from mesocosm.images.decompress import Decompressor
 from mesocosm.images.digest import Digest
@@ -53,7 +53,8 @@ def _naming(error: MesocosmError, path: Path) -> MesocosmError:
 
 
 def measure(path: Path) -> Measured:
-    """Measure the layer in a file; blocking.  Corrupt for one that is empty or cannot be decompressed."""
+    """Measure the layer in a file; blocking.  Corrupt for one that is empty or cannot be decompressed,
+    Unsupported for other compressions."""
     measurement, blob = Measurement(), hashlib.sha256()
     fd = open_regular(path)
     try:
@@ -63,7 +64,7 @@ def measure(path: Path) -> Measured:
             blob.update(piece)
             measurement.write(piece)
         measurement.finish()
-    except (Corrupt, Exhausted) as error:
+    except (Corrupt, Exhausted, Unsupported) as error:
         raise _naming(error, path) from error
     finally:
         os.close(fd)
