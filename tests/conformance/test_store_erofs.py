@@ -81,6 +81,20 @@ async def test_i21_what_the_kernel_parses_is_refused_unless_allowed(tmp_path: Pa
                 await provisioner.provision(new_id(), reference, scratch=tmp_path / "s")
 
 
+async def test_i21_a_file_that_one_image_brought_is_no_archive_of_another(tmp_path: Path) -> None:
+    """Layers are kept once, and policy asks for the media type: an image whose files are not taken must not
+    come by them under the type of an archive.
+    """
+    path = erofs_of(tmp_path)
+    disguised = layered(tmp_path, path.read_bytes(), "application/vnd.oci.image.layer.v1.tar")
+    async with allowing(tmp_path, 'allow-erofs = ["erofs:**"]\n') as provisioner:
+        await provisioner.pull(f"erofs:{path}")
+        with pytest.raises(Corrupt, match="is an EROFS file, which its manifest calls an archive"):
+            await provisioner.provision(new_id(), f"oci:{disguised}", scratch=tmp_path / "s")
+        assert len(await provisioner.images()) == 1
+        await provisioner.provision(new_id(), f"erofs:{path}", scratch=tmp_path / "s")
+
+
 async def test_a_file_is_an_image_of_one_layer(tmp_path: Path) -> None:
     path = erofs_of(tmp_path)
     async with allowing(tmp_path) as provisioner:

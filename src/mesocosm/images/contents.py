@@ -17,7 +17,6 @@ from typing import Final, Protocol
 from mesocosm.errors import NotFound
 from mesocosm.images.digest import Digest
 from mesocosm.images.erofs.reader import ErofsImage
-from mesocosm.images.erofs.ready import is_ready
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.layers.looks import IMPLIED, OPAQUE, closing
@@ -173,7 +172,8 @@ def reading(store: ImageStore, image: ImageRecord, preferred: Form) -> Iterator[
         for diff_id in image.diff_ids:
             form = _form(store, diff_id, preferred)
             content = store.layers.content(diff_id, form)
-            if form is Form.EROFS and is_ready(store.layers.record(diff_id, form)):
+            record = store.layers.record(diff_id, form)
+            if record is not None and record.ready:
                 root = stack.enter_context(closing([mount_image((content,))]))[0]
                 layers[str(diff_id)] = TreeLayer(Path(f"/proc/self/fd/{root}/."))
             elif form is Form.EROFS:

@@ -28,6 +28,7 @@ import msgspec
 
 from mesocosm import durable
 from mesocosm.errors import Corrupt, Denied, Unsupported
+from mesocosm.images import mediatypes
 from mesocosm.images.attachments import Attachments
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.catalogue import Catalogue
@@ -93,9 +94,10 @@ class ImageStore:
         """Make that tree where the image needs one, and return its record, which says so; blocking.
 
         The record also says which layers are hidden: overlayfs asks no root directory whether it is opaque.
-        All layers have to be there.
+        All layers have to be there.  Corrupt where one of them is not what the image calls it.
         """
         records = {diff_id: self.layers.record(diff_id, form) for diff_id in image.diff_ids}
+        _require_kinds(image, records)
         hidden = self._hidden(image, form, records)
         image = msgspec.structs.replace(image, hidden=hidden)
         implied = {diff_id: _implied(record) for diff_id, record in records.items()}
@@ -164,6 +166,19 @@ class ImageStore:
         with store_faults(self.root):
             self.layers.empty_trash()
             return self.blobs.sweep(older_than=older_than)
+
+
+def _require_kinds(image: ImageRecord, records: _Records) -> None:
+    """An EROFS file that one image brought is not to be another's archive, which policy takes from anybody
+    (I-21).
+    """
+    for layer, diff_id in zip(image.layers, image.diff_ids, strict=True):
+        record = records[diff_id]
+        if record is not None and record.ready and layer.media_type not in mediatypes.EROFS:
+            raise Corrupt(
+                f"image {image.digest}: {diff_id} is an EROFS file, which its manifest calls an archive",
+                hint="its publisher has to give it the media type of an EROFS layer",
+            )
 
 
 def _implied(record: LayerRecord | None) -> tuple[str, ...] | None:

@@ -21,22 +21,14 @@ from mesocosm.images.erofs import format as fmt
 from mesocosm.images.erofs.file import HEAD, new_seal, seal_text
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.layers.mounts import mount_image
-from mesocosm.images.layers.store import CONTENT, Form, LayerRecord
+from mesocosm.images.layers.store import CONTENT, READY, Form, LayerRecord
 from mesocosm.images.staging import discard
 
 if TYPE_CHECKING:
     from mesocosm.images.layers.store import LayerStore
 
-COMPRESSION: Final = "erofs"
-"""What a layer's record says of its blob."""
-
 _EXTRA_DEVICES: Final = 16
 """Where ``extra_devices`` stands among the superblock's fields."""
-
-
-def is_ready(record: LayerRecord | None) -> bool:
-    """Whether a layer came as an EROFS file."""
-    return record is not None and record.compression == COMPRESSION
 
 
 def require_archives(image: ImageRecord) -> None:
@@ -128,7 +120,7 @@ class ReadyWriter:
             entries=0,
             implied=0,
             implied_at=(),
-            compression=COMPRESSION,
+            compression=READY,
         )
 
     def _close(self) -> None:

@@ -52,6 +52,10 @@ CONTENT = {Form.EROFS: "layer.erofs", Form.TREE: "root", Form.MERGED: "layer.ero
 _ALGORITHM = {length: name for name, length in HEX_LENGTH.items()}
 
 
+READY: Final = "erofs"
+"""What the record of a layer that came as an EROFS file says of its blob's compression."""
+
+
 class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What a stored layer is, in ``layer.json``.
 
@@ -73,6 +77,11 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
     implied_at: tuple[str, ...] | None = None
     opaque: bool | None = None
     version: int = VERSION
+
+    @property
+    def ready(self) -> bool:
+        """Whether the layer came as an EROFS file (erofs/ready.py), so that its bytes are a stranger's."""
+        return self.compression == READY
 
 
 class LayerStore:
