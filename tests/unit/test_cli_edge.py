@@ -156,3 +156,19 @@ def test_completion_offers_containers_by_name_then_by_id(tmp_path: Path) -> None
         completion.containers(context, click.Argument(["x"]), text) for text in ("", "wo", "01", ".", "zz")
     ]
     assert offered == [["web", "worker"], ["worker"], ["0123abcd"], [], []]
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_completion_that_no_shell_asks_for_says_so(
+    shell: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("COMP_LINE", "COMP_WORDS", "COMP_CWORD"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("_MESOCOSM_COMPLETE", f"{shell}_complete")
+    assert edge.run([]) == 1
+    said = capsys.readouterr().err
+    assert "is for the shell's script, which sets COMP_" in said
+    assert f"_MESOCOSM_COMPLETE={shell}_source mesocosm" in said
+    monkeypatch.setenv("_MESOCOSM_COMPLETE", f"{shell}_source")
+    assert edge.run([]) == 0
+    assert "COMP_" in capsys.readouterr().out

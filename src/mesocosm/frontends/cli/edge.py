@@ -6,10 +6,11 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from typing import Final
 
 import click
 
-from mesocosm.errors import MesocosmError
+from mesocosm.errors import InvalidConfig, MesocosmError
 from mesocosm.frontends.cli.commands import COMPLETION, RUNNING, cli
 from mesocosm.frontends.cli.settings import Interrupted, ReaderGone, Settings
 from mesocosm.frontends.faults import FAILED, INTERRUPTED, READER_GONE, status_of
@@ -31,17 +32,37 @@ def run(arguments: list[str]) -> int:
 
 def _invoke(arguments: list[str], settings: Settings) -> int:
     if COMPLETION in os.environ:
-        from click.shell_completion import shell_complete  # noqa: PLC0415
-
-        from mesocosm.frontends.cli import bash_completion  # noqa: F401, PLC0415  (registers itself)
-
-        return shell_complete(cli, {"obj": settings}, "mesocosm", COMPLETION, os.environ[COMPLETION])
+        return _complete(os.environ[COMPLETION], settings)
     try:
         with cli.make_context("mesocosm", list(arguments), obj=settings) as context:
             status = cli.invoke(context)
             return status if isinstance(status, int) else 0
     except click.exceptions.Exit as done:
         return done.exit_code
+
+
+_ASKED_BY: Final = {
+    "bash_complete": ("COMP_LINE",),
+    "zsh_complete": ("COMP_WORDS", "COMP_CWORD"),
+    "fish_complete": ("COMP_WORDS", "COMP_CWORD"),
+}
+"""Variables in which a shell's script says what is being completed."""
+
+
+def _complete(instruction: str, settings: Settings) -> int:
+    """Answer a shell that completes, or print the script that makes it ask."""
+    absent = [name for name in _ASKED_BY.get(instruction, ()) if name not in os.environ]
+    if absent:
+        shell = instruction.partition("_")[0]
+        raise InvalidConfig(
+            f"{COMPLETION}={instruction} is for the shell's script, which sets {' and '.join(absent)}",
+            hint=f"{COMPLETION}={shell}_source mesocosm prints it",
+        )
+    from click.shell_completion import shell_complete  # noqa: PLC0415
+
+    from mesocosm.frontends.cli import bash_completion  # noqa: F401, PLC0415  (registers itself)
+
+    return shell_complete(cli, {"obj": settings}, "mesocosm", COMPLETION, instruction)
 
 
 def _answer(error: BaseException, settings: Settings) -> int:
