@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import time
 
+import msgspec
 import pytest
 
 from mesocosm.explanation import Explanation, Refusal
@@ -130,6 +132,14 @@ WHAT WILL NOT BE HAD HERE
 def test_a_fixed_plan_as_text() -> None:
     refusals = (Refusal("cgroups/pids", "this host has no pids controller (boot with it)"),)
     assert render(Explanation(image=IMAGE, plan=PLAN, refusals=refusals)) == GOLDEN
+
+
+def test_the_age_of_what_a_name_means() -> None:
+    """Of an image; a directory is looked at when the container starts."""
+    image = msgspec.structs.replace(IMAGE, checked_at=time.time() - 3 * 86400 - 60)
+    assert "  checked     3 days ago" in render(Explanation(image=image, plan=PLAN)).splitlines()
+    directory = msgspec.structs.replace(image, digest=None)
+    assert "checked" not in render(Explanation(image=directory, plan=PLAN))
 
 
 def test_colour_adds_nothing_but_colour() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
+import msgspec
 
 from listed_images import APP, NOW, OTHER, TOP, USAGE
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.commands import cli
-from mesocosm.frontends.cli.verbs.image import diff, du, history, tree
+from mesocosm.frontends.cli.verbs.image import diff, du, history, ls, tree
 from mesocosm.images.catalogue import Catalogue
 from mesocosm.images.comparison import Change
 from mesocosm.images.image import RefRecord
@@ -47,6 +48,28 @@ def test_du() -> None:
     ]
     empty = Usage(layers=0, blobs=0, shared=0, reclaimable=0, images=(), by_layer=())
     assert du.render(empty, True).startswith("layers")
+
+
+PINNED = msgspec.structs.replace(
+    APP, references=(f"oci-archive:/i.tar@{APP.digest}",), checked_at=NOW - 2 * 86400, pulled_at=NOW - 60
+)
+
+
+def test_digests_in_names_are_cut_in_tables_alone() -> None:
+    """Whoever reads a table has 12 digits, whoever asks for all has a name that can be given back."""
+    usage = msgspec.structs.replace(USAGE, images=(PINNED,))
+    for cut in (ls.table([PINNED], now=NOW), du.render(usage, True)):
+        assert "oci-archive:/i.tar@sha256:aaaaaaaaaaaa  " in cut
+        assert max(map(len, cut.splitlines())) < 150
+    for whole in (ls.table([PINNED], now=NOW, whole=True), du.render(usage, True, whole=True)):
+        assert f"oci-archive:/i.tar@{APP.digest}  " in whole
+    assert TOP in du.render(usage, True, whole=True)
+    assert ls.rows([PINNED], now=NOW)[0]["Name"] == f"oci-archive:/i.tar@{APP.digest}"
+
+
+def test_the_age_of_what_a_name_was_found_to_mean() -> None:
+    row, here = ls.rows([PINNED, msgspec.structs.replace(PINNED, checked_at=None)], now=NOW)
+    assert (row["Checked"], row["Pulled"], here["Checked"]) == ("2 days ago", "1 minute ago", "-")
 
 
 def test_tree() -> None:

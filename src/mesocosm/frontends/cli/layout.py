@@ -59,6 +59,11 @@ def age(seconds: float) -> str:
     return "less than a second"
 
 
+def ago(then: float, now: float) -> str:
+    """How long since ``then``, both in seconds since the epoch: ``3 days ago``."""
+    return f"{age(max(0.0, now - then))} ago"
+
+
 def duration(seconds: float) -> str:
     """A measured time, three digits: ``0.42 ms``, ``12.3 ms``, ``1.23 s``, ``4 min 10 s``, ``2 h 5 min``."""
     if seconds < 0.9995:

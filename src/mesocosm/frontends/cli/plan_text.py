@@ -5,11 +5,12 @@ Every line stands for itself: a step's line names its phase and the isolator it 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 
 from mesocosm.explanation import Explanation
 from mesocosm.frontends.cli.colour import Paint, plain, safe
-from mesocosm.frontends.cli.layout import columns, count
+from mesocosm.frontends.cli.layout import ago, columns, count
 from mesocosm.model import ImageIdentity
 from mesocosm.plan import AllowDevices, HostAction, LaunchPlan
 from mesocosm.plan.operations import LoadFilter, LoadFilterEarly, SetCapabilities
@@ -48,6 +49,8 @@ def _image(image: ImageIdentity | None) -> list[str]:
     for name, value in (("digest", image.digest), ("image ID", image.image_id), ("platform", image.platform)):
         if value:
             facts.append((name, safe(value)))
+    if image.digest and image.checked_at is not None:
+        facts.append(("checked", ago(image.checked_at, time.time())))
     if image.layers:
         facts.append(("layers", str(len(image.layers))))
     return columns(facts).splitlines()

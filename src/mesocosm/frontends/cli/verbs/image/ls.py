@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ import click
 from mesocosm.frontends.cli.colour import Paint, plain, safe
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.examples import examples
-from mesocosm.frontends.cli.layout import age, columns
+from mesocosm.frontends.cli.layout import ago, columns
 from mesocosm.frontends.cli.library import library
 from mesocosm.frontends.cli.output import Row, format_help, show
 from mesocosm.isolators.words import size
@@ -24,7 +25,7 @@ TITLES = ("IMAGE", "DIGEST", "PLATFORM", "SIZE", "LAYERS", "PULLED", "CONTAINERS
 
 MEMBERS = (
     *("Repository", "Tag", "Name", "ID", "Digest", "CreatedAt", "CreatedSince", "Size", "Platform"),
-    *("Layers", "Labels", "Pulled", "Containers", "Pinned", "Complete", "Source"),
+    *("Layers", "Labels", "Pulled", "Checked", "Containers", "Pinned", "Complete", "Source"),
 )
 """Of an item of the list, for templates."""
 
@@ -37,7 +38,7 @@ MEMBERS = (
     )
 )
 @click.option("-q", "--quiet", is_flag=True, help="Only digests.")
-@click.option("--no-trunc", is_flag=True, help="Whole digests.")
+@click.option("--no-trunc", is_flag=True, help="Whole digests, in names too.")
 @click.option(
     "-f",
     "--filter",
@@ -81,14 +82,20 @@ def table(images: Sequence[Image], *, now: float, whole: bool = False, paint: Pa
 
 def _line(image: Image, name: str, now: float, whole: bool) -> list[str]:
     return [
-        safe(familiar(name)) if name else "<none>",
+        _named(name, whole),
         image.digest if whole else short(image.digest),
         image.platform,
         size(image.size) + ("" if image.complete else " (incomplete)"),
         str(len(image.layers)),
-        f"{age(max(0.0, now - image.pulled_at))} ago",
+        ago(image.pulled_at, now),
         str(len(image.in_use)),
     ]
+
+
+def _named(name: str, whole: bool) -> str:
+    if not name:
+        return "<none>"
+    return safe(familiar(name) if whole else shortened(familiar(name)))
 
 
 def rows(images: Sequence[Image], *, now: float, whole: bool = False) -> list[Row]:
@@ -107,12 +114,13 @@ def _row(image: Image, name: str, now: float, whole: bool) -> Row:
         "ID": image.image_id if whole else short(image.image_id),
         "Digest": image.digest,
         "CreatedAt": image.created,
-        "CreatedSince": f"{age(max(0.0, now - made(image)))} ago",
+        "CreatedSince": ago(made(image), now),
         "Size": size(image.size),
         "Platform": image.platform,
         "Layers": len(image.layers),
         "Labels": image.runtime.labels,
-        "Pulled": f"{age(max(0.0, now - image.pulled_at))} ago",
+        "Pulled": ago(image.pulled_at, now),
+        "Checked": "-" if image.checked_at is None else ago(image.checked_at, now),
         "Containers": len(image.in_use),
         "Pinned": image.pinned,
         "Complete": image.complete,
@@ -137,6 +145,14 @@ def familiar(name: str) -> str:
     from mesocosm.images.reference import parse_reference  # noqa: PLC0415
 
     return parse_reference(name).familiar
+
+
+_DIGEST = re.compile(r"(sha\d{3}:[0-9a-f]{12})[0-9a-f]{52,}", re.ASCII)
+
+
+def shortened(text: str) -> str:
+    """A name with each digest in it cut to twelve digits, for tables."""
+    return _DIGEST.sub(r"\1", text)
 
 
 def short(digest: str) -> str:
