@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.command import run
-from mesocosm.errors import Corrupt, Exhausted, MesocosmError, NotFound, Unsupported
+from mesocosm.errors import Corrupt, Exhausted, MesocosmError, NotFound
 from mesocosm.images.tar.header import TarEntry
 from mesocosm.images.tar.writer import END, member
 from provisions import new_id, opened, shown
@@ -106,6 +106,35 @@ async def test_apc1_dependencies_lie_below_in_order(tmp_path: Path) -> None:
     assert content == {"a": "base", "base": "base", "b": "right", "c": "top"}
 
 
+async def test_an_app_runs_as_the_owner_of_a_file(tmp_path: Path) -> None:
+    """A path as user or group means the owner of that file, in the uppermost image that has it."""
+
+    def owned(uid: int, gid: int) -> Member:
+        return file(b"rootfs/data/own", mode=0o600)._replace(uid=uid, gid=gid)
+
+    aci(tmp_path, "base", owned(70, 80), file(b"rootfs/low")._replace(uid=5, gid=6))
+    app = {"exec": ["/a"], "user": "/data/own", "group": "/../low"}
+    below = aci(tmp_path, "below", dependencies=needs("base"), app=app)
+    above = aci(
+        tmp_path, "above", owned(71, 81), dependencies=needs("base"), app={**app, "user": "/data/own"}
+    )
+    hidden = aci(tmp_path, "hidden", dependencies=needs("base"), app=app, pathWhitelist=["/data/own"])
+    named = aci(tmp_path, "named", dependencies=needs("base"), app={**app, "user": "app"})
+    await refused(tmp_path, hidden, Corrupt, "the owner of /../low, which the image lacks")
+    async with opened(tmp_path) as provisioner:
+        users = [(await provisioner.pull(f"aci:{path}")).runtime.user for path in (below, above, named)]
+    assert users == ["70:6", "71:6", "app:6"]
+
+
+async def test_a_neighbour_that_cannot_be_read_stops_no_image(tmp_path: Path) -> None:
+    aci(tmp_path, "base", file(b"rootfs/base"))
+    (tmp_path / "a-broken.aci").write_bytes(b"not an image")
+    (tmp_path / "a-huge.aci").write_bytes(archive(file(b"manifest", b" " * (1 << 21))))
+    (tmp_path / "a-packed.aci").write_bytes(b"BZh91AY&SY" + bytes(100))
+    top = aci(tmp_path, "top", dependencies=needs("base"))
+    assert set(await tree_of(tmp_path, f"aci:{top}")) == {b"base"}
+
+
 async def test_labels_and_image_ids_choose_among_dependencies(tmp_path: Path) -> None:
     for version in ("1", "2"):
         made = aci(
@@ -194,7 +223,7 @@ async def test_i19_cycles_and_depth_are_bounded(tmp_path: Path) -> None:
 
 async def test_i19_what_is_no_image_is_refused(tmp_path: Path) -> None:
     user = {"exec": ["/a"], "user": "/../x", "group": "0"}
-    await refused(tmp_path, aci(tmp_path, "user", app=user), Unsupported, "not supported")
+    await refused(tmp_path, aci(tmp_path, "user", app=user), Corrupt, "the owner of /../x, which the image")
     await refused(tmp_path, aci(tmp_path, "mark", file(b"rootfs/.wh.x")), Corrupt, "whiteouts")
     kind = aci(tmp_path, "kind", acKind="PodManifest")
     await refused(tmp_path, kind, Corrupt, "not an image manifest")

@@ -57,6 +57,37 @@ def converted(path: Path, whitelists: Sequence[frozenset[bytes]]) -> Generator[b
     yield sink.take() + END
 
 
+def owner_in(path: Path, whitelists: Sequence[frozenset[bytes]], wanted: bytes) -> tuple[int, int] | None:
+    """Return the (uid, gid) of the file ``wanted``, a clean path, in what `converted` yields; blocking.
+
+    None where there is none of that name.  Links are not followed.
+    """
+    sink = _OwnerSink(wanted)
+    reader = TarReader(sink)
+    for piece in converted(path, whitelists):
+        reader.feed(piece)
+    reader.finish()
+    return sink.owner
+
+
+class _OwnerSink:
+    """Sink of the tar reader that remembers whose one member is, the last of that name."""
+
+    def __init__(self, wanted: bytes) -> None:
+        self.owner: tuple[int, int] | None = None
+        self._wanted = wanted
+
+    def begin(self, entry: TarEntry) -> None:
+        if clean_path(entry.path, DEFAULT_LIMITS) == self._wanted:
+            self.owner = (entry.uid, entry.gid)
+
+    def data(self, view: memoryview) -> None:
+        """Only names count."""
+
+    def end(self) -> None:
+        """As `data`."""
+
+
 class _RootSink:
     """Sink of the tar reader that writes members below ``rootfs`` again, without that name."""
 

@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from mesocosm.errors import Corrupt, Exhausted, Unsupported
+from mesocosm.errors import Corrupt, Exhausted
 from mesocosm.images.appc.layer import uncompressed
 from mesocosm.images.foreign import shown
 from mesocosm.images.layers.entries import clean_path
@@ -30,13 +30,19 @@ class Dependency(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """An image manifest; ``whitelist`` are cleaned paths, ``runtime`` is OCI's ``config`` of the app."""
+    """An image manifest; ``whitelist`` are cleaned paths, ``runtime`` is OCI's ``config`` of the app.
+
+    ``user`` and ``group`` are the app's, not in ``runtime`` yet: names, numbers, or the absolute path of a
+    file in the image whose owner or group is meant; None where there is no app.
+    """
 
     name: str
     labels: dict[str, str]
     dependencies: tuple[Dependency, ...]
     whitelist: frozenset[bytes]
     runtime: dict[str, Json]
+    user: str | None
+    group: str | None
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -82,12 +88,15 @@ def parse_manifest(data: bytes, what: str) -> Manifest:
         raise top.fail("name", f"is {shown(name, 80)!r}, which no App Container image has")
     whitelist = (clean_path(path.encode(), DEFAULT_LIMITS) for path in top.texts("pathWhitelist"))
     labels = dict(_pairs(top, "labels"))
+    app = _app(top)
     return Manifest(
         name=name,
         labels=labels,
         dependencies=tuple(_dependency(item, what) for item in top.items("dependencies")),
         whitelist=frozenset(path for path in whitelist if path),
-        runtime=_runtime(top, name, labels),
+        runtime=_runtime(app, name, labels),
+        user=(app.text("user") or "0") if app else None,
+        group=(app.text("group") or "0") if app else None,
     )
 
 
@@ -108,31 +117,28 @@ def _dependency(item: Json, what: str) -> Dependency:
     return Dependency(name, _pairs(fields, "labels"), fields.text("imageID"))
 
 
-def _runtime(top: Fields, name: str, labels: dict[str, str]) -> dict[str, Json]:
+def _app(top: Fields) -> Fields | None:
+    if not top.has("app"):
+        return None
+    return Fields(
+        top.raw("app"), f"{top.where}, app", ("exec", "user", "group", "environment", "mountPoints")
+    )
+
+
+def _runtime(app: Fields | None, name: str, labels: dict[str, str]) -> dict[str, Json]:
     described: dict[str, Json] = {
         "appc.name": name,
         **{f"appc.{key}": value for key, value in labels.items()},
     }
-    runtime: dict[str, Json] = {"Labels": described}
-    if not top.has("app"):
-        return runtime
-    app = Fields(top.raw("app"), f"{top.where}, app", ("exec", "user", "group", "environment", "mountPoints"))
+    if app is None:
+        return {"Labels": described}
     environment: list[Json] = [f"{key}={value}" for key, value in _pairs(app, "environment")]
     points = [Fields(item, app.where, ("path",)).text("path") or "" for item in app.items("mountPoints")]
     arguments: list[Json] = list(app.texts("exec"))
-    runtime |= {
+    return {
+        "Labels": described,
         "Entrypoint": arguments,
         "Env": environment,
-        "User": _user(app),
         "WorkingDir": app.text("workingDirectory") or "",
         "Volumes": {path: {} for path in points},
     }
-    return runtime
-
-
-def _user(app: Fields) -> str:
-    """``user:group``.  The spec's third form, a file whose owner is meant, is refused."""
-    user, group = app.text("user") or "0", app.text("group") or "0"
-    if "/" in user or "/" in group:
-        raise Unsupported(f"{app.where}: users named by a file's path are not supported", hint="use --user")
-    return f"{user}:{group}"

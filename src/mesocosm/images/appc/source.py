@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from mesocosm.errors import Corrupt, NotFound
+from mesocosm.errors import Corrupt, Exhausted, NotFound, Unsupported
 from mesocosm.images.appc.layer import image_id_of
 from mesocosm.images.appc.manifest import Dependency, read_manifest
 from mesocosm.images.archive import Span, digest_of, read_span
@@ -58,12 +58,15 @@ class Neighbours:
 
 
 def find_beside(dependency: Dependency, dependent: Path) -> Path:
-    """Return the ACI beside ``dependent`` that is what it depends on; blocking.  Raises NotFound."""
+    """Return the ACI beside ``dependent`` that is what it depends on; blocking.  Raises NotFound.
+
+    A neighbour that cannot be understood is not the one: it may be anybody's, and stops nobody else's image.
+    """
     neighbours = sorted(dependent.parent.glob("*.aci"))[:NEIGHBOURS]
     for path in neighbours:
         try:
             manifest = read_manifest(path)
-        except Corrupt:
+        except (Corrupt, Exhausted, Unsupported):
             continue
         labels = all(manifest.labels.get(name) == value for name, value in dependency.labels)
         if manifest.name == dependency.name and labels and is_image(path, dependency.image_id):

@@ -16,16 +16,20 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mesocosm.errors import Corrupt, Exhausted
-from mesocosm.images.appc.layer import converted
+from mesocosm.images.appc.layer import converted, owner_in
 from mesocosm.images.appc.manifest import Manifest, read_manifest
 from mesocosm.images.appc.source import Aci, Neighbours, Source, check_pin
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import LAYER_LIMIT, Descriptor
+from mesocosm.images.foreign import shown
+from mesocosm.images.layers.entries import clean_path
+from mesocosm.images.limits import DEFAULT_LIMITS
 from mesocosm.images.platform import Platform, normalised
 from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference
 from mesocosm.images.stores.base import Found, Store, StoreContext, fetching
 from mesocosm.images.stores.resolve import resolve_made
+from mesocosm.images.strict import Json
 from mesocosm.images.synthesis import config_bytes, layer_descriptor, manifest_document
 from mesocosm.images.transfer import in_thread
 from mesocosm.images.trust.signed_part import Part
@@ -71,9 +75,8 @@ class AppcStore(Store):
         manifest = await rendering.render(aci, (), ())
         rendered = rendering.found
         layers = [one.layer for one in rendered]
-        config = config_bytes(
-            _platform(manifest, platform), [layer.digest for layer in layers], manifest.runtime
-        )
+        runtime = await in_thread(_runtime, manifest, aci, rendered)
+        config = config_bytes(_platform(manifest, platform), [layer.digest for layer in layers], runtime)
         top, documents = manifest_document(config, layers)
         self._parts[top.digest] = (source, tuple(dict.fromkeys(one.aci for one in rendered)))
 
@@ -174,6 +177,30 @@ def _layer_of(path: Path, whitelists: tuple[frozenset[bytes], ...]) -> Descripto
         running.update(piece)
         size += len(piece)
     return layer_descriptor("none", Digest("sha256", running.hexdigest()), size)
+
+
+def _runtime(manifest: Manifest, aci: Aci, rendered: list[Rendered]) -> dict[str, Json]:
+    """What the app asks for, with who it runs as; Corrupt where that is said by a file that is not there."""
+    if manifest.user is None or manifest.group is None:
+        return manifest.runtime
+    user = str(_owner(manifest.user, aci, rendered)[0]) if manifest.user.startswith("/") else manifest.user
+    group = (
+        str(_owner(manifest.group, aci, rendered)[1]) if manifest.group.startswith("/") else manifest.group
+    )
+    return {**manifest.runtime, "User": f"{user}:{group}"}
+
+
+def _owner(text: str, aci: Aci, rendered: list[Rendered]) -> tuple[int, int]:
+    """Whose the file at a path is: in the uppermost of the images that have it."""
+    wanted = clean_path(text.encode(), DEFAULT_LIMITS)
+    for one in reversed(rendered):
+        owner = owner_in(one.aci.path, one.whitelists, wanted)
+        if owner is not None:
+            return owner
+    raise Corrupt(
+        f"{aci.name}: its app runs as the owner of {shown(text, 80)}, which the image lacks",
+        hint="users and groups are names, numbers, or paths of files in the image",
+    )
 
 
 def _platform(manifest: Manifest, wanted: Platform) -> Platform:
