@@ -45,7 +45,7 @@ def test_every_kind_of_secret_is_named() -> None:
     """The list that is promised: keys, tokens, histories, and the state of what runs on this host."""
     names = {*host.SECRETS, *host.STATE, *host.EMPTIED}
     assert {"/etc/shadow", "/etc/gshadow", "/etc/ssl/private", "/run", "/tmp", "/var/tmp"} <= names
-    runtimes = ("docker", "containerd", "containers", "mesos", "kubelet")
+    runtimes = ("docker", "containerd", "containers", "mesos", "mesocosm", "kubelet")
     assert {f"/var/lib/{name}" for name in runtimes} <= names
     for name in (
         ".ssh",

@@ -34,6 +34,7 @@ STATE: Final = (
     "/var/lib/containerd",
     "/var/lib/containers",
     "/var/lib/mesos",
+    "/var/lib/mesocosm",  # ours by default: hidden from those, too, who run with other directories
     "/var/lib/kubelet",
     "/var/lib/etcd",
     "/var/lib/rancher",
