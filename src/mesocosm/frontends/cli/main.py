@@ -22,6 +22,9 @@ HARMLESS = frozenset(
 )
 """Variables that change neither what is imported nor what is run; every other one makes us start afresh."""
 
+COLLECT_AFTER = 50_000
+"""New containers of objects after which cycles among them are looked for."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; answers the exit status.  Without ``arguments`` it is this process' own."""
@@ -30,8 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
         arguments = sys.argv[1:]
     if arguments == ["--version"] and _said(f"mesocosm {VERSION}\n"):
         return 0
+    import gc  # noqa: PLC0415
     import signal  # noqa: PLC0415
 
+    # What a command imports stays to its end: by default the collector goes through it some fifty times.
+    gc.set_threshold(COLLECT_AFTER)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         # Until a command has begun something, Ctrl-C ends it as it would any program.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
