@@ -11,10 +11,12 @@ from pathlib import Path
 
 from mesocosm.doctor import owners
 from mesocosm.doctor.finding import Finding, missing, ok, tried, warning
+from mesocosm.images.backends import PREFERENCE
 from mesocosm.images.backends.base import Backend, BackendContext
-from mesocosm.images.backends.erofs import ErofsBackend
+from mesocosm.images.backends.choice import BackendChoice
+from mesocosm.images.backends.erofs import ErofsBackend, trial_layer
 from mesocosm.images.backends.overlay import OverlayBackend
-from mesocosm.images.layers.mounts import LayerMounts
+from mesocosm.images.layers.mounts import LayerMounts, mount_files
 from mesocosm.isolators.words import size
 from mesocosm.linux import syscalls
 from mesocosm.linux.mountinfo import read_mountinfo
@@ -95,7 +97,10 @@ def _backends(paths: Paths) -> Iterator[Finding]:
         erofs = _erofs(ErofsBackend(BackendContext(mounts=layers, trial=trial, top=trial / "top")))
         yield erofs
         if erofs.status == "ok":
+            yield _file_mounts(trial)
             yield _direct_reads(trial)
+    able = {"erofs": erofs.status == "ok", "overlay": overlay.status == "ok", "copy": True}
+    yield _backend(paths, layers, next(name for name in PREFERENCE if able[name]))
     with _trial_directory(paths.root) as trial:
         yield owners.examine(trial)
 
@@ -108,6 +113,32 @@ def _erofs(backend: Backend) -> Finding:
         without="layers are unpacked to directories instead",
         fix="run Linux 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE; modprobe erofs",
         required=False,
+    )
+
+
+def _file_mounts(trial: Path) -> Finding:
+    """Whether layers need loop devices: `mount_image` takes them only where this fails."""
+    return tried(
+        "erofs mounts",
+        lambda: os.close(trial_layer(trial, mount_files)),
+        good="from the files themselves",
+        without="through a loop device for each layer",
+        fix="run Linux 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE",
+        required=False,
+    )
+
+
+def _backend(paths: Paths, layers: LayerMounts, able: str) -> Finding:
+    """What makes roots where nobody says ``--backend``: what was found at the first use since boot, else what
+    would be found now.
+    """
+    found = BackendChoice(paths, layers).remembered()
+    if found is None or found == able:
+        return ok("backend", f"{able} makes roots: the first of {', '.join(PREFERENCE)} that works here")
+    return warning(
+        "backend",
+        f"{found} makes roots, as was found since boot; by now it would be {able}",
+        f"remove {paths.runtime / 'backend.json'}: it is found anew",
     )
 
 

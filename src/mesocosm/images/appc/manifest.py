@@ -32,8 +32,8 @@ class Dependency(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """An image manifest; ``whitelist`` are cleaned paths, ``runtime`` is OCI's ``config`` of the app.
 
-    ``user`` and ``group`` are the app's, not in ``runtime`` yet: names, numbers, or the absolute path of a
-    file in the image whose owner or group is meant; None where there is no app.
+    ``user`` and ``group`` are the app's, while ``User`` of ``runtime`` is empty: names, numbers, or the
+    absolute path of a file in the image whose owner or group is meant; None where there is no app.
     """
 
     name: str
@@ -139,6 +139,7 @@ def _runtime(app: Fields | None, name: str, labels: dict[str, str]) -> dict[str,
         "Labels": described,
         "Entrypoint": arguments,
         "Env": environment,
+        "User": "",
         "WorkingDir": app.text("workingDirectory") or "",
         "Volumes": {path: {} for path in points},
     }

@@ -53,11 +53,11 @@ class BackendChoice:
 
     def likely(self, name: str | None) -> Backend:
         """Return the backend that `get` would, without trying anything: for ``explain``."""
-        chosen = name or self._remembered() or PREFERENCE[0]
+        chosen = name or self.remembered() or PREFERENCE[0]
         return backend_class(chosen)(self._context(self._images))
 
     def _best(self) -> Backend:
-        remembered = self._remembered()
+        remembered = self.remembered()
         if remembered is not None:
             return backend_class(remembered)(self._context(self._images))
         found = self._try(PREFERENCE)
@@ -67,7 +67,8 @@ class BackendChoice:
             durable.write(self._file, msgspec.json.encode(note))
         return found
 
-    def _remembered(self) -> str | None:
+    def remembered(self) -> str | None:
+        """Return the backend that was found since boot, and is used without a name; None for none yet."""
         with contextlib.suppress(FileNotFoundError, Corrupt, msgspec.MsgspecError, UnicodeDecodeError):
             note = msgspec.json.decode(durable.read(self._file), type=_Remembered)
             if note.device == self._device() and note.name in OURS:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mesocosm.images.backends.base import Backend, StackedLayer
 from mesocosm.images.backends.overlay import try_overlay
-from mesocosm.images.layers.mounts import mount_image
+from mesocosm.images.layers.mounts import MountImage, mount_image
 from mesocosm.images.layers.store import Form
 from mesocosm.images.stacking import prepare, stack
 from mesocosm.model.idmap import IDMap
@@ -54,8 +54,8 @@ class ErofsBackend(Backend):
         return layer.content if layer.form is Form.TREE else self.context.mounts.where(layer.name)
 
 
-def trial_layer(trial: Path) -> int:
-    """A detached mount of an empty layer, written to the directory ``trial``; raises Unsupported."""
+def trial_layer(trial: Path, mount: MountImage = mount_image) -> int:
+    """A detached mount of an empty layer, written to the directory ``trial``; raises as ``mount`` does."""
     from mesocosm.images.erofs.sink import ErofsSink  # only for the trial, once per boot
 
     image = trial / "layer.erofs"
@@ -66,7 +66,7 @@ def trial_layer(trial: Path) -> int:
         sink.abort()
         raise
     try:
-        return mount_image((image,))
+        return mount((image,))
     finally:
         with contextlib.suppress(OSError):
             image.unlink()
