@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from mesocosm.durable import sync
+from mesocosm.images.blobs import open_locked, write_all
 from mesocosm.images.store_faults import store_faults
 from mesocosm.linux import beneath, mounts
 from mesocosm.linux.mountinfo import mounts_below, read_mountinfo
@@ -51,10 +52,11 @@ def replace(ingest: Path, target: Path, data: bytes, *, durable: bool = True) ->
     """
     with store_faults(ingest.parent):
         path = ingest / f"record-{secrets.token_hex(8)}"
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fd = None
+        while fd is None:  # a sweep may see the file before its lock is ours
+            fd = open_locked(path)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            _write_all(fd, data)
+            write_all(fd, data)
             if durable:
                 os.fsync(fd)
             path.rename(target)
@@ -65,12 +67,6 @@ def replace(ingest: Path, target: Path, data: bytes, *, durable: bool = True) ->
             os.close(fd)
         if durable:
             sync(target.parent)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
 
 
 def sweep(ingest: Path) -> None:
