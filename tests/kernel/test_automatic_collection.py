@@ -105,8 +105,8 @@ async def test_amounts_are_marks_too(tmp_path: Path) -> None:
         digests = await pulled(provisioner, names)
         for above, gone in (("20m", 0), ("3m", 3)):
             (tmp_path / "images.toml").write_text(f'collect-above = "{above}"\ncollect-down-to = "2500k"')
-            assert len(provisioner.automatic.plan().images) == gone
-        plan = provisioner.automatic.collect(wait=True)
+            assert len((await provisioner.prune_by_settings(dry_run=True)).images) == gone
+        plan = await provisioner.prune_by_settings()
         assert plan.images == tuple(digests[:3])
 
 

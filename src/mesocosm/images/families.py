@@ -8,10 +8,10 @@ from mesocosm.images.stores.base import Store, StoreContext
 
 
 class Families:
-    """Stores by the transports they serve."""
+    """Stores by the transports they serve; ``context`` is what they all work with."""
 
     def __init__(self, context: StoreContext) -> None:
-        self._context = context
+        self.context = context
         self._kinds: dict[str, type[Store]] = {}
         self._stores: dict[type[Store], Store] = {}
 
@@ -20,7 +20,7 @@ class Families:
         transport = reference.transport
         kind = self._kinds[transport] = self._kinds.get(transport) or store_class(transport)
         if kind not in self._stores:
-            self._stores[kind] = kind(self._context)
+            self._stores[kind] = kind(self.context)
         return self._stores[kind]
 
     async def close(self) -> None:

@@ -98,6 +98,15 @@ class Library(Exchange, Making):
         act = self._collector.plan if dry_run else self._collector.collect
         return await in_thread(act, limits)
 
+    async def prune_by_settings(self, *, dry_run: bool = False) -> Plan:
+        """Remove what the host's settings give up (automatic.py), after a collection that is under way.
+
+        ``dry_run`` only says what would go.  Raises InvalidConfig for settings that make no sense.
+        """
+        if dry_run:
+            return await in_thread(self.automatic.plan)
+        return await in_thread(lambda: self.automatic.collect(wait=True))
+
     async def pin(self, text: str) -> Image:
         """Keep an image from being collected or removed."""
         image = await self._here(text, None)

@@ -1,5 +1,5 @@
-"""What registries have: tags, what refers to an image, and taking away.  Nothing here touches this host's
-images.
+"""What registries have: tags, what refers to an image, and taking away; and being known to them.  Nothing
+here touches this host's images.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mesocosm.errors import Corrupt, InvalidConfig
+from mesocosm.errors import Corrupt, InvalidConfig, NotFound
 from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
 from mesocosm.images.reference import Reference, parse_reference
 
 if TYPE_CHECKING:
     from mesocosm.images.registry.client import RegistryClient
+    from mesocosm.images.registry.credentials import Credentials
+    from mesocosm.images.stores.docker import RegistryStore
 
 
 class Referrer(msgspec.Struct, frozen=True, kw_only=True):
@@ -82,17 +84,57 @@ class Remote:
         else:
             raise InvalidConfig(f"{name} says no tag", hint=f"write {name}:TAG or {name}@DIGEST")
 
+    async def login(self, registry: str, username: str, password: str) -> None:
+        """Try credentials at ``registry`` (``HOST[:PORT]``) and keep them where docker does, for whoever runs
+        as this user: by its credential helper, else in its file.
+
+        A user ``<token>`` has an identity token for a password.  Raises Denied where they are not taken; then
+        nothing is kept.
+        """
+        from mesocosm.images.registry.auth import Credential  # the HTTP library takes long to import
+        from mesocosm.images.registry.session import login, registry_name
+
+        name, by_token = registry_name(registry), username == "<token>"
+        credential = Credential(identity_token=password) if by_token else Credential(username, password)
+        await login(name, credential, self._keeper(), hosts=self._families.context.hosts)
+        self._forget(name)
+
+    async def logout(self, registry: str) -> None:
+        """Forget what `login` kept for ``registry``.  Raises NotFound where nothing is kept."""
+        from mesocosm.images.registry.session import registry_name
+
+        name = registry_name(registry)
+        if not await self._keeper().logout(name):
+            raise NotFound(f"no credentials are kept for {name}")
+        self._forget(name)
+
+    def _keeper(self) -> Credentials:
+        from mesocosm.images.registry.credentials import Credentials
+        from mesocosm.images.stores.docker import own_credentials
+
+        given = self._families.context.credentials
+        return given if isinstance(given, Credentials) else own_credentials()
+
+    def _forget(self, registry: str) -> None:
+        _registries(
+            self._families, Reference("docker", registry=registry, repository="any/any", tag="any")
+        ).forget(registry)
+
 
 async def registry_client(families: Families, reference: Reference) -> RegistryClient:
     """Return the client for the registry and repository that a reference names; InvalidConfig for others."""
+    return await _registries(families, reference).client(reference)
+
+
+def _registries(families: Families, reference: Reference) -> RegistryStore:
     from mesocosm.images.stores.docker import RegistryStore  # the HTTP library takes long to import
 
-    registry = families.store(reference)
-    if not isinstance(registry, RegistryStore):
+    store = families.store(reference)
+    if not isinstance(store, RegistryStore):
         raise InvalidConfig(
             f"{reference} is not a name in a registry", hint="names are written HOST/NAME:TAG"
         )
-    return await registry.client(reference)
+    return store
 
 
 def _name_in_registry(name: str) -> Reference:

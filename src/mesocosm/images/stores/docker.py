@@ -157,10 +157,13 @@ class RegistryStore(Store):
                 self._clients.pop(key, None)
             raise
 
+    def forget(self, registry: str) -> None:
+        """Open new clients for a registry from now on: what it is to be told of who we are has changed."""
+        for key in [key for key in self._clients if key[0] == registry]:
+            del self._clients[key]
+
     async def _open(self, registry: str, repository: str) -> RegistryClient:
-        credentials = self.context.credentials or Credentials(
-            credential_files(os.environ), environ=os.environ
-        )
+        credentials = self.context.credentials or own_credentials()
         client = await RegistryClient.open(
             registry,
             repository=repository,
@@ -216,6 +219,11 @@ def _name(reference: Reference) -> str:
     if name is None:
         raise NotFound(f"{reference} names neither tag nor digest")
     return name
+
+
+def own_credentials() -> Credentials:
+    """Return the credentials of the user that we run as."""
+    return Credentials(credential_files(os.environ), environ=os.environ)
 
 
 def credential_files(environ: Mapping[str, str]) -> tuple[Path, ...]:

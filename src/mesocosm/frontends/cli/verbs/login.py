@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -58,11 +57,10 @@ def command(
 @asynchronous
 async def _login(ctx: click.Context, name: str, credential: Credential) -> None:
     del ctx
-    from mesocosm.images.registry.credentials import Credentials  # noqa: PLC0415
     from mesocosm.images.registry.session import login  # noqa: PLC0415
-    from mesocosm.images.stores.docker import credential_files  # noqa: PLC0415
+    from mesocosm.images.stores.docker import own_credentials  # noqa: PLC0415
 
-    await login(name, credential, Credentials(credential_files(os.environ), environ=os.environ))
+    await login(name, credential, own_credentials())
     click.echo(f"mesocosm: {name} knows you now", err=True)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import click
 
 from mesocosm.errors import NotFound
@@ -22,11 +20,9 @@ from mesocosm.frontends.cli.examples import examples
 async def command(ctx: click.Context, registry: str) -> None:
     """Forget what login kept for REGISTRY (HOST[:PORT], docker.io without it)."""
     del ctx
-    from mesocosm.images.registry.credentials import Credentials  # noqa: PLC0415
     from mesocosm.images.registry.session import registry_name  # noqa: PLC0415
-    from mesocosm.images.stores.docker import credential_files  # noqa: PLC0415
+    from mesocosm.images.stores.docker import own_credentials  # noqa: PLC0415
 
     name = registry_name(registry)
-    keeper = Credentials(credential_files(os.environ), environ=os.environ)
-    if not await keeper.logout(name):
+    if not await own_credentials().logout(name):
         raise NotFound(f"no credentials are kept for {name}")

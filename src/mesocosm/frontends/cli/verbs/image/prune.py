@@ -77,12 +77,9 @@ async def command(
         names = {one.digest: one.references for one in await images.images()}
 
         async def prune(*, dry_run: bool) -> Plan:
-            if not auto:
-                return await images.prune(limits, dry_run=dry_run)
-            automatic = images.automatic
-            if dry_run:
-                return await asyncio.to_thread(automatic.plan)
-            return await asyncio.to_thread(lambda: automatic.collect(wait=True))
+            if auto:
+                return await images.prune_by_settings(dry_run=dry_run)
+            return await images.prune(limits, dry_run=dry_run)
 
         if not dry_run and not force and sys.stdin.isatty() and sys.stderr.isatty():
             intended = await prune(dry_run=True)
