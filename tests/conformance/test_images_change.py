@@ -167,7 +167,7 @@ async def test_what_a_crash_leaves_of_a_spool_is_swept(tmp_path: Path) -> None:
     async with opened(tmp_path) as provisioner:
         left = provisioner.store.root / "ingest" / "spool-0123456789abcdef"
         left.write_bytes(b"left")
-        with spooling(provisioner.store) as spool:
+        with spooling(provisioner.store.blobs) as spool:
             spool.write(b"held")
             provisioner.store.sweep()
             assert spool.path.read_bytes() == b"held"
@@ -186,7 +186,7 @@ async def test_i09_a_bomb_through_a_pipe_is_refused(tmp_path: Path) -> None:
         assert os.listdir(provisioner.store.root / "ingest") == []
         fine = tmp_path / "fine.gz"
         fine.write_bytes(gzip.compress(os.urandom(100_000)))
-        with settled(provisioner.store, fine, plain=True) as path:
+        with settled(provisioner.store.blobs, fine, plain=True) as path:
             assert path.stat().st_size == 100_000
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -128,6 +130,43 @@ async def test_layers_are_shared_between_families(tmp_path: Path) -> None:
         assert len(list(provisioner.store.layers.list())) == 2
         usage = await provisioner.usage()
         assert usage.shared == usage.layers > 0
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "xz": lzma.compress,
+    "bzip2": bz2.compress,
+}
+
+
+@pytest.mark.parametrize("packer", PACKERS)
+@pytest.mark.parametrize("source", [layout_archive, saved, saved_long_ago])
+async def test_archives_may_be_compressed(source: Source, packer: str, tmp_path: Path) -> None:
+    """The same image, decompressed once while the store is open; another file of that name is another."""
+    async with opened(tmp_path) as provisioner, source(tmp_path) as reference:
+        path = Path(reference.split(":")[1])
+        plain, whole = await provisioner.pull(reference), path.read_bytes()
+        await provisioner.remove(reference)
+        path.write_bytes(PACKERS[packer](whole))
+        ingest = provisioner.store.root / "ingest"
+        packed = await provisioner.pull(reference)
+        assert (packed.digest, packed.source, packed.complete) == (plain.digest, plain.source, True)
+        (spool,) = ingest.glob("spool-*")
+        assert (await provisioner.pull(reference)).digest == plain.digest
+        assert list(ingest.glob("spool-*")) == [spool]
+        path.write_bytes(PACKERS[packer](whole[: len(whole) // 2]))
+        with pytest.raises(Corrupt) as caught:
+            await provisioner.pull(reference)
+        assert str(path) in str(caught.value) and "spool-" not in str(caught.value)
+    assert list(ingest.iterdir()) == []
+
+
+async def test_i09_a_compressed_archive_has_its_bounds(tmp_path: Path) -> None:
+    """A file of zeroes is given up when it turns out to be nothing else."""
+    with gzip.open(tmp_path / "bomb.tar.gz", "wb", 6) as bomb:
+        for _ in range(128):
+            bomb.write(bytes(1 << 20))
+    await refused(tmp_path, f"oci-archive:{tmp_path / 'bomb.tar.gz'}", Exhausted, "bomb.tar.gz")
 
 
 async def refused(folder: Path, reference: str, error: type[MesocosmError], words: str) -> None:

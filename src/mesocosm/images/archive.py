@@ -37,32 +37,37 @@ class Span(msgspec.Struct, frozen=True):
 
 
 class Archive:
-    """The table of one archive's members.  Holds no descriptor: each read opens the file again."""
+    """The table of one archive's members.  Holds no descriptor: each read opens the file again.
 
-    def __init__(self, path: Path, files: dict[bytes, Span], links: dict[bytes, bytes]) -> None:
+    ``path`` is where the bytes are, ``name`` what a person calls the archive.
+    """
+
+    def __init__(self, path: Path, name: Path, files: dict[bytes, Span], links: dict[bytes, bytes]) -> None:
         self.path = path
+        self.name = name
         self._files = files
         self._links = links
 
     @classmethod
-    def open(cls, path: Path) -> Archive:
+    def open(cls, path: Path, *, name: Path | None = None) -> Archive:
         """Read the table of ``path``; blocking.  Raises NotFound, InvalidConfig, Corrupt, Unsupported."""
         fd = open_regular(path)
+        name = name or path
         try:
             if os.fstat(fd).st_size == 0:
-                raise Corrupt(f"archive {path} is empty")
+                raise Corrupt(f"archive {name} is empty")
             kind = sniff(os.pread(fd, MAGIC_LENGTH, 0))
             if kind != "none":
-                raise Unsupported(f"archive {path} is compressed", hint=f"decompress it with {kind} -d first")
-            table = _Table(path)
+                raise Unsupported(f"archive {name} is compressed", hint=f"decompress it with {kind} -d first")
+            table = _Table(name)
             _scan(fd, table)
         except Corrupt as error:
-            if str(path) in error.message:
+            if str(name) in error.message:
                 raise
-            raise Corrupt(f"archive {path}: {error.message}", hint=error.hint or NO_ARCHIVE) from error
+            raise Corrupt(f"archive {name}: {error.message}", hint=error.hint or NO_ARCHIVE) from error
         finally:
             os.close(fd)
-        return cls(path, table.files, table.links)
+        return cls(path, name, table.files, table.links)
 
     def __contains__(self, name: str) -> bool:
         return self._find(name) is not None
@@ -71,14 +76,14 @@ class Archive:
         """Return where the member's bytes are; raises Corrupt when there is no such regular member."""
         found = self._find(name)
         if found is None:
-            raise Corrupt(f"archive {self.path} has no file {shown(name, 120)!r}")
+            raise Corrupt(f"archive {self.name} has no file {shown(name, 120)!r}")
         return found
 
     def read(self, name: str, limit: int) -> bytes:
         """Return a small member's bytes; blocking.  Corrupt when missing, Exhausted above ``limit``."""
         span = self.span(name)
         if span.size > limit:
-            raise Exhausted(f"archive {self.path}: {shown(name, 120)} is larger than {limit} bytes")
+            raise Exhausted(f"archive {self.name}: {shown(name, 120)} is larger than {limit} bytes")
         return read_span(self.path, span)
 
     def _find(self, name: str) -> Span | None:
@@ -93,8 +98,8 @@ class Archive:
 class _Table:
     """Sink of the tar reader: notes regular files and links, and nothing of their content."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, name: Path) -> None:
+        self.name = name
         self.files: dict[bytes, Span] = {}
         self.links: dict[bytes, bytes] = {}
         self.pending = 0
@@ -105,7 +110,7 @@ class _Table:
         if key is None:
             return
         if len(self.files) + len(self.links) >= MEMBER_LIMIT:
-            raise Exhausted(f"archive {self.path} has more than {MEMBER_LIMIT} members")
+            raise Exhausted(f"archive {self.name} has more than {MEMBER_LIMIT} members")
         if entry.kind == stat.S_IFREG and entry.extents is None:
             self._add(key, Span(entry.offset, entry.stored))
         elif entry.kind == stat.S_IFLNK:
@@ -115,7 +120,7 @@ class _Table:
 
     def _add(self, key: bytes, span: Span) -> None:
         if key in self.files:
-            raise Corrupt(f"archive {self.path} has two files {shown(os.fsdecode(key), 120)!r}")
+            raise Corrupt(f"archive {self.name} has two files {shown(os.fsdecode(key), 120)!r}")
         self.files[key] = span
 
     def data(self, view: memoryview) -> None:
@@ -138,7 +143,7 @@ def _scan(fd: int, table: _Table) -> None:
         at += len(block)
         left, table.pending = table.pending + -table.pending % BLOCK, 0
         if at + left > size:
-            raise Corrupt(f"archive {table.path} is truncated")
+            raise Corrupt(f"archive {table.name} is truncated")
         at += left
         while left:
             step = min(left, CHUNK)

@@ -83,7 +83,7 @@ async def _layer(
         report(Progress(Phase.COMPRESS, subject, size, size, already=True, finished=True))
         return layer_descriptor(kind, layer.digest, layer.size)
     report(Progress(Phase.COMPRESS, subject, 0, size))
-    context = spooling(store)
+    context = spooling(store.blobs)
     try:
         spool: Spool = await in_thread(context.__enter__)
         descriptor: Descriptor = await in_thread(_compress, store, layer, diff_id, kind, spool)

@@ -63,7 +63,7 @@ async def load(
     """
     origin = str(source) if isinstance(source, Path) else "a pipe"
     images, loaded = [], []
-    async with arrived(store, source, plain=True) as path:
+    async with arrived(store.blobs, source, plain=True) as path:
         async for found in images_in(path, families, platform):
             loaded.append(msgspec.structs.replace(found, source=origin))
             with about(found.names[0].familiar if found.names else str(found.manifest.digest)):

@@ -49,7 +49,7 @@ class Making(Parts):
         names = (new_name(name),) if name else ()
         runtime, wanted = runtime_of(changes), platform_of(platform)
         chosen: Backend = await in_thread(self._backends.get, None)
-        async with arrived(self.store, source, plain=False) as path:
+        async with arrived(self.store.blobs, source, plain=False) as path:
             found = await in_thread(image_of, path, wanted, runtime, message, time.time())
             found = msgspec.structs.replace(found, names=names)
             image = await self._puller.keep(found, chosen.form, progress or self._report)
@@ -98,7 +98,7 @@ class Making(Parts):
         with contextlib.suppress(MesocosmError):  # without them it can be used, though not sent elsewhere
             await have_blobs(self.store, self._families, image, self._report)
         chosen: Backend = await in_thread(self._backends.get, backend)
-        with spooling(self.store) as spool:
+        with spooling(self.store.blobs) as spool:
             subject = f"the changes to {named.familiar if named else reference}"
             self._report(Progress(Phase.COMPRESS, subject))
             packed = await layer(spool)

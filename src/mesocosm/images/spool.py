@@ -19,9 +19,8 @@ from pathlib import Path
 
 from mesocosm.errors import Corrupt, Exhausted, InvalidConfig
 from mesocosm.images.archive import open_regular
-from mesocosm.images.blobs import write_all
+from mesocosm.images.blobs import BlobStore, write_all
 from mesocosm.images.decompress import MAGIC_LENGTH, Decompressor, sniff
-from mesocosm.images.image_store import ImageStore
 from mesocosm.images.limits import DEFAULT_LIMITS
 from mesocosm.images.transfer import in_thread
 
@@ -51,10 +50,10 @@ class Spool:
 
 
 @contextlib.contextmanager
-def spooling(store: ImageStore) -> Iterator[Spool]:
+def spooling(blobs: BlobStore) -> Iterator[Spool]:
     """A new, empty spool; gone when the context is left.  Blocking."""
     while True:
-        path = store.root / "ingest" / f"spool-{secrets.token_hex(8)}"
+        path = blobs.root / "ingest" / f"spool-{secrets.token_hex(8)}"
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
@@ -68,10 +67,10 @@ def spooling(store: ImageStore) -> Iterator[Spool]:
 
 
 @contextlib.asynccontextmanager
-async def arrived(store: ImageStore, source: Source, *, plain: bool) -> AsyncIterator[Path]:
+async def arrived(blobs: BlobStore, source: Source, *, plain: bool) -> AsyncIterator[Path]:
     """As `settled`, for those on an event loop."""
     stopped = threading.Event()
-    context = settled(store, source, plain=plain, stopped=stopped)
+    context = settled(blobs, source, plain=plain, stopped=stopped)
     try:
         yield await in_thread(context.__enter__, stop=stopped.set)
     finally:
@@ -80,7 +79,7 @@ async def arrived(store: ImageStore, source: Source, *, plain: bool) -> AsyncIte
 
 @contextlib.contextmanager
 def settled(
-    store: ImageStore, source: Source, *, plain: bool, stopped: threading.Event | None = None
+    blobs: BlobStore, source: Source, *, plain: bool, stopped: threading.Event | None = None
 ) -> Iterator[Path]:
     """The path of a regular file with the source's bytes, decompressed when ``plain``; blocking.
 
@@ -90,12 +89,12 @@ def settled(
     if isinstance(source, Path) and _as_wanted(source, plain=plain):
         yield source
         return
-    with spooling(store) as spool:
+    with spooling(blobs) as spool:
         try:
             _copy(source, spool, plain, stopped or threading.Event())
-        except Corrupt as error:
+        except (Corrupt, Exhausted) as error:
             name = source if isinstance(source, Path) else "standard input"
-            raise Corrupt(f"archive {name}: {error.message}", hint=error.hint) from error
+            raise type(error)(f"archive {name}: {error.message}", hint=error.hint) from error
         yield spool.path
 
 

@@ -7,6 +7,7 @@ archive. Its layers' digests are checked while they are unpacked, as for every o
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final, TypeVar
@@ -21,10 +22,11 @@ from mesocosm.images.digest import Digest, new_hash
 from mesocosm.images.docker_v1 import V1Image, parse_v1, v1_config
 from mesocosm.images.documents import LAYER_LIMIT, Descriptor
 from mesocosm.images.foreign import parse_uint, shown
+from mesocosm.images.plain_files import PlainFile, PlainFiles
 from mesocosm.images.platform import Platform
 from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference, parse_docker_name
-from mesocosm.images.stores.base import Found, Store, fetching
+from mesocosm.images.stores.base import Found, Store, StoreContext, fetching
 from mesocosm.images.stores.resolve import resolve_made
 from mesocosm.images.strict import DOCUMENT_LIMIT, Fields, load, load_list
 from mesocosm.images.synthesis import layer_descriptor, manifest_document
@@ -50,28 +52,37 @@ class DockerArchiveStore(Store):
     name = "docker-archive"
     transports = frozenset({"docker-archive"})
 
+    def __init__(self, context: StoreContext) -> None:
+        super().__init__(context)
+        self._files = PlainFiles(context.blobs)
+
     async def discover(
         self, reference: Reference, platform: Platform, *, etag: str | None = None, report: Report = silent
     ) -> Found | None:
         """As `Store.discover`; an archive has no ETag."""
-        path = Path(reference.path).absolute()
-        archive, entry, top, documents, members = await in_thread(_read, path, reference)
+        path, stopped = Path(reference.path).absolute(), threading.Event()
+        file: PlainFile = await in_thread(self._files.get, path, stopped, stop=stopped.set)
+        entry, top, documents, members = await in_thread(_read, file, reference)
 
         async def opened(descriptor: Descriptor, offset: int) -> AsyncIterator[bytes]:
-            async for chunk in chunks(archive.path, members[descriptor.digest], offset):
+            async for chunk in chunks(file.path, members[descriptor.digest], offset):
                 yield chunk
 
         fetch = fetching(opened)
         found = await resolve_made(top, documents, reference, platform, fetch=fetch, source=str(path))
         return msgspec.structs.replace(found, names=tuple(map(parse_docker_name, entry.names)))
 
+    async def close(self) -> None:
+        """As `Store.close`."""
+        self._files.close()
 
-_Parts = tuple[Archive, Entry, Descriptor, dict[Digest, bytes], dict[Digest, Span]]
+
+_Parts = tuple[Entry, Descriptor, dict[Digest, bytes], dict[Digest, Span]]
 
 
-def _read(path: Path, reference: Reference) -> _Parts:
-    """The archive, the image meant, its manifest, its documents, and its layers' places; blocking."""
-    archive = Archive.open(path)
+def _read(file: PlainFile, reference: Reference) -> _Parts:
+    """The image meant, its manifest, its documents, and its layers' places; blocking."""
+    archive, path = Archive.open(file.path, name=file.name), file.name
     entry = choose(entries(archive), reference)
     layers, members = [], {}
     config = parse_config(entry.config, what=f"{path}, image configuration")
@@ -79,20 +90,20 @@ def _read(path: Path, reference: Reference) -> _Parts:
         raise Corrupt(f"{path} has {len(entry.layers)} layers, the configuration {len(config.diff_ids)}")
     for name, diff_id in zip(entry.layers, config.diff_ids, strict=True):
         span = archive.span(name)
-        layer = _descriptor(path, span, diff_id)
+        layer = _descriptor(archive, span, diff_id)
         layers.append(layer)
         members[layer.digest] = span
     top, documents = manifest_document(entry.config, layers)
-    return archive, entry, top, documents, members
+    return entry, top, documents, members
 
 
-def _descriptor(path: Path, span: Span, diff_id: Digest) -> Descriptor:
+def _descriptor(archive: Archive, span: Span, diff_id: Digest) -> Descriptor:
     """A layer's descriptor: plain ones are named by their diff ID, compressed ones have to be read."""
-    fd = open_regular(path)
+    fd = open_regular(archive.path)
     try:
         kind = sniff(os.pread(fd, min(MAGIC_LENGTH, span.size), span.offset))
         if kind not in ("none", "gzip", "zstd"):
-            raise Corrupt(f"{path}: a layer is compressed with {kind}, which images are not")
+            raise Corrupt(f"{archive.name}: a layer is compressed with {kind}, which images are not")
         digest = diff_id if kind == "none" else hash_span(fd, span)
     finally:
         os.close(fd)
@@ -119,13 +130,13 @@ def entries(archive: Archive) -> tuple[Entry, ...]:
     if "repositories" in archive:
         return _from_repositories(archive)
     raise Corrupt(
-        f"archive {archive.path} has neither manifest.json nor repositories",
+        f"archive {archive.name} has neither manifest.json nor repositories",
         hint="it is not what docker save writes; OCI layouts are oci-archive:PATH",
     )
 
 
 def _from_manifest(archive: Archive) -> tuple[Entry, ...]:
-    what = f"{archive.path}, manifest.json"
+    what = f"{archive.name}, manifest.json"
     configs: dict[str, bytes] = {}  # one configuration for a thousand images is read, and kept, once
     found = []
     for number, item in enumerate(
@@ -146,7 +157,7 @@ def _from_manifest(archive: Archive) -> tuple[Entry, ...]:
 
 def _from_repositories(archive: Archive) -> tuple[Entry, ...]:
     """Docker 1.0 to 1.9: ``repositories`` names each tag's top layer, and each layer its parent."""
-    what = f"{archive.path}, repositories"
+    what = f"{archive.name}, repositories"
     table = load(archive.read("repositories", DOCUMENT_LIMIT), what)
     named: dict[str, list[str]] = {}
     for repository in table:
@@ -171,9 +182,9 @@ class _Chains:
         layer = top
         while layer:
             if layer in chain:
-                raise Corrupt(f"{self._archive.path}: layer {shown(layer, 80)} is its own ancestor")
+                raise Corrupt(f"{self._archive.name}: layer {shown(layer, 80)} is its own ancestor")
             chain[layer] = self._step(layer)
-            _check_count(len(chain), str(self._archive.path))
+            _check_count(len(chain), str(self._archive.name))
             layer = chain[layer].parent
         members = tuple(f"{one}/layer.tar" for one in reversed(chain))
         diff_ids = [self._diff_id(member) for member in members]
@@ -181,7 +192,7 @@ class _Chains:
 
     def _step(self, layer: str) -> V1Image:
         if layer not in self._steps:
-            what = f"{self._archive.path}, {shown(layer, 80)}/json"
+            what = f"{self._archive.name}, {shown(layer, 80)}/json"
             data = self._archive.read(f"{layer}/json", DOCUMENT_LIMIT)
             self._steps[layer] = parse_v1(load(data, what), what)
         return self._steps[layer]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import stat
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
@@ -14,10 +15,11 @@ from mesocosm.images.archive import Archive, Span, chunks, read_span
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import IMAGE_NAME, REF_NAME, Descriptor, Index, parse_document
 from mesocosm.images.foreign import shown
+from mesocosm.images.plain_files import PlainFile, PlainFiles
 from mesocosm.images.platform import Platform
 from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference, parse_docker_name
-from mesocosm.images.stores.base import Document, Found, Shelf, Store, fetching
+from mesocosm.images.stores.base import Document, Found, Shelf, Store, StoreContext, fetching
 from mesocosm.images.stores.resolve import platforms_of, resolve
 from mesocosm.images.strict import DOCUMENT_LIMIT, Fields, load
 from mesocosm.images.transfer import in_thread
@@ -27,16 +29,21 @@ LOOKED_INTO: Final = 1000
 
 
 class Layout:
-    """Files of a layout: ``name`` to where its bytes are, in a directory or within an archive."""
+    """Files of a layout: ``name`` to where its bytes are, in a directory or within an archive.
 
-    def __init__(self, path: Path) -> None:
+    ``path`` is what a person calls it.
+    """
+
+    def __init__(self, path: Path, file: PlainFile | None) -> None:
+        """``file``: the archive's bytes, None for a directory."""
         self.path = path
-        self._archive = None if path.is_dir() else Archive.open(path)
+        self._file = file  # whose bytes are there as long as this
+        self._archive = None if file is None else Archive.open(file.path, name=path)
 
     def locate(self, name: str) -> tuple[Path, Span]:
         """Return the file that holds the bytes of ``name``, and where in it; blocking."""
         if self._archive is not None:
-            return self.path, self._archive.span(name)
+            return self._archive.path, self._archive.span(name)
         file = self.path / name
         try:
             status = file.lstat()
@@ -70,11 +77,15 @@ class OciStore(Store):
     name = "oci"
     transports = frozenset({"oci", "oci-archive"})
 
+    def __init__(self, context: StoreContext) -> None:
+        super().__init__(context)
+        self._files = PlainFiles(context.blobs)
+
     async def discover(
         self, reference: Reference, platform: Platform, *, etag: str | None = None, report: Report = silent
     ) -> Found | None:
         """As `Store.discover`; a layout has no ETag: reading its index is the check."""
-        layout = await in_thread(open_layout, reference)
+        layout = await self._layout(reference)
         chosen = await in_thread(_choose, layout, reference)
 
         async def read(descriptor: Descriptor) -> bytes:
@@ -87,18 +98,27 @@ class OciStore(Store):
 
     async def shelf(self, reference: Reference) -> Shelf:
         """As `Store.shelf`: the layout."""
-        return await in_thread(_LayoutShelf, await in_thread(open_layout, reference))
+        return await in_thread(_LayoutShelf, await self._layout(reference))
 
     async def platforms(self, reference: Reference) -> tuple[Platform, ...]:
         """As `Store.platforms`."""
 
+        layout = await self._layout(reference)
+
         def look() -> tuple[Platform, ...]:
-            layout = open_layout(reference)
             chosen = _choose(layout, reference)
             return platforms_of(Document(chosen, layout.read(layout.blob(chosen.digest))), reference.familiar)
 
         found: tuple[Platform, ...] = await in_thread(look)
         return found
+
+    async def close(self) -> None:
+        """As `Store.close`."""
+        self._files.close()
+
+    async def _layout(self, reference: Reference) -> Layout:
+        stopped = threading.Event()
+        return await in_thread(open_layout, reference, self._files, stopped, stop=stopped.set)
 
 
 class _LayoutShelf:
@@ -137,14 +157,14 @@ def index_of(layout: Layout) -> Index:
     return index
 
 
-def open_layout(reference: Reference) -> Layout:
-    """Open and check the layout that a reference names; blocking."""
+def open_layout(reference: Reference, files: PlainFiles, stopped: threading.Event) -> Layout:
+    """Open and check the layout that a reference names; blocking, ended early by ``stopped``."""
     path = Path(reference.path).resolve()
     if not path.exists():
         raise NotFound(f"{reference}: no such file or directory")
     if reference.transport == "oci-archive" and path.is_dir():
         raise InvalidConfig(f"{reference}: that is a directory", hint=f"write oci:{reference.path}")
-    layout = Layout(path)
+    layout = Layout(path, None if path.is_dir() else files.get(path, stopped))
     marker = Fields(load(layout.read("oci-layout"), f"{path}, oci-layout"), "oci-layout", ())
     version = marker.text("imageLayoutVersion")
     if version is None or not version.startswith("1."):
