@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from fixtures.gnupg import Gnupg, gnupg
-from mesocosm.errors import Corrupt, Denied, Exhausted, InvalidConfig, MesocosmError, NotFound
+from mesocosm.errors import Corrupt, Denied, Exhausted, InvalidConfig, MesocosmError, NotFound, Unavailable
 from mesocosm.images.appc.discovery import Template, filled, parse_page
 from mesocosm.images.progress import Progress
 from mesocosm.images.provisioner import Provisioner
@@ -65,6 +65,24 @@ class Site:
     def needs(self, *names: str) -> list[dict[str, object]]:
         """A list of dependencies."""
         return [{"imageName": f"{self.host}/{name}", "labels": LABELS} for name in names]
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        ("appc:nowhere.invalid/app:1.0", "web server nowhere.invalid: no address for "),
+        ("tarball:https://nowhere.invalid/root.tar", "web server nowhere.invalid: no address for "),
+        (
+            "tarball:https://127.0.0.1:1/root.tar",
+            "web server 127.0.0.1:1 (https://127.0.0.1:1) cannot be reached",
+        ),
+    ],
+)
+async def test_a_server_that_is_not_there_is_no_registry(reference: str, words: str, tmp_path: Path) -> None:
+    async with opened(tmp_path) as provisioner:
+        with pytest.raises(Unavailable) as caught:
+            await provisioner.pull(reference)
+    assert words in str(caught.value) and "registry" not in str(caught.value)
 
 
 def listener() -> socket.socket:

@@ -141,7 +141,7 @@ class Web:
         if origin not in self._transports:
             endpoint = endpoint_of(url, self._hosts)
             made = Transport(
-                url.authority,
+                _server(url),
                 endpoint,
                 None,
                 limits=self._limits,
@@ -166,8 +166,7 @@ def _progress(url: URL, download: Download, *, finished: bool = False) -> Progre
 
 def endpoint_of(url: URL, hosts: HostsConfig) -> Endpoint:
     """Return how the server of a URL is reached; Denied for plain http where nobody allowed it (G-05)."""
-    name = url.host_subcomponent or ""
-    name = name if url.is_default_port() else f"{name}:{url.port}"
+    name = _server(url)
     configured = endpoints_of(name, hosts)[-1]
     if url.scheme == "http" and not configured.base.startswith("http://"):
         raise Denied(
@@ -177,6 +176,12 @@ def endpoint_of(url: URL, hosts: HostsConfig) -> Endpoint:
     return msgspec.structs.replace(
         configured, base=f"{url.scheme}://{url.authority}", override_path=True, mirrored=""
     )
+
+
+def _server(url: URL) -> str:
+    """``host[:port]``, as people and directories of certs.d name it."""
+    host = url.host_subcomponent or ""
+    return host if url.is_default_port() else f"{host}:{url.port}"
 
 
 def _parse(text: str) -> URL:
@@ -214,11 +219,15 @@ def _named(url: str) -> Iterator[None]:
     try:
         yield
     except MesocosmError as error:
-        host = URL(url, encoded=True).authority
-        message = error.message
-        for word in (f"registry {host} ", "the registry "):
-            message = message.replace(word, word.replace("registry", "server"))
+        host = _server(URL(url, encoded=True))
+        message = _of_server(error.message, host)
         if message == error.message:
             raise
         hint = None if error.hint is None or "mesocosm login" in error.hint else error.hint
-        raise type(error)(message, hint=hint) from error
+        raise type(error)(message, hint=hint and _of_server(hint, host)) from error
+
+
+def _of_server(text: str, host: str) -> str:
+    for word in (f"registry {host}", "the registry "):
+        text = text.replace(word, word.replace("registry", "web server"))
+    return text
