@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,10 +13,13 @@ from crash import invariants
 from malicious_registry import MaliciousRegistry, truncate
 from mesocosm.errors import MesocosmError
 from mesocosm.images.digest import Digest
+from mesocosm.images.documents import Descriptor
+from mesocosm.images.layers.store import Form
+from mesocosm.images.progress import Phase, Progress
 from mesocosm.images.registry import client
 from mesocosm.images.registry.limits import Limits
-from provisions import image_of, opened
-from registry_fixtures import sha256
+from provisions import docker_archive, image_of, opened, pack
+from registry_fixtures import OCI_LAYER, sha256, write_layout
 from tarballs import file
 
 IMAGE = image_of([[file(b"data", os.urandom(300_000))]])
@@ -100,3 +104,56 @@ async def test_a_layer_that_came_before_its_blob_did(
         assert not partial.exists()
         assert blobs.has(LAYER) == (change is _whole)
         assert invariants.broken(tmp_path / "state/images") == []
+
+
+@pytest.mark.parametrize("family", ["oci", "oci-archive", "docker-archive"])
+async def test_of_an_archive_on_this_host_nothing_stays(family: str, tmp_path: Path) -> None:
+    """What failed or was given up in the middle is copied anew: there is nothing to save by keeping it."""
+    image = image_of([[file(b"data", os.urandom(8 << 20))]])
+    path = tmp_path / "image"
+    if family == "docker-archive":
+        docker_archive(image, path)
+    elif family == "oci-archive":
+        pack(write_layout(image, tmp_path / "layout"), path)
+    else:
+        write_layout(image, path)
+    async with opened(tmp_path) as provisioner:
+        ingest = provisioner.store.root / "ingest"
+        held: list[str] = []
+
+        def give_up(progress: Progress) -> None:
+            if progress.phase is Phase.DOWNLOAD and 1 << 20 < progress.done < (progress.total or 0):
+                held.extend(one.name for one in ingest.glob("sha256-*") if one.stat().st_size)
+                pulling.cancel()
+
+        pulling = asyncio.ensure_future(provisioner.pull(f"{family}:{path}", progress=give_up))
+        with pytest.raises(asyncio.CancelledError):
+            await pulling
+        assert held and list(ingest.iterdir()) == []
+        assert (await provisioner.pull(f"{family}:{path}")).complete
+
+
+async def test_a_layer_given_up_before_its_first_byte_leaves_no_lock(tmp_path: Path) -> None:
+    """A cancel comes while what a crash left of the layer is being removed."""
+
+    async def never(*_: object, **__: object) -> None:
+        pytest.fail("the blob was fetched")
+
+    async with opened(tmp_path) as provisioner:
+        layers, ingest = provisioner.store.layers, provisioner.store.root / "ingest"
+        descriptor = Descriptor(media_type=OCI_LAYER, digest=LAYER, size=len(IMAGE.layers[0]))
+        work = asyncio.ensure_future(layers.ingest(descriptor, LAYER, Form.TREE, never))
+        await asyncio.sleep(0)
+        assert [one.name for one in ingest.iterdir()] == [f"layer-{LAYER.hex}.tree.lock"]
+        work.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await work
+        assert list(ingest.iterdir()) == []
+
+
+async def test_the_lock_of_a_layer_goes_with_what_a_crash_left_of_it(tmp_path: Path) -> None:
+    async with opened(tmp_path) as provisioner:
+        left = provisioner.store.root / f"ingest/layer-{LAYER.hex}.tree"
+        (left / "root").mkdir(parents=True)
+        provisioner.store.layers.empty_trash()
+        assert list(left.parent.iterdir()) == []

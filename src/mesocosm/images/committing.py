@@ -167,7 +167,7 @@ def found_of(store: ImageStore, draft: Draft, packed: Packed, spool: Path, reque
         config=parse_config(config, what=_WHAT),
         documents=(Document(top, documents[top.digest]), Document(described, config)),
         source=f"committed on {below.manifest.digest}",
-        fetch=fetching(opened),
+        fetch=fetching(opened, resume=False),
         names=request.names,
     )
 

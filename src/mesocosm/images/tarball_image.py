@@ -41,5 +41,5 @@ def image_of(path: Path, platform: Platform, runtime: Mapping[str, Json], messag
         config=parse_config(config, what="the image to be made"),
         documents=(Document(top, documents[top.digest]), Document(descriptor, config)),
         source="imported",
-        fetch=fetching(opened),
+        fetch=fetching(opened, resume=False),
     )

@@ -75,6 +75,7 @@ async def fetch(
     sink: SinkFactory = Discard,
     report: Report = silent,
     keep: bool = True,
+    resume: bool = True,
 ) -> None:
     """Have the blob in ``store`` and its bytes run through one sink, fetching only what is missing.
 
@@ -82,17 +83,18 @@ async def fetch(
     when the first fails or dies, the next goes on from where it stopped.  Nothing is published, and
     ``Sink.finish`` not called, before digest and size are right.  Bytes that an earlier run left and that
     turn out wrong are fetched anew, once.  Raises Corrupt, Exhausted, and whatever ``source`` and the sink
-    raise.  A cancel and a source that fails keep the partial file.  Without ``keep`` the blob is not stored:
-    then whoever comes second fetches again, so the caller must already hold a lock of its own on the outcome.
+    raise.  A cancel and a source that fails keep the partial file for the next try, but not without
+    ``resume``.  Without ``keep`` the blob is not stored: then whoever comes second fetches again, so the
+    caller must already hold a lock of its own on the outcome.
     """
     if descriptor.data is not None:
         await in_thread(store.put, descriptor.data, descriptor.digest)
-    await _have(store, descriptor.digest, descriptor.size, source, sink, report, keep)
+    await _have(store, descriptor.digest, descriptor.size, source, sink, report, keep, resume)
 
 
 async def fetch_unsized(store: BlobStore, digest: Digest, source: Source, *, report: Report = silent) -> int:
     """As `fetch`, for a blob whose size nobody told; ``source`` has to bound it.  Returns its bytes."""
-    await _have(store, digest, None, source, Discard, report, keep=True)
+    await _have(store, digest, None, source, Discard, report, keep=True, resume=True)
     return store.size(digest) or 0
 
 
@@ -104,6 +106,7 @@ async def _have(
     sink: SinkFactory,
     report: Report,
     keep: bool,
+    resume: bool,
 ) -> None:
     while True:
         if store.has(digest, size):
@@ -116,8 +119,13 @@ async def _have(
         if ingest is None:
             continue
         with ingest:
-            if await _resumable(ingest, source, sink, report):
-                return None
+            try:
+                if await _resumable(ingest, source, sink, report):
+                    return None
+            except BaseException:
+                if not resume and not ingest.resumed:
+                    ingest.discard()
+                raise
 
 
 def settle(store: BlobStore, descriptor: Descriptor) -> None:

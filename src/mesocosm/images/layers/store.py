@@ -190,9 +190,11 @@ class LayerStore:
         ingest = self._root / "ingest"
         for name in os.listdir(ingest):  # noqa: PTH208
             if name.startswith("layer-") and not name.endswith(".lock"):
-                with durable.locked(ingest / f"{name}.lock", wait=False) as mine:
+                lock = ingest / f"{name}.lock"
+                with durable.locked(lock, wait=False) as mine:
                     if mine:
                         discard(ingest / name)
+                        lock.unlink(missing_ok=True)
         sweep(ingest)
         _remove_directories(self._root / "trash")
 
@@ -201,8 +203,8 @@ class LayerStore:
         """Hold the lock on the layer's making, and yield a path for it where nothing is; blocking."""
         staging, lock = self._staging(diff_id, form)
         with durable.locked(lock):
-            discard(staging)
             try:
+                discard(staging)
                 yield staging
             finally:
                 discard(staging)
@@ -215,8 +217,8 @@ class LayerStore:
         while True:
             with durable.locked(lock, wait=False) as mine:
                 if mine:
-                    await in_thread(discard, staging)
                     try:
+                        await in_thread(discard, staging)
                         yield staging
                     finally:
                         lock.unlink(missing_ok=True)

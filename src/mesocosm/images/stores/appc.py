@@ -85,7 +85,7 @@ class AppcStore(Store):
             documents,
             msgspec.structs.replace(reference, digest=None),
             platform,
-            fetch=fetching(_Layers(rendered).open),
+            fetch=fetching(_Layers(rendered).open, resume=False),
             source=aci.name,
             etag=discovered.etag if discovered is not None else None,
         )

@@ -63,14 +63,14 @@ class Fetch(Protocol):
     ) -> None: ...
 
 
-def fetching(opened: Open) -> Fetch:
-    """Make a `Fetch` of something that opens blobs."""
+def fetching(opened: Open, *, resume: bool = True) -> Fetch:
+    """Make a `Fetch` of something that opens blobs; without ``resume`` a failure leaves nothing of a blob."""
 
     async def run(
         blobs: BlobStore, descriptor: Descriptor, *, sink: SinkFactory, report: Report, keep: bool
     ) -> None:
         source = functools.partial(opened, descriptor)
-        await transfer.fetch(blobs, descriptor, source, sink=sink, report=report, keep=keep)
+        await transfer.fetch(blobs, descriptor, source, sink=sink, report=report, keep=keep, resume=resume)
 
     return run
 

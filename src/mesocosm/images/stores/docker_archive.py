@@ -68,7 +68,7 @@ class DockerArchiveStore(Store):
             async for chunk in chunks(file.path, members[descriptor.digest], offset):
                 yield chunk
 
-        fetch = fetching(opened)
+        fetch = fetching(opened, resume=False)
         found = await resolve_made(top, documents, reference, platform, fetch=fetch, source=str(path))
         return msgspec.structs.replace(found, names=tuple(map(parse_docker_name, entry.names)))
 

@@ -46,7 +46,7 @@ class ErofsStore(Store):
                 yield chunk
 
         unpinned = msgspec.structs.replace(reference, digest=None)
-        fetch = fetching(opened)
+        fetch = fetching(opened, resume=False)
         return await resolve_made(top, documents, unpinned, platform, fetch=fetch, source=str(path))
 
 

@@ -94,7 +94,9 @@ class OciStore(Store):
 
         top = Document(chosen, await read(chosen))
         source = str(layout.path)
-        return await resolve(top, read, reference, platform, fetch=fetching(layout.chunks), source=source)
+        return await resolve(
+            top, read, reference, platform, fetch=fetching(layout.chunks, resume=False), source=source
+        )
 
     async def shelf(self, reference: Reference) -> Shelf:
         """As `Store.shelf`: the layout."""
@@ -128,7 +130,7 @@ class _LayoutShelf:
         self._layout = layout
         self._tags: dict[str, Descriptor] = {}
         self._referring: dict[Digest, list[Descriptor]] = {}
-        self.fetch = fetching(layout.chunks)
+        self.fetch = fetching(layout.chunks, resume=False)
         for entry in index_of(layout).manifests[:LOOKED_INTO]:
             self._tags[entry.annotations.get(REF_NAME, "")] = entry
             with contextlib.suppress(MesocosmError):

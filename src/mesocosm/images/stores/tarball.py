@@ -95,7 +95,7 @@ async def _image(path: Path, reference: Reference, platform: Platform, came: Fet
         documents,
         msgspec.structs.replace(reference, digest=None),
         platform,
-        fetch=fetching(opened),
+        fetch=fetching(opened, resume=False),
         source=reference.path if reference.is_url else str(path),
         etag=came.validator if came else None,
     )
