@@ -8,6 +8,7 @@ finds.  Removing what is in the trash needs no lock.
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -143,7 +144,7 @@ class Collector:
                 swept = self._sweep(needed, frozenset(doomed))
                 reason = self._reason(one, limits, swept.size - plan.size)
                 plan = msgspec.structs.replace(swept, reasons=(*plan.reasons, reason))
-        return msgspec.structs.replace(plan, held=self._held(needed))
+        return msgspec.structs.replace(plan, held=self._held(needed, limits, excess - plan.size))
 
     def make_room(self, limits: Limits, stopped: Callable[[], bool]) -> Plan:
         """Remove images until the marks are kept, or until ``stopped``; the lock is held for one at a time.
@@ -203,9 +204,15 @@ class Collector:
         names = sorted(parse_reference(name).familiar for name in one.names)
         return Reason(", ".join(names) or one.image.digest, freed, f"{unused} {why}")
 
-    def _held(self, needed: Needed) -> tuple[Held, ...]:
-        images = (image.digest for image in self._store.catalogue.images())
-        return tuple(Held(digest, needed.owners[digest]) for digest in images if digest in needed.owners)
+    def _held(self, needed: Needed, limits: Limits, lacking: int) -> tuple[Held, ...]:
+        """Images that would go: those that are too old, and all while ``lacking`` bytes are still to go."""
+        oldest = time.time() - limits.age if limits.age is not None else -math.inf
+        last_used = self._store.catalogue.last_used
+        return tuple(
+            Held(image.digest, needed.owners[image.digest])
+            for image in self._store.catalogue.images()
+            if image.digest in needed.owners and (lacking > 0 or last_used(image.digest) < oldest)
+        )
 
     def remove(self, digests: Iterable[str]) -> Plan:
         """Remove these images, unless a lease holds them, and what only they needed."""
@@ -232,7 +239,10 @@ class Collector:
                 limits, [image for image in free if image.digest not in doomed], needed, doomed
             )
         plan = self._sweep(needed, frozenset(doomed))
-        return plan if limits is None else msgspec.structs.replace(plan, held=self._held(needed))
+        if limits is None:
+            return plan
+        held = self._held(needed, limits, self._excess(limits) - plan.size)
+        return msgspec.structs.replace(plan, held=held)
 
     def _beyond(
         self, limits: Limits, images: list[ImageRecord], needed: Needed, doomed: set[str]
