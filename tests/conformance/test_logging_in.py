@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fixtures.registry import Registry
-from mesocosm.errors import Denied, InvalidConfig, NotFound
+from malicious_registry import Fault, MaliciousRegistry, status
+from mesocosm.errors import Denied, InvalidConfig, NotFound, Unavailable
 from mesocosm.images.provisioner import Provisioner
 from mesocosm.images.registry.credentials import Credentials
 from provisions import paths_of
@@ -45,6 +46,47 @@ async def test_what_is_no_registry_is_refused(tmp_path: Path) -> None:
     ) as images:
         with pytest.raises(InvalidConfig, match="is not a registry"):
             await images.remote.login("a b", "me", "secret")
+
+
+async def test_a_registry_that_asks_for_nothing_has_checked_nothing(tmp_path: Path) -> None:
+    """As docker does, what was given is kept; and who asked is told that nobody has looked at it."""
+    kept = tmp_path / "config.json"
+    with Registry(tmp_path / "registry") as registry:
+        async with Provisioner.open(paths_of(tmp_path), credentials=Credentials([kept])) as images:
+            assert await images.remote.login(registry.host, "me", "anything") is False
+        assert registry.host in kept.read_text()
+    with Registry(tmp_path / "guarded", user="me", password="secret") as registry:
+        async with Provisioner.open(paths_of(tmp_path), credentials=Credentials([kept])) as images:
+            assert await images.remote.login(registry.host, "me", "secret") is True
+
+
+PAGE = b"<!doctype html><title>Welcome</title>"
+
+
+@pytest.mark.parametrize(
+    ("answer", "taken"),
+    [
+        (status(200, body=PAGE), False),
+        (status(200, body=PAGE * 3000), False),
+        (status(200, body=b"OK"), False),
+        (status(404, body=PAGE), False),
+        (status(200, body=b""), True),
+        (status(200, body=b"{}\n"), True),
+        (status(200, {"Docker-Distribution-Api-Version": "registry/2.0"}, PAGE), True),
+    ],
+    ids=["page", "large page", "word", "not found", "nothing", "JSON", "header"],
+)
+async def test_a_web_server_is_no_registry(answer: Fault, taken: bool, tmp_path: Path) -> None:
+    kept = tmp_path / "config.json"
+    async with MaliciousRegistry() as server:
+        server.always("/v2/", answer)
+        async with Provisioner.open(paths_of(tmp_path), credentials=Credentials([kept])) as images:
+            if taken:
+                assert await images.remote.login(server.host, "me", "anything") is False
+            else:
+                with pytest.raises(Unavailable, match=f"^{server.host} .*regist"):
+                    await images.remote.login(server.host, "me", "anything")
+    assert kept.exists() is taken
 
 
 async def test_where_credentials_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,12 @@ def decoded(text: str) -> Any:  # noqa: ANN401
 # --- registries -----------------------------------------------------------------------------------------
 
 
+def test_a_login_that_nobody_looked_at_is_told(mesocosm: CommandLine, registry: Registry) -> None:
+    done = piped(mesocosm, b"anything", "login", "-u", USER, "--password-stdin", registry.host)
+    told = f"mesocosm: {registry.host} asks for no credentials; these are kept, but nobody has checked them\n"
+    assert (done.returncode, done.stderr.decode()) == (0, told)
+
+
 def test_login_push_pull_logout(two: CommandLine, locked: Registry) -> None:
     """Credentials are tried before they are kept, kept 0600, used, forgotten; and said nowhere."""
     config = two.root.parent / ".docker" / "config.json"
@@ -107,6 +113,7 @@ def test_login_push_pull_logout(two: CommandLine, locked: Registry) -> None:
         two, f"{PASSWORD}\n".encode(), "--debug", "login", "-u", USER, "--password-stdin", locked.host
     )
     assert right.returncode == 0, right.stderr
+    assert f"mesocosm: {locked.host} knows you now" in right.stderr.decode()
     assert stat.S_IMODE(config.stat().st_mode) == 0o600
     assert list(decoded(config.read_text())["auths"]) == [locked.host]
 

@@ -84,20 +84,22 @@ class Remote:
         else:
             raise InvalidConfig(f"{name} says no tag", hint=f"write {name}:TAG or {name}@DIGEST")
 
-    async def login(self, registry: str, username: str, password: str) -> None:
+    async def login(self, registry: str, username: str, password: str) -> bool:
         """Try credentials at ``registry`` (``HOST[:PORT]``) and keep them where docker does, for whoever runs
         as this user: by its credential helper, else in its file.
 
-        A user ``<token>`` has an identity token for a password.  Raises Denied where they are not taken; then
-        nothing is kept.
+        A user ``<token>`` has an identity token for a password.  Returns whether the registry asked for
+        credentials: else they are kept untried.  Raises Denied where they are not taken, Unavailable where it
+        is no registry; then nothing is kept.
         """
         from mesocosm.images.registry.auth import Credential  # the HTTP library takes long to import
         from mesocosm.images.registry.session import login, registry_name
 
         name, by_token = registry_name(registry), username == "<token>"
         credential = Credential(identity_token=password) if by_token else Credential(username, password)
-        await login(name, credential, self._keeper(), hosts=self._families.context.hosts)
+        asked = await login(name, credential, self._keeper(), hosts=self._families.context.hosts)
         self._forget(name)
+        return asked
 
     async def logout(self, registry: str) -> None:
         """Forget what `login` kept for ``registry``.  Raises NotFound where nothing is kept."""

@@ -108,6 +108,7 @@ class Authenticator:
         self._clock = clock
         self._basic = False
         self._given = False
+        self._asked = False
         self._tokens: dict[str, _Token] = {}
         self._refresh = credential.identity_token if credential else ""
         self._offline = offline
@@ -116,6 +117,11 @@ class Authenticator:
     def identity_token(self) -> str:
         """The refresh token to be used from now on: the last that a token server gave, else the one known."""
         return self._refresh
+
+    @property
+    def asked(self) -> bool:
+        """Whether the server has wanted to know who asks."""
+        return self._asked
 
     def header(self, scope: str) -> str | None:
         """Return the ``Authorization`` value to send for ``scope``, None for none."""
@@ -137,6 +143,7 @@ class Authenticator:
         Returns the token request to carry out, or None when the next :meth:`header` is already another one.
         Raises Denied when the server wants what cannot be given.
         """
+        self._asked = True
         offered = {one.scheme: one for one in challenges}
         for step in ESCALATES[level]:
             if step == "bearer" and "bearer" in offered and self._given_token():

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar, runtime_checkable
 
 import msgspec
 
-from mesocosm.errors import Exhausted, InvalidConfig, MesocosmError, NotFound, Unsupported
+from mesocosm.errors import Exhausted, InvalidConfig, MesocosmError, NotFound, Unavailable, Unsupported
 from mesocosm.images import transfer
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.digest import Digest, verify
@@ -31,6 +31,7 @@ from mesocosm.images.registry.limits import Limits
 from mesocosm.images.registry.manifests import ManifestReply, Resolved, check_names, pull_scope
 from mesocosm.images.registry.throttle import Throttle
 from mesocosm.images.registry.transport import Renew, Reply, Transport
+from mesocosm.images.strict import load
 from mesocosm.images.transfer import Sink, SinkFactory
 
 Result = TypeVar("Result")
@@ -51,6 +52,15 @@ class CredentialKeeper(CredentialSource, Protocol):
     """A source that also keeps the identity tokens which token servers give in place of those it knows."""
 
     async def renew(self, registry: str, repository: str, old: str, new: str) -> bool: ...
+
+
+class LoggedIn(msgspec.Struct, frozen=True):
+    """What came of a login: whether the registry ``asked`` for credentials, and so looked at them, and the
+    identity token to keep in place of a password, empty where none was given.
+    """
+
+    asked: bool
+    identity_token: str
 
 
 class RegistryClient:
@@ -127,16 +137,25 @@ class RegistryClient:
 
     async def ping(self) -> None:
         """Check that the registry speaks the protocol and takes our credentials."""
-        transport = self._origin
-        await transport.call("GET", transport.url(""), scope="", what="API version 2", most=64 << 10)
+        await self._version()
 
-    async def log_in(self) -> str:
-        """As `ping`; return the identity token to keep in place of a password, empty where none is given.
+    async def log_in(self) -> LoggedIn:
+        """Have the registry look at our credentials.  Only a client opened with ``offline`` asks for a token.
 
-        Only a client opened with ``offline`` asks for one.
+        Raises Denied when it refuses them, Unavailable also for a server that is no registry.
         """
-        await self.ping()
-        return self._origin.identity_token
+        hint = "check its name and port"
+        try:
+            reply = await self._version()
+        except (NotFound, Exhausted) as error:
+            raise Unavailable(f"{self.registry} is no registry: {error.message}", hint=hint) from error
+        if not self._origin.asked and not _is_of_registry(reply):
+            raise Unavailable(f"{self.registry} answers as a web server, not as a registry", hint=hint)
+        return LoggedIn(self._origin.asked, self._origin.identity_token)
+
+    async def _version(self) -> Reply:
+        transport = self._origin
+        return await transport.call("GET", transport.url(""), scope="", what="API version 2", most=64 << 10)
 
     async def resolve(self, repository: str, reference: str, *, etag: str = "") -> Resolved | None:
         """Return what ``reference`` (tag or digest) stands for, without fetching it; None when ``etag``
@@ -356,6 +375,18 @@ def _renewal(credentials: CredentialSource | None, name: str, repository: str) -
     if not isinstance(credentials, CredentialKeeper):
         return None
     return functools.partial(credentials.renew, name, repository)
+
+
+def _is_of_registry(reply: Reply) -> bool:
+    """Whether an answer to ``GET /v2/`` is one: by docker's header, else by what is in it, which is nothing
+    or a JSON object (distribution spec, "Determining Support", says the status alone).
+    """
+    if "Docker-Distribution-Api-Version" in reply.headers or not reply.body.strip():
+        return True
+    with contextlib.suppress(MesocosmError):
+        load(reply.body, "version")
+        return True
+    return False
 
 
 def _name_of(endpoint: Endpoint, registry: str) -> str:

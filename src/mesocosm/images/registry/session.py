@@ -28,18 +28,21 @@ class OneCredential:
 
 async def login(
     registry: str, credential: Credential, keeper: Credentials, *, hosts: HostsConfig | None = None
-) -> None:
+) -> bool:
     """Have the registry (``host[:port]``, see `registry_name`) take the credential, then keep it.
 
-    Where its token server gives an identity token, that is kept in place of the password.  Raises Denied when
-    it does not take it, Unavailable when it does not answer; then nothing is kept.
+    Where its token server gives an identity token, that is kept in place of the password.  Returns whether
+    the registry asked for credentials: one that does not has not looked at them, and they are kept as docker
+    does.  Raises Denied when it does not take them, Unavailable when it does not answer or is none; then
+    nothing is kept.
     """
     source = OneCredential(registry, credential)
     async with await RegistryClient.open(registry, hosts=hosts, credentials=source, offline=True) as client:
-        token = await client.log_in()
-    if token:
-        credential = msgspec.structs.replace(credential, password="", identity_token=token)
+        done = await client.log_in()
+    if done.identity_token:
+        credential = msgspec.structs.replace(credential, password="", identity_token=done.identity_token)
     await keeper.login(registry, credential)
+    return done.asked
 
 
 def registry_name(text: str) -> str:

@@ -113,6 +113,11 @@ class Transport:
         """The refresh token that the token server gave; empty when there is none."""
         return self._auth.identity_token
 
+    @property
+    def asked(self) -> bool:
+        """Whether the server has wanted credentials, and so looked at ours."""
+        return self._auth.asked
+
     def url(self, path: str) -> URL:
         """Return the URL of an API path such as ``library/debian/tags/list``."""
         return self.for_mirror(URL(f"{self.endpoint.api}/{path}", encoded=True))

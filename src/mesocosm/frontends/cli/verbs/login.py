@@ -60,8 +60,11 @@ async def _login(ctx: click.Context, name: str, credential: Credential) -> None:
     from mesocosm.images.registry.session import login  # noqa: PLC0415
     from mesocosm.images.stores.docker import own_credentials  # noqa: PLC0415
 
-    await login(name, credential, own_credentials())
-    click.echo(f"mesocosm: {name} knows you now", err=True)
+    asked = await login(name, credential, own_credentials())
+    told = (
+        "knows you now" if asked else "asks for no credentials; these are kept, but nobody has checked them"
+    )
+    click.echo(f"mesocosm: {name} {told}", err=True)
 
 
 @contextlib.contextmanager
