@@ -28,7 +28,15 @@ import msgspec
 
 from mesocosm import durable, trace
 from mesocosm.engine import Engine
-from mesocosm.errors import Corrupt, InvalidConfig, LaunchError, MesocosmError, NotFound, WrongState
+from mesocosm.errors import (
+    Corrupt,
+    InvalidConfig,
+    LaunchError,
+    MesocosmError,
+    NotFound,
+    Unavailable,
+    WrongState,
+)
 from mesocosm.explanation import Explanation, explain
 from mesocosm.guard import watch_over
 from mesocosm.images.progress import Report as ProgressReport
@@ -87,8 +95,10 @@ class Containerizer(Looking, RootFiles):
         does, with what to do about it.
         """
         paths = Paths(Path(os.path.abspath(root)), Path(os.path.abspath(runtime)))  # noqa: PTH100
-        for directory in (paths.containers, paths.running):
-            durable.private_directory(directory)
+        durable.private_directory(paths.running)
+        with contextlib.suppress(Unavailable):  # a root that is mounted read-only can be looked at
+            durable.require_writable(paths.root)
+            durable.private_directory(paths.containers)
         async with (
             Launcher.open(runtime=paths.runtime) as launcher,
             Provisioner.open(paths, progress=progress) as provisioner,
@@ -129,6 +139,7 @@ class Containerizer(Looking, RootFiles):
         between fork and exec that fails raises LaunchError (GAP-44).
         """
         container = container or ContainerID.generate()
+        durable.require_writable(self.paths.containers)
         async with self._engine.locked(container, create=True):
             intent = Intent(id=container, config=config, boot_id=boot_id(), created_at=time.time())
             record = self._engine.records.create(intent)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mesocosm import trace
-from mesocosm.errors import Corrupt
+from mesocosm.errors import Corrupt, Unavailable
 
 SIZE_LIMIT = 8 << 20
 
@@ -51,6 +51,20 @@ def _replace(path: Path, data: bytes, mode: int, settle: Callable[[int], None] |
         with contextlib.suppress(OSError):
             os.unlink(temporary)  # noqa: PTH108
         raise
+
+
+def require_writable(path: Path) -> None:
+    """Raise Unavailable where ``path``, or what there is above it, is on a read-only mount (statvfs(3))."""
+    try:
+        flags = os.statvfs(path).f_flag
+    except FileNotFoundError:
+        return require_writable(path.parent)
+    if flags & os.ST_RDONLY:
+        raise Unavailable(
+            f"cannot write in {path}: Read-only file system",
+            hint="what is there can be looked at; mount it writable for more",
+        )
+    return None
 
 
 def private_directory(path: Path) -> None:
@@ -124,4 +138,4 @@ def _is_file(descriptor: int, path: Path) -> bool:
     return (named.st_dev, named.st_ino) == (held.st_dev, held.st_ino)
 
 
-__all__ = ["locked", "private_directory", "read", "replace", "sync", "write"]
+__all__ = ["locked", "private_directory", "read", "replace", "require_writable", "sync", "write"]

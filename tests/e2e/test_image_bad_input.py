@@ -175,6 +175,30 @@ def test_a_store_that_cannot_be_written(mesocosm: CommandLine, here: Path) -> No
     assert len(isolated(look, flags=syscalls.CLONE_NEWNS)) == 4
 
 
+@pytest.mark.parametrize("used", [False, True], ids=["without containers", "with containers"])
+def test_a_root_that_cannot_be_written(used: bool, mesocosm: CommandLine, here: Path) -> None:
+    """What only looks works; what would write says what to do, and leaves nothing to be mended."""
+    if used:
+        (mesocosm.root / "containers").mkdir(mode=0o700)
+
+    def look() -> tuple[list[str], list[str]]:
+        root = str(mesocosm.root)
+        fd = mounts.clone_tree(root)
+        mounts.set_attributes(fd, mounts.ATTRIBUTES["ro"])
+        mounts.attach(fd, os.open(root, os.O_PATH))
+        refused = "Read-only file system .*mount it writable"
+        assert mesocosm("run", "--rm", NAME, "true").status == 125
+        told = [mesocosm(*line.split()).refused(refused) for line in (f"rmi {NAME}", "image prune -f")]
+        told += [mesocosm(verb, NAME, "true").err for verb in ("run", "create")]
+        shown = [mesocosm("explain", NAME, "true"), mesocosm("ps", "-a"), mesocosm("images")]
+        return told, [one.err for one in shown if one.accepted()]
+
+    told, complaints = isolated(look, flags=syscalls.CLONE_NEWNS)
+    assert all("Read-only file system" in one and "mount it writable" in one for one in told), told
+    assert complaints == ["", "", ""]
+    assert os.listdir(mesocosm.runtime / "containers") == []
+
+
 WORDS = {
     "pull": "pull -q oci:layout",
     "load": "load -q -i docker.tar",
