@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -394,6 +395,23 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
     path.chmod(stat.S_IMODE(status.st_mode))
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_verify_tells_what_is_here_in_another_form(mesocosm: CommandLine, tmp_path: Path) -> None:
+    """Made ready as directory trees on a host that mounts EROFS files: nothing is absent, and it starts."""
+    path = f"oci:{write_layout(ONE, tmp_path / 'layout')}"
+    mesocosm("pull", "-q", "--backend", "overlay", path).accepted()
+    images = mesocosm.root / "images"
+    assert os.listdir(images / "layers") == []
+    sound = mesocosm("image", "verify", path).accepted()
+    assert re.fullmatch(rf"{path}: sound \(\d+ blobs and layers\); (.*)\n", sound)
+    assert sound.endswith("; 2 layers only as directory trees: made anew when it is started here\n")
+    (finding,) = decoded(mesocosm("image", "verify", "--format", "json", path).accepted())
+    assert (finding["absent"], set(finding["only_as"].values())) == ([], {"tree"})
+    gone = next((images / "trees").iterdir())
+    shutil.rmtree(gone)
+    only = mesocosm("image", "verify", "--check-only", path)
+    assert (only.status, only.out) == (1, f"{path}: absent sha256:{gone.name}: still so\n")
 
 
 def test_flipped_bits_are_found_and_brought_back(

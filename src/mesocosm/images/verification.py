@@ -20,12 +20,14 @@ from mesocosm.images.leases import CONTAINER
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What was found: ``damaged`` names each blob and layer whose bytes are others, ``absent`` what is not
-    there.
+    there.  ``only_as`` tells of layers that are there, and not in the form that this host's backend takes, in
+    which they are (`Form`); one is made anew when it is needed.
     """
 
     checked: int
     damaged: tuple[str, ...]
     absent: tuple[str, ...]
+    only_as: dict[str, str] = {}
 
     @property
     def sound(self) -> bool:
@@ -40,12 +42,12 @@ class Verification:
         self._store = store
 
     def image(self, image: ImageRecord, form: Form) -> Verdict:
-        """Check an image's documents, the blobs of it that are kept, and its layers; those in ``form``
-        have to be there.
+        """Check an image's documents, the blobs of it that are kept, and its layers in every form there is;
+        ``form`` is the one that is wanted.
 
         A merge that is not there is not amiss: it is made when it is needed.
         """
-        checked, damaged, absent = 0, [], []
+        checked, damaged, absent, only_as = 0, [], [], {}
         blobs = [Digest.parse(layer.digest) for layer in image.layers]
         for digest in (*image.kept, *blobs):
             if digest in blobs and not self._store.blobs.has(digest):
@@ -59,15 +61,18 @@ class Verification:
                 absent.append(str(digest))
         for diff_id in dict.fromkeys(image.diff_ids):
             checked += 1
-            if not self._store.layers.has(diff_id, form):
+            forms = [one for one in Form if self._has(diff_id, one)]
+            if not forms:
                 absent.append(str(diff_id))
-            if not all(self.layer_is_sound(diff_id, one) for one in Form if self._has(diff_id, one)):
+            elif form not in forms:
+                only_as[str(diff_id)] = str(forms[0])
+            if not all(self.layer_is_sound(diff_id, one) for one in forms):
                 damaged.append(str(diff_id))
         if image.merge is not None and self._store.layers.has(image.merge, Form.MERGED):
             checked += 1
             if not self.layer_is_sound(image.merge, Form.MERGED):
                 damaged.append(str(image.merge))
-        return Verdict(checked=checked, damaged=tuple(damaged), absent=tuple(absent))
+        return Verdict(checked=checked, damaged=tuple(damaged), absent=tuple(absent), only_as=only_as)
 
     def _has(self, diff_id: Digest, form: Form) -> bool:
         return self._store.layers.has(diff_id, form)

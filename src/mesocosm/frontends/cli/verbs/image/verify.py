@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Final
 
 import click
 import msgspec
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
     """What was found of one image: ``checked`` blobs and layers; digests of what was ``damaged`` or
-    ``absent``, and of what still is (``left``); ``failure`` says why it could not be brought back.
+    ``absent``, and of what still is (``left``); ``only_as``: layers in another form than is wanted here, by
+    digest; ``failure`` says why it could not be brought back.
     """
 
     image: str
@@ -34,6 +36,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     damaged: tuple[str, ...]
     absent: tuple[str, ...]
     left: tuple[str, ...]
+    only_as: dict[str, str] = {}
     failure: str = ""
 
 
@@ -103,15 +106,26 @@ async def _examine(
         damaged=verdict.damaged,
         absent=verdict.absent,
         left=(*remains.damaged, *remains.absent),
+        only_as=remains.only_as,
         failure=failure,
     )
+
+
+_FORMS: Final = {"tree": ("a directory tree", "directory trees"), "erofs": ("an EROFS file", "EROFS files")}
+
+
+def _forms(found: Finding) -> str:
+    """What a start here would make anew, because another backend made what is here."""
+    kinds = Counter(found.only_as.values())
+    told = [f"{count(number, 'layer')} only as {_FORMS[form][number > 1]}" for form, number in kinds.items()]
+    return f"; {', '.join(told)}: made anew when it is started here" if told else ""
 
 
 def _tell(found: Finding, *, quiet: bool) -> None:
     words = count(found.checked, "blob or layer").replace("blob or layers", "blobs and layers")
     if not found.damaged and not found.absent:
         if not quiet:
-            click.echo(f"{found.image}: sound ({words})")
+            click.echo(f"{found.image}: sound ({words}){_forms(found)}")
         return
     for word, digests in (("damaged", found.damaged), ("absent", found.absent)):
         for digest in digests:
