@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from fixtures.authority import Authority
 from fixtures.gnupg import Gnupg, gnupg
 from mesocosm.errors import Corrupt, Denied, Exhausted, InvalidConfig, MesocosmError, NotFound, Unavailable
 from mesocosm.images.appc.discovery import Template, filled, parse_page
 from mesocosm.images.progress import Progress
 from mesocosm.images.provisioner import Provisioner
+from mesocosm.images.registry.hosts import HostsConfig
 from provisions import new_id, opened, paths_of, shown
 from registry_fixtures import sha256
 from tarballs import archive, directory, file
@@ -85,28 +87,29 @@ async def test_a_server_that_is_not_there_is_no_registry(reference: str, words: 
     assert words in str(caught.value) and "registry" not in str(caught.value)
 
 
-def listener() -> socket.socket:
-    """A socket on port 80 of a loopback address that nobody else uses."""
+def listener(port: int) -> socket.socket:
+    """A socket on that port of a loopback address that nobody else uses."""
     while True:
         address = f"127.{random.randint(1, 254)}.{random.randint(0, 254)}.{random.randint(1, 254)}"
         try:
-            return socket.create_server((address, 80))
+            return socket.create_server((address, port))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 raise
 
 
 @asynccontextmanager
-async def site() -> AsyncIterator[Site]:
-    """A site, serving."""
+async def site(authority: Authority | None = None) -> AsyncIterator[Site]:
+    """A site, serving; by https where there is an authority to vouch for it."""
     made = Site()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", made.answer)
     runner = web.AppRunner(app, shutdown_timeout=0.1, access_log=None)
     await runner.setup()
-    bound = listener()
+    bound = listener(443 if authority else 80)
     made.host = bound.getsockname()[0]
-    await web.SockSite(runner, bound).start()
+    secured = authority.issue("site", made.host).server_context() if authority else None
+    await web.SockSite(runner, bound, ssl_context=secured).start()
     try:
         yield made
     finally:
@@ -289,3 +292,36 @@ def test_pages_are_read_within_bounds() -> None:
     assert parse_page(b"<meta x=y>" * 100 + b'<meta name="ac-discovery" content="a b">').images == ()
     assert filled("{name}-{version}", {"name": "{version}", "version": "1"}) == "{version}-1"
     assert filled("{name}-{nope}", {"name": "a"}) is None
+
+
+@pytest.mark.parametrize("way", ["simple", "meta"])
+async def test_over_tls(way: str, tmp_path: Path) -> None:
+    """Pages, images and what they depend on come from a server that the host's configuration vouches for."""
+    authority = Authority(tmp_path / "authority")
+    async with site(authority) as server:
+        server.add("base", path="/elsewhere/base.aci" if way == "meta" else "")
+        server.add("top", dependencies=server.needs("base"))
+        if way == "meta":
+            template = f"https://{server.host}/elsewhere/base.aci"
+            server.files["/base"] = (
+                f'<meta name="ac-discovery" content="{server.host}/base {template}">'.encode()
+            )
+        directory_of = tmp_path / "certs.d" / server.host
+        directory_of.mkdir(parents=True)
+        described = directory_of / "hosts.toml"
+        hosts = HostsConfig(certs_dirs=(tmp_path / "certs.d",))
+        reference = f"appc:{server.host}/top:1.0"
+        described.write_text(f'server = "https://{server.host}"\n')
+        async with Provisioner.open(paths_of(tmp_path), hosts=hosts) as provisioner:
+            with pytest.raises(Denied, match="is not trusted"):
+                await provisioner.pull(reference)
+            assert server.seen == [] and list(provisioner.store.layers.list()) == []
+        described.write_text(f'server = "https://{server.host}"\nca = "{authority.root.certificate}"\n')
+        async with Provisioner.open(paths_of(tmp_path), hosts=hosts) as provisioner:
+            image = await provisioner.pull(reference)
+            provision = await provisioner.provision(new_id(), reference, pull="never", scratch=tmp_path / "s")
+            with shown(provision.root, tmp_path / "root") as root:
+                assert {path.name for path in root.iterdir()} == {"base", "top"}
+            assert (await provisioner.pull(reference)).digest == image.digest
+            for owner in provisioner.store.leases.owners("container-"):
+                provisioner.store.leases.drop(owner)
