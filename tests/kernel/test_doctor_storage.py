@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.command import run
 from mesocosm.doctor import storage
 from mesocosm.doctor.finding import Finding
 from mesocosm.errors import Unsupported
@@ -71,3 +72,17 @@ def test_loop_devices_are_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert found["erofs files"].status == "ok" and found["backend"].message.startswith("erofs")
     assert found["erofs mounts"].status == "warning"
     assert found["erofs mounts"].message == "through a loop device for each layer: block device required"
+    assert "erofs reads" not in found  # they are the loop driver's
+
+
+def test_a_file_system_may_need_loop_devices_too(tmp_path: Path) -> None:
+    """tmpfs has no files that the kernel would mount, whatever its version."""
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    run("mount", "-t", "tmpfs", "tmpfs", folder)
+    try:
+        found = findings(paths_of(folder))
+    finally:
+        run("umount", folder)
+    assert found["erofs files"].status == "ok" and found["backend"].message.startswith("erofs")
+    assert found["erofs mounts"].status == "warning" and "ext4, xfs or btrfs" in found["erofs mounts"].fix

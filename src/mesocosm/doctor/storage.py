@@ -97,8 +97,10 @@ def _backends(paths: Paths) -> Iterator[Finding]:
         erofs = _erofs(ErofsBackend(BackendContext(mounts=layers, trial=trial, top=trial / "top")))
         yield erofs
         if erofs.status == "ok":
-            yield _file_mounts(trial)
-            yield _direct_reads(trial)
+            by_file = _file_mounts(trial)
+            yield by_file
+            if by_file.status == "ok":
+                yield _direct_reads(trial)
     able = {"erofs": erofs.status == "ok", "overlay": overlay.status == "ok", "copy": True}
     yield _backend(paths, layers, next(name for name in PREFERENCE if able[name]))
     with _trial_directory(paths.root) as trial:
@@ -123,7 +125,8 @@ def _file_mounts(trial: Path) -> Finding:
         lambda: os.close(trial_layer(trial, mount_files)),
         good="from the files themselves",
         without="through a loop device for each layer",
-        fix="run Linux 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE",
+        fix="run Linux 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE; put the state directory on ext4, "
+        "xfs or btrfs",
         required=False,
     )
 
