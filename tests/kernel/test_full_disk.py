@@ -33,9 +33,10 @@ def small_disk(where: Path, size: int) -> Iterator[Path]:
         mounts.detach(str(where))
 
 
-def layout(folder: Path, size: int) -> str:
-    """An image that cannot be compressed."""
-    return f"oci:{write_layout(image_of([[file(b'data', os.urandom(size))]]), folder)}"
+def layout(folder: Path, size: int, *, compressible: bool = False) -> str:
+    """An image that cannot be compressed, or is small until it is unpacked."""
+    data = os.urandom(1 << 10) * (size >> 10) if compressible else os.urandom(size)
+    return f"oci:{write_layout(image_of([[file(b'data', data)]]), folder)}"
 
 
 @pytest.mark.parametrize("backend", ["erofs", "overlay"])
@@ -70,13 +71,17 @@ async def test_i09_a_bound_is_no_reason_to_collect(tmp_path: Path) -> None:
         assert not list((tmp_path / "state/images/ingest").iterdir())
 
 
-async def test_q06_garbage_makes_room(tmp_path: Path) -> None:
-    """What nobody names is collected once; then the same pull goes through."""
-    old, new = layout(tmp_path / "old", 4 * MIB), layout(tmp_path / "new", 4 * MIB)
+@pytest.mark.parametrize("backend", ["erofs", "overlay"])
+@pytest.mark.parametrize("where", ["blob", "layer"])
+async def test_q06_garbage_makes_room(where: str, backend: str, tmp_path: Path) -> None:
+    """What nobody names is collected once, whatever did not fit; then the same pull goes through."""
+    old = layout(tmp_path / "old", 4 * MIB)
+    large = {"blob": (4 * MIB, False), "layer": (7 * MIB, True)}[where]
+    new = layout(tmp_path / "new", large[0], compressible=large[1])
     with small_disk(tmp_path / "disk", 14 * MIB) as disk:
         async with opened(disk) as provisioner:
-            first = await provisioner.pull(old)
+            first = await provisioner.pull(old, backend=backend)
             reference = first.references[0]
             provisioner.store.catalogue.unname(reference)
-            second = await provisioner.pull(new)
+            second = await provisioner.pull(new, backend=backend)
             assert [image.digest for image in await provisioner.images()] == [second.digest]

@@ -34,7 +34,7 @@ from mesocosm.images.platform import Platform
 from mesocosm.images.progress import Phase, Progress, Report
 from mesocosm.images.reference import Reference
 from mesocosm.images.side_by_side import side_by_side
-from mesocosm.images.store_faults import store_faults
+from mesocosm.images.store_faults import is_full, store_faults
 from mesocosm.images.stores.base import Found, Outline
 from mesocosm.images.stores.resolve import require_pinned
 from mesocosm.images.transfer import in_thread
@@ -266,7 +266,7 @@ class Puller:
                 with store_faults(self._store.root):
                     result = await work(lease)
             except Exhausted as error:
-                if not isinstance(error.__cause__, OSError) or not await self._collection.make_room():
+                if not is_full(error) or not await self._collection.make_room():
                     raise
                 with store_faults(self._store.root):
                     result = await work(lease)

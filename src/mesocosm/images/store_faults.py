@@ -32,3 +32,11 @@ def store_faults(root: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM):
             raise Denied(f"images in {root} are not accessible: {error}", hint="run as root") from error
         raise
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a full disk is what an error comes from, however often it was given other words."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__
+    return isinstance(cause, OSError) and cause.errno in FULL
