@@ -71,6 +71,24 @@ async def test_g13_anything_else_is_not(fault: str, tmp_path: Path) -> None:
         assert not list((tmp_path / "state/images/layers").iterdir())
 
 
+async def test_g13_who_is_rejected_by_name_is_not_asked(tmp_path: Path) -> None:
+    """Neither what the name stands for, nor which platforms there are: a registry would see who asks."""
+    policy = write_policy(tmp_path, 'default = "reject"')
+    async with MaliciousRegistry() as registry:
+        registry.add(IMAGE, "a/b", "latest")
+        name = f"{registry.host}/a/b"
+        async with Provisioner.open(paths_of(tmp_path), policy=policy) as provisioner:
+            for work in (provisioner.pull, provisioner.pull_all):
+                with pytest.raises(Denied, match="is rejected by policy"):
+                    await work(name)
+            with pytest.raises(Denied, match="is rejected by policy"):
+                await provisioner.provision(new_id(), name, pull="newer", scratch=tmp_path / "s")
+            assert registry.seen == []
+            write_policy(tmp_path, 'default = "accept"')
+            assert (await provisioner.pull(name)).digest == IMAGE.digest
+            assert registry.seen != []
+
+
 async def test_a_rule_made_later_stops_the_next_start(tmp_path: Path) -> None:
     """Before every start, not only before the fetch: an image that is here is judged by today's policy."""
     layout = f"oci:{write_layout(IMAGE, tmp_path / 'layout')}"

@@ -77,6 +77,7 @@ class Exchange(Parts):
             offered = await self.platforms(reference)
         else:
             named = canonical(reference)
+            await self._admission.before_asking(named)
             offered = [str(one) for one in await self._families.store(named).platforms(named)]
         found = [
             await self.pull(reference, policy=policy, platform=one, backend=backend, progress=progress)

@@ -117,6 +117,7 @@ class Puller:
                 hint="pull it again, without --pull never",
             )
         else:
+            await self._admission.before_asking(wanted.reference)
             there = await again(self._families, wanted.reference, image, report)
             if there is None:
                 raise NotFound(
@@ -184,6 +185,7 @@ class Puller:
         return Pulled(image, ref)
 
     async def _ask(self, wanted: Wanted, known: Pulled | None, report: Report) -> Found | Outline | None:
+        await self._admission.before_asking(wanted.reference)
         etag = known.ref.etag if known else None
         store = self._families.store(wanted.reference)
         found = await store.discover(wanted.reference, wanted.platform, etag=etag, report=report)

@@ -55,6 +55,10 @@ class Admission:
         self._store = store
         self._families = families
 
+    async def before_asking(self, reference: Reference) -> None:
+        """Raise Denied when the name alone is rejected: its source is not asked, and sees no credentials."""
+        self._require_accepted(await in_thread(policy.load, self._path), reference)
+
     async def before_fetch(self, reference: Reference, found: Found | Outline) -> None:
         """Raise Denied when the image may not be fetched; keeps the proof of a signature.
 
