@@ -139,13 +139,16 @@ class Cgroup:
 
     def create(self) -> bool:
         """Make the directory; False when it is there already.  The one above must exist."""
-        try:
-            os.mkdir(self.path)  # noqa: PTH102
-        except FileExistsError:
-            if not self.exists():
-                raise  # an interface file of the cgroup above has this name
-            return False
-        return True
+        while True:
+            try:
+                os.mkdir(self.path)  # noqa: PTH102
+            except FileExistsError:
+                if self.exists():
+                    return False
+                if os.path.lexists(self.path):
+                    raise  # an interface file of the cgroup above has this name
+            else:
+                return True
 
     def remove(self) -> None:
         """Remove this cgroup and all below it.  EBUSY while a process lives in one; no error when it is

@@ -30,6 +30,9 @@ TREE = "tree"
 _ATTEMPTS = 16
 """At moving processes away while new ones are born."""
 
+CREATIONS = 100
+"""Attempts at a container's cgroups: each fails only where somebody removes our parent in that moment."""
+
 _SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*", re.ASCII)
 
@@ -125,10 +128,21 @@ class CgroupTree:
             serving = self._serving(controller)
             hierarchies[serving.mount_point] = serving
         for hierarchy in hierarchies.values():
-            if hierarchy.version == 2:
-                self._create_v2(hierarchy, container, wanted)
+            self._create_in(hierarchy, container, wanted)
+
+    def _create_in(self, hierarchy: Hierarchy, container: str, controllers: Sequence[str]) -> None:
+        """Begin again where our parent cgroup goes meanwhile: who destroys the last container removes it."""
+        for attempt in range(1, CREATIONS + 1):
+            try:
+                if hierarchy.version == 2:
+                    self._create_v2(hierarchy, container, controllers)
+                else:
+                    self._create_v1(hierarchy, container)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENODEV) or attempt == CREATIONS:
+                    raise
             else:
-                self._create_v1(hierarchy, container)
+                return
 
     def join_targets(self, container: str) -> JoinTargets:
         """Where a process of the container has to go: into each of its cgroups that exists."""
