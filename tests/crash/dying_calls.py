@@ -27,6 +27,9 @@ DONE, REFUSED, BROKEN = 0, 3, 4
 """Exit statuses of a life: it went well; it ended with an error of ours; with any other."""
 
 
+OWN_FILES = ("/scratch/upper/changed", "/images.toml")
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """``number`` of the call with the fault (0: none), all ``calls``, the wait ``status``, last ``words``."""
 
@@ -36,9 +39,19 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     words: str
 
     @property
+    def own(self) -> bool:
+        """Whether what failed was a file that the life writes in the place of a container, or an operator."""
+        met = self._call.file if self._call is not None else ""
+        return any(met.endswith(one) or f"{one}'" in self.words for one in OWN_FILES)
+
+    @property
+    def _call(self) -> Call | None:
+        return self.calls[self.number - 1] if 0 < self.number <= len(self.calls) else None
+
+    @property
     def at(self) -> str:
         """The call with the fault, for people."""
-        call = self.calls[self.number - 1] if 0 < self.number <= len(self.calls) else None
+        call = self._call
         return f"call {self.number} ({call.name} {call.file})" if call else f"call {self.number}"
 
 

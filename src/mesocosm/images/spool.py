@@ -7,7 +7,6 @@ They lie in ``ingest/`` and are flock-held, so what a crash leaves of them is sw
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import secrets
@@ -22,6 +21,7 @@ from mesocosm.images.archive import open_regular
 from mesocosm.images.blobs import BlobStore, write_all
 from mesocosm.images.decompress import MAGIC_LENGTH, Decompressor, sniff
 from mesocosm.images.limits import DEFAULT_LIMITS
+from mesocosm.images.store_faults import store_faults
 from mesocosm.images.transfer import in_thread
 
 _PIECE = 1 << 20
@@ -36,17 +36,13 @@ class Spool:
 
     def __init__(self, fd: int, path: Path) -> None:
         self._fd = fd
+        self._root = path.parent.parent
         self.path = path
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append; raises Exhausted on a full disk."""
-        try:
+        """Append; raises Exhausted on a full disk, Unavailable on one that fails."""
+        with store_faults(self._root):
             write_all(self._fd, data)
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                raise
-            message = f"no space left for images in {self.path.parent.parent}"
-            raise Exhausted(message, hint="free space there, or remove images with mesocosm rmi") from error
 
 
 @contextlib.contextmanager
@@ -54,7 +50,8 @@ def spooling(blobs: BlobStore) -> Iterator[Spool]:
     """A new, empty spool; gone when the context is left.  Blocking."""
     while True:
         path = blobs.root / "ingest" / f"spool-{secrets.token_hex(8)}"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with store_faults(blobs.root):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)
             if not os.fstat(fd).st_nlink:
