@@ -95,20 +95,19 @@ class CosignKeys:
         return signed_statement.refusal(signature.statement, signatures.TYPE, reference, digest, exact=False)
 
 
-class KeyBundles:
-    """``cosign sign --key`` as cosign 3 does it: bundles, which refer to the image in its registry.
+class _Bundles:
+    """Sigstore's bundles, which refer to the image in its registry.
 
-    They sign a digest and no name, so a key that signs for several repositories signs for each of them.
+    They sign a digest and no name, so whoever signs for several repositories signs for each of them.
     """
 
-    kind = "cosign-bundle"
-
-    def __init__(self, keys: tuple[signatures.PublicKey, ...]) -> None:
-        self._keys = keys
+    def __init__(self, predicates: frozenset[str]) -> None:
+        """``predicates`` are what a bundle may say to be about."""
+        self._predicates = predicates
 
     async def offered(self, store: Store, reference: Reference, digest: Digest) -> tuple[Signature, ...]:
         """As `Witness.offered`.  What is no bundle says in its statement why it cannot count."""
-        found = await store.bundles(reference, digest, frozenset({APPROVAL}))
+        found = await store.bundles(reference, digest, self._predicates)
         return tuple(Signature(one.flaw.encode(), one.bundle) for one in found)
 
     def refusal(self, signature: Signature, reference: Reference, digest: Digest) -> str | None:
@@ -116,7 +115,23 @@ class KeyBundles:
         del reference
         if not signature.signature:
             return signature.statement.decode()
-        return key_bundles.refusal(signature.signature, self._keys, digest)
+        return self._judge(signature.signature, digest)
+
+    def _judge(self, bundle: bytes, digest: Digest) -> str | None:
+        raise NotImplementedError
+
+
+class KeyBundles(_Bundles):
+    """``cosign sign --key`` as cosign 3 does it."""
+
+    kind = "cosign-bundle"
+
+    def __init__(self, keys: tuple[signatures.PublicKey, ...]) -> None:
+        super().__init__(frozenset({APPROVAL}))
+        self._keys = keys
+
+    def _judge(self, bundle: bytes, digest: Digest) -> str | None:
+        return key_bundles.refusal(bundle, self._keys, digest)
 
 
 class GpgKeys:
@@ -186,30 +201,23 @@ class GpgFiles:
         return SignedFile(part.name, refusal=f"its signature does not count: {opened}{offers}")
 
 
-class KeylessSigners:
-    """``cosign sign`` without a key: sigstore's bundles, which refer to the image in its registry.
-
-    They sign a digest and no name, so whoever signs for several repositories signs for each of them.
-    """
+class KeylessSigners(_Bundles):
+    """``cosign sign`` without a key."""
 
     kind = "sigstore"
 
     def __init__(self, signers: tuple[Keyless, ...], rule: Rule) -> None:
+        super().__init__(frozenset(text for one in rule.sigstore for text in one.predicates))
         self._signers = signers
-        self._predicates = frozenset(text for one in rule.sigstore for text in one.predicates)
 
     async def offered(self, store: Store, reference: Reference, digest: Digest) -> tuple[Signature, ...]:
-        """As `Witness.offered`.  What is no bundle says in its statement why it cannot count."""
-        found = await store.bundles(reference, digest, self._predicates)
+        """As `Witness.offered`; signatures of the older form say that they cannot count."""
+        found = await super().offered(store, reference, digest)
         if not found and await store.signatures(reference, digest):
             return (Signature(OLD_FORM.encode(), b""),)
-        return tuple(Signature(one.flaw.encode(), one.bundle) for one in found)
+        return found
 
-    def refusal(self, signature: Signature, reference: Reference, digest: Digest) -> str | None:
-        """As `Witness.refusal`."""
-        del reference
-        if not signature.signature:
-            return signature.statement.decode()
-        refusals = [signer.refusal(signature.signature, digest) for signer in self._signers]
+    def _judge(self, bundle: bytes, digest: Digest) -> str | None:
+        refusals = [signer.refusal(bundle, digest) for signer in self._signers]
         said = [one for one in refusals if one is not None]
         return "; ".join(dict.fromkeys(said)) if len(said) == len(refusals) else None
