@@ -119,16 +119,16 @@ class Metadata:
             inline = node.size % self._block
         else:
             inline = len(node.tail)
-        if inline and size + inline <= self._block and node.chunks is None:
-            node.layout = fmt.FLAT_INLINE
-            size += inline
-        elif node.chunks is not None:
+        if node.chunks is not None:
             node.layout = fmt.CHUNK_BASED
             size += 4 * len(node.chunks)
+        elif inline and size + inline <= self._block:
+            node.layout = fmt.FLAT_INLINE
+            size += inline
         else:
             node.layout = fmt.FLAT_PLAIN
         node.nid = (self._room(size) - self.start) // fmt.SLOT
-        return (node.children is not None or inline > 0) and self._outside(node) > 0
+        return self._outside(node) > 0
 
     def _room(self, size: int) -> int:
         """Return an offset with ``size`` bytes within one block, or at a block's start when it needs more.
@@ -172,18 +172,15 @@ class Metadata:
 
     def _write_inodes(self, some: list[Node]) -> None:
         at = self._file.position
-        start = self.start
         pieces = []
         for node in some:
-            offset = start + node.nid * fmt.SLOT
+            offset = self.start + node.nid * fmt.SLOT
             if offset != at:
                 pieces.append(bytes(offset - at))
-            plain = node.children is None and node.chunks is None and not node.packed
-            tail = node.tail if plain and node.layout == fmt.FLAT_INLINE else self._behind(node)
-            pieces.append(self._head(node))
-            if tail:
-                pieces.append(tail)
-            at = offset + fmt.INODE_SIZE + len(tail)
+            head, tail = self._head(node), self._behind(node)
+            pieces.append(head)
+            pieces.append(tail)
+            at = offset + len(head) + len(tail)
         self._file.append(b"".join(pieces))
 
     def _head(self, node: Node) -> bytes:
@@ -191,7 +188,7 @@ class Metadata:
         links = node.names
         if node.children is not None:
             links = 2 + sum(child.children is not None for child in node.children.values())
-        return _pack_inode(
+        return fmt.INODE.pack(
             1 | node.layout << 1,
             fmt.xattr_count(node.packed) if node.packed else 0,
             node.mode,
@@ -230,7 +227,6 @@ class Metadata:
 
 _KINDS = {mode >> 12: kind for mode, kind in fmt.FILE_TYPES.items()}
 _NUMBER = operator.attrgetter("nid")
-_pack_inode = fmt.INODE.pack
 
 
 def _all_xattrs(node: Node) -> fmt.Xattrs:

@@ -155,9 +155,7 @@ def parse_header(block: bytes) -> TarEntry:
     """Return what a member's 512-byte header says; Corrupt unless its fields are well-formed."""
     name, owned, size, time, checksum, flag = _FIELDS.unpack_from(block)
     check_sum(block, checksum)
-    path = name.rstrip(b"\0")
-    if b"\0" in path or block[345]:
-        path = _prefixed(block)
+    path = _prefixed(block, text(name, "name")) if block[345] else text(name, "name")
     link = text(block[157:257], "link name") if block[157] else b""
     mode, uid, gid = _mode_and_owners(owned)
     entry = TarEntry(path, flag, mode, uid, gid, number(size, "size"), _time(time), link)
@@ -184,10 +182,9 @@ def _time(field: bytes) -> int:
     return bounded(number(field, "time"), -MAX_SECONDS, MAX_SECONDS, "time") * 1_000_000_000
 
 
-def _prefixed(block: bytes) -> bytes:
+def _prefixed(block: bytes, name: bytes) -> bytes:
     """The name behind its prefix; v7 has none, GNU keeps times and sparse maps in its place."""
-    name = text(block[:100], "name")
-    if not block[345] or block[257:263] != b"ustar\0":
+    if block[257:263] != b"ustar\0":
         return name
     end = 476 if block[508:512] == b"tar\0" else 500
     return text(block[345:end], "name prefix") + b"/" + name
