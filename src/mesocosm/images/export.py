@@ -62,14 +62,6 @@ def save(blobs: BlobStore, exports: Sequence[Export], put: Put) -> None:
     put(bytes(2 * BLOCK))
 
 
-def full_name(name: Reference) -> str:
-    """``docker.io/library/debian:12``: what every reader understands alike.
-
-    Of ``debian:12`` docker makes docker.io's image, podman one of ``localhost``.
-    """
-    return f"{name.name}:{name.tag}"
-
-
 def _blobs(exports: Sequence[Export]) -> list[Digest]:
     images = [image for export in exports for image in export.listed.images]
     digests = {digest for image in images for digest in image.documents}
@@ -88,7 +80,7 @@ def _entries(exports: Sequence[Export]) -> list[Json]:
     for export in exports:
         entry = descriptor_json(export.listed.top)
         for name in export.names:
-            annotations: dict[str, Json] = {REF_NAME: name.tag or "latest", IMAGE_NAME: full_name(name)}
+            annotations: dict[str, Json] = {REF_NAME: name.tag or "latest", IMAGE_NAME: name.full_name}
             entries.append({**entry, "annotations": annotations})
         if not export.names:
             entries.append(entry)
@@ -114,7 +106,7 @@ def _docker(export: Export) -> Iterator[dict[str, Json]]:
     images = sorted(export.listed.images, key=lambda image: image.platform != host)
     for number, image in enumerate(images):
         layers: list[Json] = [_path(Digest.parse(layer.digest)) for layer in image.layers]
-        names: list[Json] = [full_name(name) for name in export.names] if number == 0 else []
+        names: list[Json] = [name.full_name for name in export.names] if number == 0 else []
         yield {"Config": _path(Digest.parse(image.image_id)), "RepoTags": names, "Layers": layers}
 
 

@@ -18,7 +18,7 @@ from mesocosm.errors import Corrupt, NotFound
 from mesocosm.images.decompress import Decompressor
 from mesocosm.images.digest import Digest
 from mesocosm.images.erofs.ready import require_archives
-from mesocosm.images.export import Export, Put, full_name, header, member
+from mesocosm.images.export import Export, Put, header, member
 from mesocosm.images.image import Layer
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.layers.store import Form
@@ -48,7 +48,7 @@ def save_docker(store: ImageStore, images: Sequence[Export], put: Put) -> None:
 
 def _entry(export: Export) -> dict[str, Json]:
     layers: list[Json] = [f"{_hex(layer.diff_id)}.tar" for layer in export.image.layers]
-    names: list[Json] = [full_name(name) for name in export.names]
+    names: list[Json] = [name.full_name for name in export.names]
     return {"Config": f"{_hex(export.image.image_id)}.json", "RepoTags": names, "Layers": layers}
 
 

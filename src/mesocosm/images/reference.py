@@ -109,6 +109,14 @@ class Reference(msgspec.Struct, frozen=True):
         return short if _round_trips(short, self) else self.name + self._suffix()
 
     @property
+    def full_name(self) -> str:
+        """``docker.io/library/debian:12``: what every reader of an archive understands alike.
+
+        Of ``debian:12`` docker makes docker.io's image, podman one of ``localhost``.
+        """
+        return f"{self.name}:{self.tag}"
+
+    @property
     def is_url(self) -> bool:
         """Whether ``path`` is an http or https URL (tarball only)."""
         return self.transport == "tarball" and "://" in self.path

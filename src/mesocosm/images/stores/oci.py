@@ -195,11 +195,10 @@ def _named(index: Index, ref: str) -> tuple[Descriptor, ...]:
     if found:
         return found
     try:
-        name = parse_docker_name(ref)
+        name = parse_docker_name(ref).full_name
     except InvalidConfig:
         return ()
-    whole = f"{name.name}:{name.tag}"
-    return tuple(one for one in index.manifests if one.annotations.get(IMAGE_NAME) == whole)
+    return tuple(one for one in index.manifests if one.annotations.get(IMAGE_NAME) == name)
 
 
 def _name(entry: Descriptor) -> str:
