@@ -88,7 +88,7 @@ def test_members_of_formats_are_what_rows_have() -> None:
         (history, history.rows([step], now=NOW)),
         (du, du.rows(USAGE)),
         (diff, diff.rows([change])),
-        (changes, changes.rows([RootChange(path="/x", kind="added")])),
+        (changes, diff.rows([RootChange(path="/x", kind="added")])),
         (commit, [commit.row(Committed(APP))]),
     ]
     for verb, rows in listed:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
 
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.examples import examples
-from mesocosm.frontends.cli.output import Row, format_help, show
-from mesocosm.frontends.cli.verbs.image.diff import LETTERS, line
+from mesocosm.frontends.cli.output import format_help, show
+from mesocosm.frontends.cli.verbs.image.diff import line, rows
 
 if TYPE_CHECKING:
     from mesocosm.root_files import RootChange
@@ -41,8 +39,3 @@ async def command(ctx: click.Context, form: str, container: str) -> None:
         lambda: rows(found),
         found,
     )
-
-
-def rows(changes: Sequence[RootChange]) -> list[Row]:
-    """The changes, for templates."""
-    return [{**msgspec.to_builtins(change), "letter": LETTERS[change.kind][0]} for change in changes]

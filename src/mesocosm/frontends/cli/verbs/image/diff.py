@@ -17,6 +17,7 @@ from mesocosm.frontends.cli.output import Row, format_help, show
 
 if TYPE_CHECKING:
     from mesocosm.images.comparison import Change
+    from mesocosm.root_files import RootChange
 
 LETTERS = {"added": ("A", "good"), "changed": ("C", "notice"), "removed": ("D", "bad")}
 
@@ -55,8 +56,8 @@ async def command(
     )
 
 
-def rows(changes: Sequence[Change]) -> list[Row]:
-    """The changes, for templates."""
+def rows(changes: Sequence[Change | RootChange]) -> list[Row]:
+    """The changes, for templates: of images, or of a container's root."""
     return [{**msgspec.to_builtins(change), "letter": LETTERS[change.kind][0]} for change in changes]
 
 
