@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mesocosm.errors import Corrupt, InvalidConfig, NotFound
+from mesocosm.errors import Corrupt, InvalidConfig
 from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
 from mesocosm.images.reference import Reference, parse_reference
@@ -103,11 +103,10 @@ class Remote:
 
     async def logout(self, registry: str) -> None:
         """Forget what `login` kept for ``registry``.  Raises NotFound where nothing is kept."""
-        from mesocosm.images.registry.session import registry_name
+        from mesocosm.images.registry.session import logout, registry_name
 
         name = registry_name(registry)
-        if not await self._keeper().logout(name):
-            raise NotFound(f"no credentials are kept for {name}")
+        await logout(name, self._keeper())
         self._forget(name)
 
     def _keeper(self) -> Credentials:

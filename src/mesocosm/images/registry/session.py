@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from mesocosm.errors import InvalidConfig
+from mesocosm.errors import InvalidConfig, NotFound
 from mesocosm.images.foreign import shown
 from mesocosm.images.reference import DEFAULT_REGISTRY, Reference
 from mesocosm.images.registry.auth import Credential
@@ -43,6 +43,12 @@ async def login(
         credential = msgspec.structs.replace(credential, password="", identity_token=done.identity_token)
     await keeper.login(registry, credential)
     return done.asked
+
+
+async def logout(registry: str, keeper: Credentials) -> None:
+    """Forget what `login` kept for ``registry`` (``host[:port]``); raises NotFound where nothing is."""
+    if not await keeper.logout(registry):
+        raise NotFound(f"no credentials are kept for {registry}")
 
 
 def registry_name(text: str) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import click
 
-from mesocosm.errors import NotFound
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.examples import examples
 
@@ -20,9 +19,7 @@ from mesocosm.frontends.cli.examples import examples
 async def command(ctx: click.Context, registry: str) -> None:
     """Forget what login kept for REGISTRY (HOST[:PORT], docker.io without it)."""
     del ctx
-    from mesocosm.images.registry.session import registry_name  # noqa: PLC0415
+    from mesocosm.images.registry.session import logout, registry_name  # noqa: PLC0415
     from mesocosm.images.stores.docker import own_credentials  # noqa: PLC0415
 
-    name = registry_name(registry)
-    if not await own_credentials().logout(name):
-        raise NotFound(f"no credentials are kept for {name}")
+    await logout(registry_name(registry), own_credentials())
