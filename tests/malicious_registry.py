@@ -25,6 +25,7 @@ from typing import Self
 
 from aiohttp import web
 
+from mesocosm.images.registry.auth import Credential
 from registry_fixtures import SmallImage, sha256
 
 
@@ -439,3 +440,12 @@ class MaliciousRegistry:
 def basic(user: str, password: str) -> str:
     """Return the header value of Basic authentication."""
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+class Joe:
+    """A source of credentials that has the same for every registry."""
+
+    async def find(self, registry: str, repository: str = "") -> Credential:
+        """As `CredentialSource.find`."""
+        del registry, repository
+        return Credential("joe", "s3cr3t-w0rd")

@@ -16,6 +16,7 @@ from yarl import URL
 from malicious_registry import (
     Answer,
     Fault,
+    Joe,
     MaliciousRegistry,
     change,
     drop,
@@ -31,7 +32,6 @@ from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
 from mesocosm.images.progress import Phase, Progress
 from mesocosm.images.reference import parse_reference
-from mesocosm.images.registry.auth import Credential
 from mesocosm.images.registry.client import RegistryClient
 from mesocosm.images.registry.hosts import HostsConfig, endpoints_of
 from mesocosm.images.registry.limits import Limits
@@ -53,13 +53,6 @@ ONE = Descriptor("application/octet-stream", Digest.of(DATA), len(DATA))
 async def registry() -> AsyncIterator[MaliciousRegistry]:
     async with MaliciousRegistry() as one:
         yield one
-
-
-class Joe:
-    """Credentials for everyone."""
-
-    async def find(self, registry: str, repository: str = "") -> Credential:
-        return Credential("joe", "s3cr3t-w0rd")
 
 
 async def connect(host: str, hosts: HostsConfig = NOWHERE, credentials: Joe | None = None) -> RegistryClient:

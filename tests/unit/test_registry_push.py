@@ -12,6 +12,7 @@ from aiohttp import web
 from malicious_registry import (
     Answer,
     Fault,
+    Joe,
     MaliciousRegistry,
     for_method,
     headers,
@@ -26,7 +27,6 @@ from mesocosm.images import mediatypes
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor
 from mesocosm.images.registry import push
-from mesocosm.images.registry.auth import Credential
 from mesocosm.images.registry.client import RegistryClient
 from mesocosm.images.registry.hosts import HostsConfig
 from mesocosm.images.registry.limits import Limits
@@ -42,13 +42,6 @@ ONE = Descriptor("application/octet-stream", Digest.of(DATA), len(DATA))
 async def registry() -> AsyncIterator[MaliciousRegistry]:
     async with MaliciousRegistry() as one:
         yield one
-
-
-class Joe:
-    """Credentials for everyone."""
-
-    async def find(self, registry: str, repository: str = "") -> Credential:
-        return Credential("joe", "s3cr3t-w0rd")
 
 
 async def connect(registry: MaliciousRegistry, keys: Joe | None = None) -> RegistryClient:
