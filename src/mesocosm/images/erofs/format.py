@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import stat
 import struct
-from typing import NamedTuple
 
 MAGIC = 0xE0F5E1E2
 SUPER_OFFSET = 1024
@@ -100,22 +99,14 @@ def device_number(major: int, minor: int) -> int:
     return (minor & 0xFF) | (major << 8) | ((minor & ~0xFF) << 12)
 
 
-class Directory(NamedTuple):
-    """A directory's names, sorted bytewise with ``.`` and ``..`` among them; where each leads, and its file
-    type.
-    """
-
-    names: list[bytes]
-    nids: list[int]
-    kinds: list[int]
-
-
-def pack_directory(directory: Directory, block_size: int) -> bytes:
-    """Return a directory's content.
+def pack_directory(names: list[bytes], nids: list[int], kinds: list[int], block_size: int) -> bytes:
+    """Return a directory's content: its names, sorted bytewise with ``.`` and ``..`` among them; where each
+    leads, and its file type.
 
     Each block starts with its entries, whose names follow; the last block is as long as it needs to be.
     """
-    names, nids, kinds = directory
+    if _length(names) <= block_size:  # most are of one block
+        return _directory_block(names, nids, kinds)
     starts = _block_starts(names, block_size)
     parts = [slice(start, end) for start, end in itertools.pairwise([*starts, len(names)])]
     blocks = [_directory_block(names[part], nids[part], kinds[part]) for part in parts]
@@ -124,8 +115,6 @@ def pack_directory(directory: Directory, block_size: int) -> bytes:
 
 def _block_starts(names: list[bytes], block_size: int) -> list[int]:
     """Return the index of the first name of each block."""
-    if _length(names) <= block_size:
-        return [0]
     starts, used = [0], 0
     for index, name in enumerate(names):
         cost = DIRENT.size + len(name)
@@ -161,6 +150,9 @@ def unpack_directory(content: bytes, block_size: int) -> list[tuple[bytes, int]]
 
 def directory_size(names: list[bytes], block_size: int) -> int:
     """Return the length of what `pack_directory` makes of these names."""
+    length = _length(names)
+    if length <= block_size:
+        return length
     starts = _block_starts(names, block_size)
     return (len(starts) - 1) * block_size + _length(names[starts[-1] :])
 

@@ -26,6 +26,8 @@ containers.
 _TOGETHER = 512
 """Inodes written at once: fewer, larger pieces."""
 
+_SLOT, _INODE_SIZE = fmt.SLOT, fmt.INODE_SIZE
+
 _FIRST_SLOT = 2
 """Slot of the root directory.  Number 0 would do for the kernel, but readdir(3) skips entries with inode
 number 0.
@@ -119,14 +121,14 @@ class Metadata:
             inline = node.size % self._block
         else:
             inline = len(node.tail)
+        layout = fmt.FLAT_PLAIN
         if node.chunks is not None:
-            node.layout = fmt.CHUNK_BASED
+            layout = fmt.CHUNK_BASED
             size += 4 * len(node.chunks)
         elif inline and size + inline <= self._block:
-            node.layout = fmt.FLAT_INLINE
+            layout = fmt.FLAT_INLINE
             size += inline
-        else:
-            node.layout = fmt.FLAT_PLAIN
+        node.layout = layout
         node.nid = (self._room(size) - self.start) // fmt.SLOT
         return self._outside(node) > 0
 
@@ -135,14 +137,15 @@ class Metadata:
 
         What is left of a block that was passed over is remembered, and filled with later, smaller inodes.
         """
-        gap = self._gap + -self._gap % fmt.SLOT
+        size += -size % fmt.SLOT
+        gap = self._gap
         if gap + size <= self._gap_end:
             self._gap = gap + size
             return gap
-        offset = self._cursor + -self._cursor % fmt.SLOT
+        offset = self._cursor
         left = -offset % self._block
-        if left and size > left:
-            if left > self._gap_end - self._gap:
+        if size > left > 0:
+            if left > self._gap_end - gap:
                 self._gap, self._gap_end = offset, offset + left
             offset += left
         self._cursor = offset + size
@@ -171,23 +174,20 @@ class Metadata:
             self._file.append(bytes(missing))
 
     def _write_inodes(self, some: list[Node]) -> None:
-        at = self._file.position
-        pieces = []
+        at = self._file.position - self.start
+        pieces: list[bytes] = []
         for node in some:
-            offset = self.start + node.nid * fmt.SLOT
-            if offset != at:
-                pieces.append(bytes(offset - at))
-            head, tail = self._head(node), self._behind(node)
-            pieces.append(head)
-            pieces.append(tail)
-            at = offset + len(head) + len(tail)
+            offset = node.nid * _SLOT
+            behind = self._behind(node)
+            pieces += (bytes(offset - at), self._head(node), behind)
+            at = offset + _INODE_SIZE + len(behind)
         self._file.append(b"".join(pieces))
 
     def _head(self, node: Node) -> bytes:
         seconds, nanos = divmod(node.mtime, 1_000_000_000)
         links = node.names
         if node.children is not None:
-            links = 2 + sum(child.children is not None for child in node.children.values())
+            links = 2 + sum([child.children is not None for child in node.children.values()])
         return fmt.INODE.pack(
             1 | node.layout << 1,
             fmt.xattr_count(node.packed) if node.packed else 0,
@@ -216,16 +216,15 @@ class Metadata:
     def _content(self, node: Node) -> bytes:
         if node.children is None:
             return node.tail
-        names, nodes = list(node.children), list(node.children.values())
-        for name, other in ((b".", node), (b"..", self._above.get(id(node), node))):
-            place = bisect.bisect(names, name)
-            names.insert(place, name)
-            nodes.insert(place, other)
+        names = _names(node)
+        nodes = list(node.children.values())
+        nodes.insert(names.index(b"."), node)
+        nodes.insert(names.index(b".."), self._above.get(id(node), node))
         kinds = [_KINDS[each.mode >> 12] for each in nodes]
-        return fmt.pack_directory(fmt.Directory(names, [each.nid for each in nodes], kinds), self._block)
+        return fmt.pack_directory(names, [each.nid for each in nodes], kinds, self._block)
 
 
-_KINDS = {mode >> 12: kind for mode, kind in fmt.FILE_TYPES.items()}
+_KINDS = [fmt.FILE_TYPES.get(kind << 12, 0) for kind in range(16)]
 _NUMBER = operator.attrgetter("nid")
 
 
