@@ -13,7 +13,7 @@ from backports import zstd
 from fuzzing import Dice, amount, cases, changed, judged
 from mesocosm.images.decompress import Decompressor
 from mesocosm.images.limits import Limits
-from mesocosm.images.tar.reader import TarEntry, TarReader
+from mesocosm.images.tar.reader import EntrySink, TarEntry, TarReader
 from tarballs import (
     BLOCK,
     CHARACTER,
@@ -35,7 +35,7 @@ from tarballs import (
 LIMITS = Limits(stream=8 << 20, file=4 << 20, entries=1000)
 
 
-class Deaf:
+class Deaf(EntrySink):
     """Takes members, and looks at nothing but the order of what it is told."""
 
     def __init__(self) -> None:

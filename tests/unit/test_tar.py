@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from mesocosm.errors import Corrupt, Exhausted, MesocosmError
 from mesocosm.images.limits import Limits
 from mesocosm.images.tar.header import nanoseconds, number, parse_records
-from mesocosm.images.tar.reader import HARDLINK, TarEntry, TarReader
+from mesocosm.images.tar.reader import HARDLINK, EntrySink, TarEntry, TarReader
 from tarballs import (
     END,
     Member,
@@ -33,7 +33,7 @@ from tarballs import (
 )
 
 
-class Collector:
+class Collector(EntrySink):
     """Keeps all it is given."""
 
     def __init__(self) -> None:

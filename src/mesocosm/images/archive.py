@@ -19,7 +19,7 @@ from mesocosm.errors import Corrupt, Exhausted, InvalidConfig, NotFound, Unsuppo
 from mesocosm.images.decompress import MAGIC_LENGTH, sniff
 from mesocosm.images.digest import Digest, new_hash
 from mesocosm.images.foreign import shown
-from mesocosm.images.tar.reader import BLOCK, HARDLINK, TarEntry, TarReader
+from mesocosm.images.tar.reader import BLOCK, HARDLINK, EntrySink, TarEntry, TarReader
 from mesocosm.images.transfer import in_thread
 
 CHUNK: Final = 1 << 20
@@ -95,7 +95,7 @@ class Archive:
         return None if key is None else self._files.get(key)
 
 
-class _Table:
+class _Table(EntrySink):
     """Sink of the tar reader: notes regular files and links, and nothing of their content."""
 
     def __init__(self, name: Path) -> None:

@@ -19,7 +19,7 @@ from mesocosm.images.foreign import shown
 from mesocosm.images.layers.entries import WHITEOUT_PREFIX, clean_path
 from mesocosm.images.limits import DEFAULT_LIMITS
 from mesocosm.images.tar.header import BLOCK, HARDLINK, TarEntry
-from mesocosm.images.tar.reader import TarReader
+from mesocosm.images.tar.reader import EntrySink, TarReader
 from mesocosm.images.tar.writer import END, member
 
 _PIECE: Final = 1 << 20
@@ -70,7 +70,7 @@ def owner_in(path: Path, whitelists: Sequence[frozenset[bytes]], wanted: bytes) 
     return sink.owner
 
 
-class _OwnerSink:
+class _OwnerSink(EntrySink):
     """Sink of the tar reader that remembers whose one member is, the last of that name."""
 
     def __init__(self, wanted: bytes) -> None:
@@ -88,7 +88,7 @@ class _OwnerSink:
         """As `data`."""
 
 
-class _RootSink:
+class _RootSink(EntrySink):
     """Sink of the tar reader that writes members below ``rootfs`` again, without that name."""
 
     def __init__(self, whitelists: Sequence[frozenset[bytes]]) -> None:

@@ -16,7 +16,7 @@ from mesocosm.images.limits import DEFAULT_LIMITS
 from mesocosm.images.reference import is_ac_name
 from mesocosm.images.strict import Fields, Json, load
 from mesocosm.images.tar.header import TarEntry
-from mesocosm.images.tar.reader import TarReader
+from mesocosm.images.tar.reader import EntrySink, TarReader
 
 MANIFEST_LIMIT: Final = 1 << 20
 
@@ -56,7 +56,7 @@ def read_manifest(path: Path) -> Manifest:
     raise Corrupt(f"{path} has no manifest", hint="it is no App Container image")
 
 
-class _ManifestSink:
+class _ManifestSink(EntrySink):
     """Sink of the tar reader that keeps the member ``manifest``."""
 
     def __init__(self, path: Path) -> None:

@@ -27,6 +27,7 @@ HEAD = 4096
 SealKind = Literal["sha256", "crc32"]
 
 _BUFFER = 4 << 20
+_ZEROES = bytes(HEAD)
 _READ = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -109,6 +110,21 @@ class LayerFile:
             self.position += size
         else:
             self._append_in_parts(memoryview(piece))
+
+    def append_blocks(self, piece: memoryview) -> None:
+        """Write ``piece``, and zeroes up to the next page."""
+        fill = self._fill
+        end = fill + len(piece)
+        full = end + -end % HEAD
+        if full <= _BUFFER:
+            self._view[fill:end] = piece
+            if end < full:
+                self._view[end:full] = _ZEROES[: full - end]
+            self._fill = full
+            self.position += full - fill
+        else:
+            self.append(piece)
+            self.pad(HEAD)
 
     def _append_in_parts(self, piece: memoryview) -> None:
         while piece:

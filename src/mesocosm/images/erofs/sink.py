@@ -23,7 +23,7 @@ from mesocosm.images.layers.entries import admit, admitted_xattrs, clean_path, w
 from mesocosm.images.layers.facts import ErofsFacts, StreamHash
 from mesocosm.images.layers.tree import LayerTree, Node
 from mesocosm.images.limits import DEFAULT_LIMITS, DEFAULT_POLICY, Limits, Policy
-from mesocosm.images.tar.header import HARDLINK, TarEntry
+from mesocosm.images.tar.reader import HARDLINK, EntrySink, TarEntry
 
 Form = Literal["a", "i"]
 
@@ -37,7 +37,7 @@ TAIL_BUDGET = 32 << 20
 _TRANSFER = 1 << 20
 
 
-class ErofsSink:
+class ErofsSink(EntrySink):
     """Takes a layer's members and makes the EROFS file ``path``, which must not exist.
 
     `finish` makes the file durable and mountable; until then it is neither.  `abort` removes it.
@@ -79,8 +79,15 @@ class ErofsSink:
 
     def begin(self, entry: TarEntry) -> None:
         """Take a member."""
-        path = clean_path(entry.path, self._limits)
         self._node = None
+        if entry.kind == stat.S_IFREG:
+            node = Node(stat.S_IFREG | entry.mode, entry.uid, entry.gid, entry.mtime, size=entry.size)
+            if self._tree.put_beside(entry.path, node):
+                if entry.xattrs:
+                    node.xattrs = admitted_xattrs(entry.xattrs, stat.S_IFREG, entry.path)
+                self._begin_file(entry, node)
+                return
+        path = clean_path(entry.path, self._limits)
         mark = whiteout(path)
         if mark is not None:
             if mark.path or mark.opaque:
@@ -93,7 +100,7 @@ class ErofsSink:
         if kind == HARDLINK:
             self._tree.link(path, clean_path(entry.link, self._limits))
             return
-        node = Node(kind | entry.mode, entry.uid, entry.gid, entry.mtime)
+        node = Node(kind | entry.mode, entry.uid, entry.gid, entry.mtime, size=entry.size)
         if entry.xattrs:
             node.xattrs = admitted_xattrs(entry.xattrs, kind, path)
         if kind == stat.S_IFREG:
@@ -116,7 +123,7 @@ class ErofsSink:
             node.rdev = fmt.device_number(entry.major, entry.minor)
 
     def _begin_file(self, entry: TarEntry, node: Node) -> None:
-        size = node.size = entry.size
+        size = entry.size
         if entry.extents is not None:
             self._begin_sparse(entry, node)
         elif self._form == "i":
@@ -149,6 +156,25 @@ class ErofsSink:
             view = view[body:]
             self._body = 0
         node.tail += view
+
+    def whole(self, entry: TarEntry, view: memoryview) -> None:
+        """Take a file with all its data."""
+        self.begin(entry)
+        node = self._node
+        if node is None:
+            return
+        if self._sparse is not None:
+            self._sparse.write(view)
+            self.end()
+            return
+        self._node = None
+        body = self._body
+        if body == len(view):
+            self._file.append_blocks(view)
+            return
+        if body:
+            self._file.append(view[:body])
+        node.tail = bytes(view[body:])
 
     def end(self) -> None:
         """The file begun last is complete."""

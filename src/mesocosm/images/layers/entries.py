@@ -19,6 +19,7 @@ OPAQUE_NAME = b".wh..wh..opq"
 _AUFS_PREFIX = b".wh..wh."
 NAME_LENGTH = 255  # bytes of one name, on every file system of Linux
 _DEVICES = (stat.S_IFCHR, stat.S_IFBLK)
+_SUSPECT = (b"", b".", b"/")
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
@@ -36,7 +37,13 @@ def clean_path(path: bytes, limits: Limits) -> bytes:
     if path[:2] == b"./":
         path = path[2:]
     # Whatever could hold an empty part, ".", ".." or a long one; a few that do not are looked at in vain.
-    if path[:1] in b"./" or b"//" in path or b"./" in path or path[-1:] == b"." or len(path) > NAME_LENGTH:
+    if (
+        path[:1] in _SUSPECT
+        or path[-1:] == b"."
+        or path.find(b"//") >= 0
+        or path.find(b"./") >= 0
+        or len(path) > NAME_LENGTH
+    ):
         path = _normalised(path)
     if len(path) > limits.path or path.count(b"/") >= limits.depth:
         raise Exhausted(f"layer: a path of {len(path)} bytes is too long or too deep: {path[:60]!r}...")
@@ -72,7 +79,7 @@ def whiteout(path: bytes) -> Whiteout | None:
     """Return the whiteout that a cleaned path means, or None when it names a file.  Corrupt when malformed
     (I-04).
     """
-    if WHITEOUT_PREFIX not in path:
+    if path.find(WHITEOUT_PREFIX) < 0:
         return None
     parent, _, name = path.rpartition(b"/")
     if parent.startswith(_AUFS_PREFIX):

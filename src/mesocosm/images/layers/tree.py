@@ -13,7 +13,7 @@ import msgspec
 
 from mesocosm.errors import Corrupt, Exhausted
 from mesocosm.images.certain import certain
-from mesocosm.images.layers.entries import Whiteout
+from mesocosm.images.layers.entries import NAME_LENGTH, Whiteout
 from mesocosm.images.limits import Limits
 
 LINK_HOPS = 40
@@ -21,6 +21,8 @@ LINK_HOPS = 40
 
 NOTED_PLACES = 256
 """Implied directories whose paths are recorded with a layer; whoever has more is walked through."""
+
+_DOT = ord(".")
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
@@ -85,6 +87,7 @@ class LayerTree:
     def __init__(self, limits: Limits) -> None:
         self.root = new_directory(implied=True)
         self._limits = limits
+        self._short = min(NAME_LENGTH, limits.path)
         self._parents: dict[bytes, dict[bytes, Node]] = {b"": self._children(self.root)}
 
     @staticmethod
@@ -101,6 +104,22 @@ class LayerTree:
         siblings[name] = node
         if old is not None:
             self._replaced(old, node)
+
+    def put_beside(self, path: bytes, node: Node) -> bool:
+        """Put a file at ``path``, as an archive has it, into a directory that has been put into before.
+
+        False when more than that has to be looked at, and nothing was done: what is below a directory known
+        by a clean path is clean itself, but for hidden names, among which are ``..`` and whiteouts.
+        """
+        parent, _, name = path.rpartition(b"/")
+        siblings = self._parents.get(parent)
+        if siblings is None or not name or name[0] == _DOT or len(path) > self._short:
+            return False
+        old = siblings.get(name)
+        siblings[name] = node
+        if old is not None:
+            self._replaced(old, node)
+        return True
 
     def put_directory(self, path: bytes, node: Node) -> None:
         """Put a directory at ``path``; one that is there already keeps its content and takes the new look."""

@@ -23,6 +23,7 @@ from mesocosm.errors import Corrupt, Exhausted
 from mesocosm.images.limits import Limits
 
 BLOCK = 512
+_ZEROES = bytes(BLOCK)
 HARDLINK = 0
 """``TarEntry.kind`` of a hard link, where others have their ``S_IFMT`` bits."""
 
@@ -46,7 +47,8 @@ _KINDS = {
     ord("6"): stat.S_IFIFO,
 }
 
-_PLAIN = (0, ord("0"))
+_FILE = ord("0")
+_PLAIN = (0, _FILE)
 
 _FIELDS = struct.Struct("100s24s12s12s8sB")
 """Name; mode and owners; size; time; checksum; type."""
@@ -121,8 +123,8 @@ def text(field: bytes, what: str) -> bytes:
     """Return a NUL-padded string field; bytes behind the first NUL are Corrupt (I-11: two readers, two
     names).
     """
-    value = field.rstrip(b"\0")
-    if b"\0" in value:
+    value, _, rest = field.partition(b"\0")
+    if rest and not _ZEROES.startswith(rest) and rest.strip(b"\0"):
         raise Corrupt(f"tar header: {what} holds a NUL: {field[:80]!r}")
     return value
 
@@ -151,14 +153,20 @@ def _sum_matches(block: bytes, stored: int) -> bool:
     return stored in (unsigned, unsigned - 256 * sum(byte > 127 for byte in rest))
 
 
-def parse_header(block: bytes) -> TarEntry:
-    """Return what a member's 512-byte header says; Corrupt unless its fields are well-formed."""
+def parse_header(block: bytes, offset: int) -> TarEntry:
+    """Return what a member's 512-byte header says; Corrupt unless its fields are well-formed.  ``offset``: of
+    the member's data in the stream.
+    """
     name, owned, size, time, checksum, flag = _FIELDS.unpack_from(block)
     check_sum(block, checksum)
     path = _prefixed(block, text(name, "name")) if block[345] else text(name, "name")
     link = text(block[157:257], "link name") if block[157] else b""
     mode, uid, gid = _mode_and_owners(owned)
-    entry = TarEntry(path, flag, mode, uid, gid, number(size, "size"), _time(time), link)
+    length = number(size, "size")
+    kind = stat.S_IFREG if flag == _FILE and path[-1:] != b"/" else kind_of(flag, path)
+    entry = TarEntry(
+        path, flag, mode, uid, gid, length, _time(time), link, kind, offset=offset, stored=length
+    )
     if flag == 51 or flag == 52:
         entry.major = number(block[329:337], "device number")
         entry.minor = number(block[337:345], "device number")
@@ -174,7 +182,8 @@ def extension_size(block: bytes) -> int:
 @functools.lru_cache(_REMEMBERED)
 def _mode_and_owners(fields: bytes) -> tuple[int, int, int]:
     mode = number(fields[:8], "mode") & 0o7777
-    return mode, number(fields[8:16], "user ID"), number(fields[16:], "group ID")
+    uid = bounded(number(fields[8:16], "user ID"), 0, MAX_ID, "user ID")
+    return mode, uid, bounded(number(fields[16:], "group ID"), 0, MAX_ID, "group ID")
 
 
 @functools.lru_cache(_REMEMBERED)
@@ -190,15 +199,15 @@ def _prefixed(block: bytes, name: bytes) -> bytes:
     return text(block[345:end], "name prefix") + b"/" + name
 
 
-def kind_of(entry: TarEntry) -> int:
+def kind_of(flag: int, path: bytes) -> int:
     """Return the kind of a member; v7 archives mark a directory by a slash only.  Unknown types are
     Corrupt.
     """
-    kind = _KINDS.get(entry.flag)
+    kind = _KINDS.get(flag)
     if kind == stat.S_IFREG:
-        return stat.S_IFDIR if entry.path[-1:] == b"/" and entry.flag in _PLAIN else kind
+        return stat.S_IFDIR if path[-1:] == b"/" and flag in _PLAIN else kind
     if kind is None:
-        raise Corrupt(f"tar: unknown member type {chr(entry.flag)!r} for {entry.path[:80]!r}")
+        raise Corrupt(f"tar: unknown member type {chr(flag)!r} for {path[:80]!r}")
     return kind
 
 
@@ -250,7 +259,7 @@ def nanoseconds(value: bytes) -> int:
 
 
 def _no_nul(value: bytes, what: str) -> bytes:
-    if b"\0" in value:
+    if 0 in value:
         raise Corrupt(f"tar: {what} holds a NUL: {value[:80]!r}")
     return value
 
@@ -260,8 +269,8 @@ _OVERRULED: dict[bytes, tuple[str, Callable[[bytes], bytes | int]]] = {
     b"path": ("path", functools.partial(_no_nul, what="path")),
     b"linkpath": ("link", functools.partial(_no_nul, what="link path")),
     b"size": ("size", functools.partial(decimal, what="size")),
-    b"uid": ("uid", functools.partial(decimal, what="user ID")),
-    b"gid": ("gid", functools.partial(decimal, what="group ID")),
+    b"uid": ("uid", functools.partial(decimal, what="user ID", high=MAX_ID)),
+    b"gid": ("gid", functools.partial(decimal, what="group ID", high=MAX_ID)),
     b"SCHILY.devmajor": ("major", functools.partial(decimal, what="device number")),
     b"SCHILY.devminor": ("minor", functools.partial(decimal, what="device number")),
 }

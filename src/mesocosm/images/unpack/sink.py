@@ -22,6 +22,7 @@ from mesocosm.images.layers.facts import StreamHash, TreeFacts
 from mesocosm.images.layers.tree_seal import Content, Written, seal_of_tree
 from mesocosm.images.limits import DEFAULT_LIMITS, DEFAULT_POLICY, Limits, Policy
 from mesocosm.images.tar.header import HARDLINK, Extents, TarEntry
+from mesocosm.images.tar.reader import EntrySink
 from mesocosm.images.unpack.tree import Directory, Made, Tree
 from mesocosm.images.unpack.whiteouts import apply_opaque, apply_whiteout, remember, settle
 from mesocosm.linux.beneath import make_node, remove_tree
@@ -34,7 +35,7 @@ _TEMPORARY = b".mesocosm-link-%d"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-class DirectorySink:
+class DirectorySink(EntrySink):
     """Takes a layer's members and puts them below ``path``.
 
     A ``path`` that does not exist is made, and removed again by `abort`; one that exists is changed in place
