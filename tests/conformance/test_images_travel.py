@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import lzma
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from fixtures.command import run
 from fixtures.registry import Registry
-from mesocosm.errors import Corrupt, InvalidConfig, NotFound
+from mesocosm.errors import Corrupt, InvalidConfig, NotFound, Unavailable
 from mesocosm.images.provisioner import Provisioner
 from provisions import docker_archive, image_of, new_id, opened, shown
 from registry_fixtures import sha256, write_index_layout, write_layout
@@ -93,6 +95,23 @@ async def test_pushed_images_come_back(registry: Registry, tmp_path: Path) -> No
         assert len([line for line in registry.requests() if line.startswith(("POST", "PATCH"))]) == before
         with pytest.raises(InvalidConfig):
             await provisioner.push(path)
+
+
+async def test_a_disk_that_fails_while_pushing_is_told_as_such(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not as trouble with the connection, and at once: trying again would not help."""
+    path = f"oci:{write_layout(ONE, tmp_path / 'layout')}"
+
+    async def failing(*_: object) -> AsyncIterator[bytes]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        yield b""
+
+    async with opened(tmp_path) as provisioner:
+        await provisioner.pull(path)
+        monkeypatch.setattr("mesocosm.images.pushing.chunks", failing)
+        with pytest.raises(Unavailable, match="cannot be read: Input/output error"):
+            await provisioner.push(path, f"{registry.host}/unread/app:1")
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress, lzma.compress], ids=["plain", "gzip", "xz"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -152,6 +153,34 @@ async def test_a_push_of_other_bytes_is_refused(client: RegistryClient) -> None:
     with pytest.raises(MesocosmError):
         await client.push_blob("wrong/a", descriptor_of(data), source_of(data[::-1]))
     assert not await client.has_blob("wrong/a", Digest.of(data))
+
+
+@pytest.mark.parametrize("end", ["the source fails", "the task is cancelled"])
+async def test_an_upload_that_is_given_up_leaves_nothing_in_the_registry(
+    client: RegistryClient, registry: Registry, end: str
+) -> None:
+    """Which would keep what it was sent for days."""
+    data = b"given up" * 20_000
+    sent = asyncio.Event()
+
+    async def source(offset: int, count: int) -> AsyncIterator[bytes]:
+        if offset:
+            sent.set()
+            if end == "the source fails":
+                raise Corrupt("the blob is damaged")
+            await asyncio.sleep(3600)
+        yield data[offset : offset + count]
+
+    name = f"given-up/{end.split()[1]}"
+    push = asyncio.create_task(client.push_blob(name, descriptor_of(data), source, chunk=50_000))
+    await sent.wait()
+    uploads = registry.storage / f"docker/registry/v2/repositories/{name}/_uploads"
+    assert list(uploads.glob("*/data"))
+    if end == "the task is cancelled":
+        push.cancel()
+    with pytest.raises((Corrupt, asyncio.CancelledError)):
+        await push
+    assert not list(uploads.glob("*/data"))
 
 
 async def test_a_half_fetched_blob_is_resumed_by_range(

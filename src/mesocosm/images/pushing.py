@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
 
-from mesocosm.errors import Denied, InvalidConfig, NotFound, Unsupported
+from mesocosm.errors import Denied, InvalidConfig, NotFound, Unavailable, Unsupported
 from mesocosm.images.archive import Span, chunks
 from mesocosm.images.attachments import Attached
 from mesocosm.images.digest import Digest
@@ -151,7 +151,13 @@ def _homes(store: ImageStore, target: Reference) -> dict[str, str]:
 
 def _source(store: ImageStore, descriptor: Descriptor) -> UploadSource:
     async def read(offset: int, count: int) -> AsyncIterator[bytes]:
-        async for chunk in chunks(store.blobs.path(descriptor.digest), Span(offset, count)):
-            yield chunk
+        try:
+            async for chunk in chunks(store.blobs.path(descriptor.digest), Span(offset, count)):
+                yield chunk
+        except OSError as error:
+            raise Unavailable(
+                f"blob {descriptor.digest} cannot be read: {error.strerror}",
+                hint="check the disk; mesocosm image verify tells what it did to images",
+            ) from error
 
     return read

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
@@ -25,6 +27,9 @@ UploadSource = Callable[[int, int], AsyncIterator[bytes]]
 
 PIECE: Final = 16 << 20
 """Bytes of a chunk of what one request could not carry: a broken connection costs at most as much."""
+
+PARTING: Final = 2.0
+"""Seconds in which a registry is told that an upload is given up."""
 
 _RANGE = re.compile(r"(?:bytes=)?0-([0-9]{1,19})", re.ASCII)
 
@@ -63,6 +68,10 @@ class Upload:
         self._scope = scope(repository)
         self._what = f"upload of {descriptor.digest} to {repository}"
         self._sent = 0
+        self._failure: Exception | None = None
+        """What the source failed with; the connection on which that happened only broke."""
+        self._session: URL | None = None
+        """Where the registry takes the upload at hand."""
 
     async def run(self, mount_from: str | None, chunk: int | None) -> bool:
         """Mount or upload; False when mounted."""
@@ -71,12 +80,28 @@ class Upload:
             self._tell(already=True)
             return False
         location = self._location(started)
-        if chunk:
-            await self._send_chunks(location, max(chunk, _least(started)))
-        else:
-            await self._send_whole(location)
+        try:
+            if chunk:
+                await self._send_chunks(location, max(chunk, _least(started)))
+            else:
+                await self._send_whole(location)
+        except BaseException:
+            await self._give_up()
+            raise
         self._tell(finished=True)
         return True
+
+    async def _give_up(self) -> None:
+        """Have the registry drop what it was sent, which it would keep for days (Docker Registry HTTP API V2,
+        "Canceling an Upload").  One that knows of no such thing, or is gone, changes nothing.
+        """
+        if self._session is None:
+            return
+        with contextlib.suppress(MesocosmError, TimeoutError):
+            async with asyncio.timeout(PARTING):
+                await self._transport.call(
+                    "DELETE", self._session, scope=self._scope, what=self._what, accept=(200, 202, 204)
+                )
 
     async def _begin(self, mount_from: str | None) -> Reply:
         url = self._transport.url(f"{self._repository}/blobs/uploads/")
@@ -96,7 +121,7 @@ class Upload:
             try:
                 return await self._put(location, 0, self._descriptor.size)
             except Transient as error:
-                await self._transport.pause(retry, error)
+                await self._pause(retry, error)
             started = await self._begin(None)
             location = self._location(started)
             if chunks:
@@ -117,9 +142,15 @@ class Upload:
                 offset += count
                 retry.progressed(count)
             except Transient as error:
-                await self._transport.pause(retry, error)
+                await self._pause(retry, error)
                 location, offset = await self._where(location)
         await self._finish(location)
+
+    async def _pause(self, retry: Retry, error: Transient) -> None:
+        """Wait before the registry is tried again; what our own side failed with is raised instead."""
+        if self._failure is not None:
+            raise self._failure from None
+        await self._transport.pause(retry, error)
 
     async def _patch(self, location: URL, offset: int, count: int) -> URL:
         headers = {
@@ -184,14 +215,20 @@ class Upload:
 
     async def _body(self, offset: int, count: int) -> AsyncIterator[bytes]:
         self._sent = offset
-        async for chunk in self._source(offset, count):
-            await self._transport.take(len(chunk))
-            yield chunk
-            self._sent += len(chunk)
-            self._tell()
+        try:
+            async for chunk in self._source(offset, count):
+                await self._transport.take(len(chunk))
+                yield chunk
+                self._sent += len(chunk)
+                self._tell()
+        except Exception as error:
+            self._failure = error
+            raise
 
     def _location(self, reply: Reply) -> URL:
-        return self._transport.follow(reply.url, reply.headers.get("Location"), f"the {self._what}")
+        where = reply.headers.get("Location")
+        self._session = self._transport.follow(reply.url, where, f"the {self._what}")
+        return self._session
 
     def _patience(self, count: int) -> float:
         return count / max(1, self._transport.limits.min_rate)
