@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import os
 import stat
 import subprocess
+import weakref
 import zlib
 from pathlib import Path
 
@@ -337,3 +339,19 @@ def test_every_compression_gives_the_same_layer(kind: SinkKind, tmp_path: Path) 
         facts = ingest(kind, tmp_path / f"l{index}", blob)
         trees.append((facts.diff_id, facts.made))
     assert len(set(map(str, trees))) == 1
+
+
+def test_a_layer_that_is_done_is_out_of_memory_at_once(kind: SinkKind, tmp_path: Path) -> None:
+    """Not when garbage is looked for, which a command that pulls may never do: large layers add up."""
+    blob = gzip.compress(archive(file(b"one", b"1" * 1000)))
+    sink = new_sink(kind, tmp_path / "layer")
+    kept = weakref.ref(sink)
+    gc.disable()
+    try:
+        stream = LayerIngest(sink, blob=Digest.of(blob), blob_size=len(blob))
+        stream.feed(blob)
+        stream.finish()
+        del stream, sink
+        assert kept() is None
+    finally:
+        gc.enable()

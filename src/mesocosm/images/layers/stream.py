@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from typing import Protocol
 
 from mesocosm.errors import Corrupt
@@ -69,7 +70,7 @@ class LayerIngest:
         self._tar_hash = hashlib.new(diff_id.algorithm if diff_id is not None else "sha256")
         self._plain = Decompressor(compression, limits)
         self._reader = TarReader(sink, limits, whole=diff_id is None)
-        self._conveyor = Conveyor(self._read)
+        self._conveyor = Conveyor(partial(_read, sink, self._reader))
 
     @property
     def taken(self) -> int:
@@ -125,10 +126,6 @@ class LayerIngest:
             self._conveyor.put(piece)
             self._tar_hash.update(piece)
 
-    def _read(self, piece: bytes) -> None:
-        self._sink.raw(piece)
-        self._reader.feed(piece)
-
     def _checked_diff_id(self) -> Digest:
         found = Digest(self._tar_hash.name, self._tar_hash.hexdigest())
         if self._diff_id is not None and found != self._diff_id:
@@ -137,3 +134,8 @@ class LayerIngest:
                 hint="the image was put together wrongly, or tampered with; nothing was kept",
             )
         return found
+
+
+def _read(sink: LayerSink, reader: TarReader, piece: bytes) -> None:
+    sink.raw(piece)
+    reader.feed(piece)
