@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import ssl
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar
 from urllib.parse import urlencode
 
 import aiohttp
@@ -44,6 +44,7 @@ READ_BUFFER: Final = 256 << 10
 """Bytes the socket may run ahead of the reader, twice.  Larger pieces make malloc map and unmap each one."""
 
 USER_AGENT: Final = "mesocosm"
+_PLAIN: Final = Tls()
 
 
 def with_query(url: URL, name: str, value: str) -> URL:
@@ -307,11 +308,17 @@ class Transport:
             self._warnings.note(response.headers.getall("Warning", ()))
         return response
 
-    def _context_for(self, url: URL) -> ssl.SSLContext:
-        """Return the TLS settings for a server: the endpoint's on its own host, elsewhere only its CA."""
+    def _context_for(self, url: URL) -> ssl.SSLContext | Literal[True]:
+        """Return the TLS settings for a server: the endpoint's on its own host, elsewhere only its CA.
+
+        True where nothing is asked for but the host's own authorities: aiohttp has read those when it was
+        imported, and reading them takes as long as a small pull.
+        """
         tls = self.endpoint.tls
         if (url.host or "").lower() != self._origin.host:
             tls = tls.elsewhere
+        if tls == _PLAIN:
+            return True
         if tls not in self._contexts:
             self._contexts[tls] = tls.context()
         return self._contexts[tls]
