@@ -76,9 +76,9 @@ class TarReader:
         self._held = b""
         """The beginning of a block whose end is in the next piece."""
         self._data = 0
-        """Bytes of a member that are still to come."""
+        """Bytes of a member, or of an extended header, that are in the pieces to come."""
         self._padding = 0
-        """Bytes to pass over: behind those, or before the next block."""
+        """Bytes to pass over behind those, or, where none are to come, before the next block."""
         self._meta: bytes | None = None
         self._meta_flag = 0
         self._extended = Extended(limits)
@@ -107,10 +107,10 @@ class TarReader:
         at = self._go_on(block)
         while at + BLOCK <= end:
             at = self._take(self, block[at : at + BLOCK], at + BLOCK)
+        if not self._data:
+            self._padding = max(0, at - end)
         if at < end:
             self._held = block[at:]
-        elif not self._data:
-            self._padding = at - end
 
     def _go_on(self, block: bytes) -> int:
         """Take what belongs to what earlier pieces began; return where the next block begins."""
