@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -398,7 +400,24 @@ def test_overlay_by_path_of_the_descriptor(tmp_path: Path, monkeypatch: pytest.M
 
 def test_overlay_in_one_string_of_many_layers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refuse_layers(monkeypatch)
-    assert len(isolated.run(lambda: overlay_listing(tmp_path, 127))) == 128
+    assert len(isolated.run(lambda: overlay_listing(tmp_path, 500))) == 501
+
+
+def test_overlay_in_one_string_moves_no_other_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a layer is called by its number in ``/proc/self/fd``, where one thread is for a moment."""
+    refuse_layers(monkeypatch)
+    during, mount = [], syscalls.mount
+
+    def watched(*arguments: Any) -> None:  # noqa: ANN401
+        during.append((os.readlink("/proc/self/cwd"), os.readlink("/proc/thread-self/cwd")))
+        mount(*arguments)
+
+    monkeypatch.setattr(syscalls, "mount", watched)
+    here = os.getcwd()
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(overlay_listing, tmp_path, 2).result() == ["from-0", "from-1", "top"]
+        assert thread.submit(os.getcwd).result() == here
+    assert during == [(here, f"/proc/{os.getpid()}/fd")]
 
 
 def detached_listing(aside: Path, then: Callable[[], object] = lambda: None) -> list[list[str]]:

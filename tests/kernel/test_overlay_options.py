@@ -75,6 +75,11 @@ MARKS = {
 }
 """What a hostile upper layer has at the name ``planted``: its kind, and attributes of overlayfs."""
 
+NOTHING = ("EPERM", "EACCES", "EIO", "")
+"""What may come of opening it: a refusal, or, where kernels like 6.1 found nothing that the mark leads to, a
+directory with nothing in it.
+"""
+
 
 @pytest.mark.parametrize("mark", MARKS)
 def test_i04_planted_marks_show_nothing(mark: str, interface: str, tmp_path: Path) -> None:
@@ -100,7 +105,7 @@ def test_i04_planted_marks_show_nothing(mark: str, interface: str, tmp_path: Pat
 
     seen = isolated.run(look)
     assert seen == {"planted": seen["planted"], "honest": "honest", "open": "own", "closed": "ENOENT"}
-    assert seen["planted"] in ("EPERM", "EACCES")
+    assert seen["planted"] in NOTHING
 
 
 ODD = ["a:b", "a,b", "a\\b", "a b", "a\\:b,c", "upperdir=x", "\u00e9\n"]
@@ -255,4 +260,5 @@ async def test_a_hostile_kept_upper_through_the_provisioner(tmp_path: Path) -> N
                 found = {name: attempt(name, fd) for name in ("hidden", "host", "mine", "open")}
             finally:
                 os.close(fd)
-    assert found == {"hidden": "EPERM", "host": "EPERM", "mine": "kept", "open": "own"}
+    assert found.pop("hidden") in NOTHING and found.pop("host") in NOTHING
+    assert found == {"mine": "kept", "open": "own"}

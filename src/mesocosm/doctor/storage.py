@@ -91,8 +91,6 @@ def _backends(paths: Paths) -> Iterator[Finding]:
             required=False,
         )
         yield overlay
-        if overlay.status == "ok":
-            yield _many_layers(trial)
     with _trial_directory(paths.root) as trial:
         erofs = _erofs(ErofsBackend(BackendContext(mounts=layers, trial=trial, top=trial / "top")))
         yield erofs
@@ -164,24 +162,6 @@ def _direct_reads(trial: Path) -> Finding:
         good="past the page cache below: one copy of a layer's pages in memory",
         without="through the page cache below: a layer's pages are in memory twice",
         fix="run Linux 6.13 or later; put the state directory on ext4, xfs or btrfs",
-        required=False,
-    )
-
-
-def _many_layers(trial: Path) -> Finding:
-    def add() -> None:
-        context = syscalls.fsopen("overlay")
-        try:
-            syscalls.fsconfig_set_string(context, "lowerdir+", str(trial))
-        finally:
-            os.close(context)
-
-    return tried(
-        "overlay layers",
-        add,
-        good="added one by one: an image may have hundreds",
-        without="given in one string: images of more than some 200 layers cannot be mounted",
-        fix="run Linux 6.8 or later",
         required=False,
     )
 

@@ -1,7 +1,7 @@
 """Overlay file systems, by whichever of the kernel's interfaces there is; the kernel's overlayfs.rst.
 
-Layers reach the kernel as descriptors (Linux 6.13), as ``/proc/self/fd/N`` one by one (6.8), else so in one
-option string of mount(2), so that no character of a path means anything (attack I-15).
+Layers reach the kernel as descriptors (Linux 6.13), as ``/proc/self/fd/N`` one by one (6.8), else as numbers
+in one option string of mount(2), so that no character of a path means anything (attack I-15).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from mesocosm.linux import syscalls
 from mesocosm.linux.syscalls import (
     AT_EMPTY_PATH,
     AT_FDCWD,
+    CLONE_FS,
     MNT_DETACH,
     MOVE_MOUNT_F_EMPTY_PATH,
     MOVE_MOUNT_T_EMPTY_PATH,
@@ -40,8 +41,9 @@ _FIXED: tuple[tuple[str, str], ...] = (
 
 An upper layer that outlives its container, or a ready-made one, may come with ``trusted.overlay.redirect`` or
 ``metacopy`` in it, which would show a directory or file from elsewhere in the lower layers, whatever hides it
-there: neither is made nor followed, and such a name cannot be opened (EPERM).  ``index`` would tie an upper
-layer to the file system that it was made on.
+there: neither is made nor followed, and such a name cannot be opened (EPERM; kernels like 6.1 show an empty
+directory where the mark leads to nothing).  ``index`` would tie an upper layer to the file system that it was
+made on.
 
 ``xino`` puts the number of a layer's file system into the highest bits of st_ino, where these leave room: so
 all files have one device, and numbers that stay when a file is copied up, as POSIX has it.  "off" would take
@@ -175,14 +177,16 @@ class _Overlay:
     def _by_option_string(self) -> int:
         """mount(2) upon a directory for a moment, then take the mount off and keep it detached.
 
-        The option string has one page, which is room for some two hundred layers.
+        The option string has one page, and the kernel cuts off silently what is beyond.  That is room for the
+        500 layers that overlayfs takes, by names as short as these.
         """
-        words = ["lowerdir=" + ":".join(f"/proc/self/fd/{fd}" for fd in self._layers)]
-        words += [f"{name}=/proc/self/fd/{fd}" for name, fd in self._writable]
+        words = ["lowerdir=" + ":".join(map(str, self._layers))]
+        words += [f"{name}={fd}" for name, fd in self._writable]
         for name, value in self._options:
             words.append(name if value is None else f"{name}={escape_option(_text(value))}")
         place = _path_of_any(self._candidates)
-        syscalls.mount("overlay", place, "overlay", 0, ",".join(words))
+        with _AmongDescriptors():
+            syscalls.mount("overlay", place, "overlay", 0, ",".join(words))
         try:
             made = syscalls.open_tree(AT_FDCWD, place, OPEN_TREE_CLONE)
         finally:
@@ -212,6 +216,29 @@ def _detached(layers: Sequence[int]) -> list[int]:
     finally:
         os.close(top)
     return [fd for fd in found if syscalls.mount_id(fd) != ours]
+
+
+class _AmongDescriptors:
+    """The calling thread works in ``/proc/self/fd``, where the path of a descriptor is its number.
+
+    Other threads stay where they are: the thread has a working directory of its own from then on
+    (CLONE_FS, unshare(2)).
+    """
+
+    def __enter__(self) -> None:
+        syscalls.unshare(CLONE_FS)
+        self._before = os.open(".", _DIRECTORY)
+        try:
+            os.chdir("/proc/self/fd")
+        except BaseException:
+            os.close(self._before)
+            raise
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            os.fchdir(self._before)
+        finally:
+            os.close(self._before)
 
 
 class _Attached:
