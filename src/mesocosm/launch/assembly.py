@@ -27,7 +27,11 @@ def assembled(setup: Setup, step: Step) -> int:
 
 
 def with_layers(setup: Setup, step: Step, act: Callable[[Layers], Result]) -> Result:
-    """Act on the layers of an overlay: paths, with mapped owners descriptors."""
+    """Act on the layers of an overlay: paths, with mapped owners descriptors of detached mounts.
+
+    These have no path, and some kernels need one of a directory to mount upon (`mounts.overlay`, ``aside``):
+    that of a layer will do, since in our mount namespace nobody else looks there.
+    """
     if step["idmap"] is None:
         return act(step["layers"])
     layers = [owners.clone(setup, layer, step["idmap"]) for layer in step["layers"]]
@@ -39,10 +43,12 @@ def with_layers(setup: Setup, step: Step, act: Callable[[Layers], Result]) -> Re
 
 
 def _overlay(setup: Setup, step: Step) -> int:
-    upper, work = step["upper"], step["work"]
+    upper, work, aside = step["upper"], step["work"], step["layers"][0]
     options: list[tuple[str, None]] = [("volatile", None)] if upper and step["volatile"] else []
     return with_layers(
-        setup, step, lambda layers: mounts.overlay(layers, upper=upper, work=work, options=options)
+        setup,
+        step,
+        lambda layers: mounts.overlay(layers, upper=upper, work=work, options=options, aside=aside),
     )
 
 

@@ -41,14 +41,15 @@ def overlay_root(setup: Setup, step: Step) -> None:
     """An overlay of the layers, writable with ``upper`` and ``work``."""
     setup.require("mnt")
     if step["upper"] is None:
-        with_layers(setup, step, lambda layers: _hold(setup, _read_only_overlay(setup, layers)))
+        with_layers(setup, step, lambda layers: _hold(setup, _read_only_overlay(setup, step, layers)))
     else:
         _hold(setup, assembled(setup, step))
 
 
-def _read_only_overlay(setup: Setup, layers: Layers) -> int:
+def _read_only_overlay(setup: Setup, step: Step, layers: Layers) -> int:
     """An overlay that nothing can be written to, with the mount points that the plan needs."""
-    view = mounts.overlay(layers)
+    aside = step["layers"][0]
+    view = mounts.overlay(layers, aside=aside)
     missing = mount_points.missing(setup.steps, view)
     if not missing:
         return view
@@ -57,7 +58,7 @@ def _read_only_overlay(setup: Setup, layers: Layers) -> int:
     finally:
         os.close(view)
     try:
-        return mounts.overlay([points, *layers])
+        return mounts.overlay([points, *layers], aside=aside)
     finally:
         os.close(points)
 
