@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 from mesocosm.images.digest import Digest
+from mesocosm.images.layers.mounts import mount_image
 from mesocosm.images.layers.stream import DirectorySink, ErofsSink, LayerFacts, LayerIngest, LayerSink
 from mesocosm.images.limits import DEFAULT_LIMITS, DEFAULT_POLICY, Limits, Policy
+from mesocosm.linux.mounts import attach_at
 from mesocosm.linux.syscalls import mount, umount2
 
 SinkKind = Literal["apply", "overlay", "erofs-a", "erofs-i"]
@@ -49,7 +52,7 @@ def ingest(
 
 @contextmanager
 def seen(kind: SinkKind, path: Path) -> Iterator[Path]:
-    """The layer at ``path`` as a directory: itself, or its EROFS file mounted without a loop device."""
+    """The layer at ``path`` as a directory: itself, or its EROFS file mounted."""
     if not kind.startswith("erofs"):
         yield path
         return
@@ -58,11 +61,15 @@ def seen(kind: SinkKind, path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def mounted(path: Path, options: str = "") -> Iterator[Path]:
-    """An EROFS file, mounted."""
+def mounted(path: Path, devices: Sequence[Path] = ()) -> Iterator[Path]:
+    """An EROFS file and those that it refers to, mounted in whichever way this kernel has."""
     target = path.with_name(path.name + ".mount")
     target.mkdir()
-    mount(str(path), str(target), "erofs", MS_RDONLY, options or None)
+    detached = mount_image((path, *devices))
+    try:
+        attach_at(detached, str(target))
+    finally:
+        os.close(detached)
     try:
         yield target
     finally:

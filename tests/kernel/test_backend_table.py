@@ -51,25 +51,40 @@ WAYS = {
 CANNOT = {("copy on xfs", "the longest link"), ("overlay on xfs", "the longest link")}
 """XFS keeps links of up to 1023 bytes (XFS_SYMLINK_MAXLEN)."""
 
+DISKS: dict[str, tuple[str, ...]] = {"xfs": ("-q", "-m", "reflink=1,bigtime=1"), "btrfs": ("-q",)}
+"""Further kinds of file systems, and how one is made."""
 
-@pytest.fixture(scope="module")
-def disks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
-    """An empty file system of each kind, on loop devices."""
+
+class Disk(NamedTuple):
+    """A file system of a kind, and where it is mounted; neither where it is the tests' own."""
+
+    kind: str = ""
+    where: Path | None = None
+
+    def ways(self) -> list[str]:
+        """The ways that are for it, after those that the others are compared with."""
+        compared = [way for way in WAYS if WAYS[way].backend in ("bind", "copy") and not WAYS[way].disk]
+        return [*dict.fromkeys([*compared, *(way for way in WAYS if WAYS[way].disk == self.kind)])]
+
+
+@pytest.fixture(scope="module", params=["here", *DISKS])
+def disk(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Disk]:
+    """The tests' own file system, or an empty one of another kind on a loop device."""
+    kind = request.param
+    if kind == "here":
+        yield Disk()
+        return
     folder = tmp_path_factory.mktemp("disks")
-    found = {}
-    for kind, options in (("xfs", ["-q", "-m", "reflink=1,bigtime=1"]), ("btrfs", ["-q"])):
-        image, where = folder / f"{kind}.img", folder / kind
-        with image.open("wb") as file:
-            file.truncate(1 << 30)
-        run(f"mkfs.{kind}", *options, image)
-        where.mkdir()
-        done = subprocess.run(["mount", "-o", "loop", image, where], capture_output=True, check=False)
-        if done.returncode:
-            host.refuse(f"this kernel mounts no {kind}: {done.stderr.decode()}")
-        found[kind] = where
-    yield found
-    for where in found.values():
-        run("umount", where)
+    image, where = folder / f"{kind}.img", folder / kind
+    with image.open("wb") as file:
+        file.truncate(1 << 30)
+    run(f"mkfs.{kind}", *DISKS[kind], image)
+    where.mkdir()
+    done = subprocess.run(["mount", "-o", "loop", image, where], capture_output=True, check=False)
+    if done.returncode:
+        host.refuse(f"this kernel mounts no {kind}: {done.stderr.decode()}")
+    yield Disk(kind, where)
+    run("umount", where)
 
 
 @contextmanager
@@ -127,16 +142,14 @@ def takes(way: str, name: str) -> bool:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * ("huge" in name)) for name in ROWS]
 )
-async def test_every_backend_shows_what_the_table_says(
-    name: str, disks: dict[str, Path], tmp_path: Path
-) -> None:
+async def test_every_backend_shows_what_the_table_says(name: str, disk: Disk, tmp_path: Path) -> None:
     """And all of them the same, in every field."""
     row = ROWS[name]
     reference = f"oci:{write_layout(image_of(row.layers), tmp_path / 'layout')}"
     first: dict[bytes, Seen] = {}
     problems = []
-    for way in WAYS:
-        with tempfile.TemporaryDirectory(dir=disks.get(WAYS[way].disk, tmp_path)) as folder:
+    for way in disk.ways():
+        with tempfile.TemporaryDirectory(dir=disk.where if WAYS[way].disk else tmp_path) as folder:
             if not takes(way, name):
                 with pytest.raises((Unsupported, InvalidConfig)):
                     await tree_of(WAYS[way], Path(folder), reference)

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from layers import MS_RDONLY, SINKS, SinkKind, ingest, mounted, seen, stacked
+from fixtures.command import run
+from fixtures.host import tool
+from layers import SINKS, SinkKind, ingest, mounted, seen, stacked
 from mesocosm.errors import Corrupt, Exhausted, InvalidConfig, NotFound
 from mesocosm.images.digest import Digest
 from mesocosm.images.erofs.file import SealKind, seal_of
@@ -19,19 +21,22 @@ from mesocosm.images.erofs.merge import write_merged
 from mesocosm.images.erofs.reader import ErofsImage
 from mesocosm.images.erofs.sink import ErofsSink
 from mesocosm.images.layers.facts import ErofsFacts
+from mesocosm.images.layers.mounts import mount_image
 from mesocosm.images.layers.stream import LayerIngest
 from mesocosm.images.limits import Limits
-from mesocosm.linux.syscalls import mount
 from tarballs import CHARACTER, FIFO, Member, archive, directory, file, hardlink, symlink
 from trees import differences, snapshot
 
 EROFS: tuple[SinkKind, ...] = ("erofs-a", "erofs-i")
+FORMS = ("--format=posix", "--format=posix --sparse", "--format=gnu --sparse")
+"""Options of GNU tar."""
+
 CHAIN = Digest("sha256", "ab" * 32)
 
 
 def fsck(path: Path) -> None:
     """fsck.erofs of Debian 12 knows blocks of 4 KiB only."""
-    subprocess.run(["fsck.erofs", path], check=True, capture_output=True)
+    run("fsck.erofs", path)
 
 
 def rich_tree(root: Path) -> None:
@@ -101,15 +106,19 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", SINKS)
-@pytest.mark.parametrize("form", ["--format=posix", "--format=posix --sparse", "--format=gnu --sparse"])
+@pytest.mark.parametrize("form", FORMS)
 def test_same_tree_as_gnu_tar(kind: SinkKind, form: str, source: Path, tmp_path: Path) -> None:
     blob = gnu_tar(source, *form.split())
     expected = snapshot(unpacked_by_gnu_tar(blob, tmp_path / "gnu"), holes="--sparse" in form)
     ingest(kind, tmp_path / "layer", blob)
     with seen(kind, tmp_path / "layer") as root:
         assert differences(snapshot(root, holes="--sparse" in form), expected) == []
-    if kind == "erofs-a":
-        fsck(tmp_path / "layer")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_fsck_finds_nothing_wrong(form: str, source: Path, tmp_path: Path) -> None:
+    ingest("erofs-a", tmp_path / "layer", gnu_tar(source, *form.split()))
+    fsck(tmp_path / "layer")
 
 
 @pytest.mark.parametrize("kind", SINKS)
@@ -127,7 +136,7 @@ def test_pax_sparse_versions(kind: SinkKind, version: str, source: Path, tmp_pat
 @pytest.mark.parametrize("kind", SINKS)
 def test_same_tree_as_bsdtar_writes_and_umoci_unpacks(kind: SinkKind, source: Path, tmp_path: Path) -> None:
     """libarchive's own form of attributes; umoci as the judge of the layer."""
-    command = ["bsdtar", "-C", str(source), "--format=pax", "--xattrs", "-cf", "-", "."]
+    command = [tool("bsdtar"), "-C", str(source), "--format=pax", "--xattrs", "-cf", "-", "."]
     blob = subprocess.run(command, check=True, capture_output=True).stdout
     expected = snapshot(unpacked_by_umoci([blob], tmp_path))
     ingest(kind, tmp_path / "layer", blob)
@@ -138,18 +147,15 @@ def test_same_tree_as_bsdtar_writes_and_umoci_unpacks(kind: SinkKind, source: Pa
 def unpacked_by_umoci(blobs: list[bytes], tmp_path: Path) -> Path:
     """A stack of layers as umoci unpacks it."""
     layout = tmp_path / "layout"
-    run = ["umoci", "init", "--layout", str(layout)]
-    subprocess.run(run, check=True, capture_output=True)
     image = f"{layout}:latest"
-    subprocess.run(["umoci", "new", "--image", image], check=True, capture_output=True)
+    run("umoci", "init", "--layout", layout)
+    run("umoci", "new", "--image", image)
     for index, blob in enumerate(blobs):
         layer = tmp_path / f"umoci-{index}.tar"
         layer.write_bytes(blob)
-        subprocess.run(
-            ["umoci", "raw", "add-layer", "--image", image, layer], check=True, capture_output=True
-        )
+        run("umoci", "raw", "add-layer", "--image", image, layer)
     target = tmp_path / "umoci"
-    subprocess.run(["umoci", "raw", "unpack", "--image", image, target], check=True, capture_output=True)
+    run("umoci", "raw", "unpack", "--image", image, target)
     return target
 
 
@@ -209,10 +215,8 @@ def test_torn_file_cannot_be_mounted(tmp_path: Path) -> None:
     whole = path.read_bytes()
     torn = tmp_path / "torn"
     torn.write_bytes(bytes(4096) + whole[4096:])
-    target = tmp_path / "mnt"
-    target.mkdir()
     with pytest.raises(OSError, match="Invalid argument"):
-        mount(str(torn), str(target), "erofs", MS_RDONLY)
+        mount_image((torn,))
     with pytest.raises(Corrupt):
         ErofsImage(torn)
     with mounted(path) as root:
@@ -303,7 +307,7 @@ def test_merged_is_what_a_stack_shows(kind: SinkKind, tmp_path: Path) -> None:
     write_merged(again, layers, CHAIN)
     assert merged.read_bytes() == again.read_bytes()
     expected = snapshot(flat)
-    with mounted(merged, ",".join(f"device={layer}" for layer in layers)) as root:
+    with mounted(merged, layers) as root:
         ours = snapshot(root)
         assert differences(ours, expected, ignore=("nlink", "same_as")) == []
         assert ours[b"tmp"].mode == 0o1777, "a directory that an upper layer only implied keeps its look"

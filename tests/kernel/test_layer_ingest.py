@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from backports import zstd
 
+from fixtures.host import tool
 from layers import SINKS, SinkKind, ingest, new_sink, seen
 from mesocosm.errors import Corrupt, Denied, Exhausted
 from mesocosm.images.digest import Digest
@@ -334,8 +335,9 @@ def test_abort_leaves_nothing_and_may_come_twice(kind: SinkKind, tmp_path: Path)
 
 def test_every_compression_gives_the_same_layer(kind: SinkKind, tmp_path: Path) -> None:
     trees = []
-    for index, tool in enumerate((["gzip"], ["gzip", "-1"], ["zstd"], ["xz"], ["bzip2"], ["cat"])):
-        blob = subprocess.run([*tool], input=PLAIN, check=True, capture_output=True).stdout
+    for index, words in enumerate((["gzip"], ["gzip", "-1"], ["zstd"], ["xz"], ["bzip2"], ["cat"])):
+        command = [tool(words[0]), *words[1:]]
+        blob = subprocess.run(command, input=PLAIN, check=True, capture_output=True).stdout
         facts = ingest(kind, tmp_path / f"l{index}", blob)
         trees.append((facts.diff_id, facts.made))
     assert len(set(map(str, trees))) == 1
