@@ -7,8 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from mesocosm.errors import Unsupported
+from mesocosm.errors import Denied, Unsupported
 from mesocosm.images.backends.base import Backend, StackedLayer
+from mesocosm.images.layers.mounts import not_permitted
 from mesocosm.images.layers.store import Form
 from mesocosm.images.stacking import make_changes, prepare, stack
 from mesocosm.images.store_faults import DISK
@@ -46,7 +47,7 @@ class OverlayBackend(Backend):
 
 
 def try_overlay(trial: Path, lowers: Sequence[Path | int]) -> None:
-    """Make a writable overlay with its changes in ``trial``, and let it go; raises Unsupported."""
+    """Make a writable overlay with its changes in ``trial``, and let it go; raises Unsupported, Denied."""
     make_changes(trial)
     layers = [lower if isinstance(lower, int) else str(lower) for lower in lowers]
     options = [("volatile", None)]
@@ -59,12 +60,12 @@ def try_overlay(trial: Path, lowers: Sequence[Path | int]) -> None:
     os.close(fd)
 
 
-def refused(error: OSError, where: Path) -> Unsupported:
+def refused(error: OSError, where: Path) -> Unsupported | Denied:
     """Say in words why an overlay cannot be made."""
     if error.errno == errno.ENODEV:
         return Unsupported("this kernel has no overlayfs", hint="load it with modprobe overlay")
     if error.errno == errno.EPERM:
-        return Unsupported("mounting is not permitted here", hint="run as root, with CAP_SYS_ADMIN")
+        return not_permitted()
     return Unsupported(
         f"overlayfs cannot keep changes on the file system of {where}: {error.strerror}",
         hint="put the root directory on ext4, xfs or btrfs, or use --backend copy",

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mesocosm import durable, trace
-from mesocosm.errors import Unsupported
+from mesocosm.errors import Denied, Unsupported
 from mesocosm.linux import loop, mounts, syscalls
 from mesocosm.linux.mount_watch import MountWatch
 
@@ -35,18 +35,28 @@ MountImage = Callable[[Files], int]
 
 
 def mount_image(files: Files) -> int:
-    """Return a detached mount of an EROFS image; Unsupported where this host cannot.
+    """Return a detached mount of an EROFS image; Unsupported where this host cannot, Denied to who may not.
 
     From the files themselves where kernel (Linux 6.12) and file system can, else through loop devices.
     """
     try:
-        return mount_files(files)
+        try:
+            return mount_files(files)
+        except OSError as error:
+            if error.errno != errno.ENOTBLK:
+                raise
+        return mount_by_loop(files)
     except OSError as error:
         if error.errno == errno.ENODEV:
             raise Unsupported("this kernel has no EROFS", hint="use --backend overlay") from error
-        if error.errno != errno.ENOTBLK:
-            raise
-    return mount_by_loop(files)
+        if error.errno == errno.EPERM:
+            raise not_permitted() from error
+        raise
+
+
+def not_permitted() -> Denied:
+    """What mount(2) and its kin answer with EPERM, in words: it says nothing of what the host can."""
+    return Denied("mounting is not permitted here", hint="run as root, with CAP_SYS_ADMIN")
 
 
 def mount_files(files: Files) -> int:
