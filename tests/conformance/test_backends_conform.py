@@ -1,8 +1,12 @@
-"""One image through every backend: the same tree, whatever the layers do to each other."""
+"""Backends as the provisioner has them: chosen, given what was pulled, at their limits.
+
+What each is held to by itself stands in test_backends_held.py, what layers can hold in layer_table.py.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +15,14 @@ import pytest
 
 from fixtures.command import run
 from fixtures.images import Layout
-from mesocosm.errors import Exhausted, InvalidConfig, Unsupported
+from mesocosm.errors import Denied, Exhausted, InvalidConfig
 from mesocosm.images.backends import OURS, backend_class
-from mesocosm.plan.operations import BindRoot, OverlayRoot
-from provisions import image_of, new_id, opened, shown
+from mesocosm.images.backends.choice import BackendChoice
+from mesocosm.images.conformance.adversity import without_mounting
+from mesocosm.images.image_store import ImageStore
+from mesocosm.images.layers.mounts import LayerMounts
+from mesocosm.plan.operations import OverlayRoot
+from provisions import image_of, new_id, opened, paths_of, shown
 from registry_fixtures import write_layout
 from tarballs import FIFO, Member, directory, file, hardlink, symlink
 from trees import Seen, snapshot
@@ -91,33 +99,6 @@ async def tree_of(folder: Path, reference: str, backend: str) -> dict[bytes, See
     return tree
 
 
-@pytest.mark.parametrize("backend", STACKING)
-async def test_whatever_layers_do_to_each_other(backend: str, tmp_path: Path) -> None:
-    path = f"oci:{write_layout(image_of(LAYERS), tmp_path / 'layout')}"
-    tree = await tree_of(tmp_path, path, backend)
-    assert {name for name in tree if not name.startswith(b"sticky")} == {
-        *(b"d", b"d/kept", b"d/replaced", b"d/sub", b"d/sub-2", b"opaque", b"opaque/shown", b"opaque/third"),
-        *(b"file-to-directory", b"file-to-directory/y", b"directory-to-file"),
-        *(b"link-to-directory", b"link-to-directory/own", b"set-uid", b"capable", b"attribute", b"owned"),
-        *(b"fifo", b"one", b"two"),
-    }
-    assert tree[b"d"].mode == 0o750 and tree[b"sticky"].mode == 0o1777
-    assert tree[b"directory-to-file"].kind == "file" and tree[b"file-to-directory"].kind == "directory"
-    assert tree[b"set-uid"].mode == 0o4755 and (tree[b"owned"].uid, tree[b"owned"].gid) == (1000, 100)
-    assert tree[b"capable"].xattrs == (("security.capability", CAPABILITY),)
-    assert tree[b"attribute"].xattrs == (("user.a", b"\x00\xff"),)
-    assert tree[b"two"].nlink == 2 and tree[b"two"].same_as == tree[b"one"].same_as
-    assert tree[b"d/sub-2"].content == tree[b"d/sub"].content
-
-
-async def test_all_backends_show_the_same_tree(tmp_path: Path) -> None:
-    path = f"oci:{write_layout(image_of(LAYERS), tmp_path / 'layout')}"
-    trees = {backend: await tree_of(tmp_path, path, backend) for backend in STACKING}
-    assert trees["overlay"] == trees["erofs"]
-    assert trees["merged"] == trees["erofs"]
-    assert trees["copy"] == trees["erofs"]
-
-
 def unpacked_by_umoci(layout: Layout, folder: Path) -> dict[bytes, Seen]:
     """The tree that umoci makes."""
     run("umoci", "raw", "unpack", "--image", layout.umoci, folder / "umoci")
@@ -136,22 +117,6 @@ async def test_a_real_image_as_umoci_unpacks_it(debian_image_oci: Layout, tmp_pa
         assert {name: (tree[name], seen) for name, seen in expected.items() if tree[name] != seen} == {}
 
 
-@pytest.mark.parametrize("backend", STACKING)
-async def test_what_a_container_changes_stays_its_own(backend: str, tmp_path: Path) -> None:
-    """R-39 kin: two containers on one image; what one writes neither the other nor the layer has."""
-    path = f"oci:{write_layout(image_of([[file(b'a', b'image')]]), tmp_path / 'layout')}"
-    async with opened(tmp_path) as provisioner:
-        backend = "erofs" if backend == "merged" else backend
-        one = await provisioner.provision(new_id(), path, backend=backend, scratch=tmp_path / "one")
-        with shown(one.root, tmp_path / "root-one") as root:
-            (root / "a").write_text("changed")
-            (root / "new").write_text("new")
-            two = await provisioner.provision(new_id(), path, backend=backend, scratch=tmp_path / "two")
-            with shown(two.root, tmp_path / "root-two") as other:
-                assert (other / "a").read_text() == "image" and not (other / "new").exists()
-            assert (root / "a").read_text() == "changed"
-
-
 @pytest.mark.parametrize("count", [65, 500])
 async def test_deep_images_work(count: int, tmp_path: Path) -> None:
     """More than 64 layers; 500 is what overlayfs takes (I-15: option strings would be cut at a page)."""
@@ -167,21 +132,6 @@ async def test_more_layers_than_overlayfs_takes_are_refused_by_name(tmp_path: Pa
     path = f"oci:{write_layout(image_of([[]] * 501), tmp_path / 'layout')}"
     with pytest.raises(Exhausted, match=r"oci:.*/layout has 501 layers, more than the 500"):
         await tree_of(tmp_path, path, "erofs")
-
-
-async def test_bind_shows_one_layer_read_only(tmp_path: Path) -> None:
-    """BK-3."""
-    single = f"oci:{write_layout(image_of(LAYERS[:1]), tmp_path / 'single')}"
-    double = f"oci:{write_layout(image_of(LAYERS[:2]), tmp_path / 'double')}"
-    async with opened(tmp_path) as provisioner:
-        provision = await provisioner.provision(new_id(), single, backend="bind", scratch=tmp_path / "s")
-        assert isinstance(provision.root, BindRoot) and provision.root.read_only
-        with shown(provision.root, tmp_path / "root") as root:
-            assert (root / "d/kept").read_bytes() == b"k" * 10_000
-            with pytest.raises(OSError, match="Read-only"):
-                (root / "new").write_text("x")
-        with pytest.raises(Unsupported, match="one layer"):
-            await provisioner.provision(new_id(), double, backend="bind", scratch=tmp_path / "s")
 
 
 @pytest.mark.parametrize("backend", STACKING)
@@ -251,19 +201,6 @@ async def test_i15_any_character_in_the_store_path(tmp_path: Path) -> None:
     assert trees[1:] == trees[:1] * 3
 
 
-async def test_a_layer_twice_in_one_image(tmp_path: Path) -> None:
-    """overlayfs refuses one directory twice (ELOOP); the topmost of the two is what counts."""
-    layers = [
-        [file(b"a", b"1"), file(b"b", b"1")],
-        [file(b"a", b"2"), file(b".wh.b", b"")],
-        [file(b"a", b"1"), file(b"b", b"1")],
-    ]
-    path = f"oci:{write_layout(image_of(layers), tmp_path / 'layout')}"
-    trees = [await tree_of(tmp_path, path, backend) for backend in STACKING]
-    assert trees[1:] == trees[:1] * 3
-    assert set(trees[0]) == {b"a", b"b"}
-
-
 async def test_an_image_without_layers(tmp_path: Path) -> None:
     image = image_of([])
     for backend in STACKING:
@@ -286,13 +223,22 @@ async def test_the_choice_is_made_by_trying_and_remembered(tmp_path: Path) -> No
     assert not list((tmp_path / "state/images/ingest").iterdir())
 
 
-async def test_a_layer_that_hides_everything_below_it(tmp_path: Path) -> None:
-    """OCI image spec, layer.md "Opaque Whiteout", of the root itself."""
-    layers = [
-        [file(b"a"), directory(b"d"), file(b"d/x")],
-        [file(b".wh..wh..opq", b""), file(b"b")],
-        [file(b"c")],
-    ]
-    path = f"oci:{write_layout(image_of(layers), tmp_path / 'layout')}"
-    trees = [await tree_of(tmp_path, path, backend) for backend in STACKING]
-    assert [set(tree) for tree in trees] == [{b"b", b"c"}] * 4
+@pytest.mark.parametrize("lacking", [errno.ENODEV, None])
+def test_who_may_not_mount_chooses_for_nobody(
+    lacking: int | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also where the kernel has no EROFS: the choice holds until the next boot, for everybody."""
+
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(lacking, "No such device")
+
+    if lacking is not None:
+        monkeypatch.setattr("mesocosm.images.layers.mounts.mount_files", refuse)
+    paths = paths_of(tmp_path)
+    paths.images.mkdir()
+    ImageStore.open(paths.images)
+    choice = BackendChoice(paths, LayerMounts(paths.layers))
+    with without_mounting(), pytest.raises(Denied, match="mounting is not permitted here") as why:
+        choice.get(None)
+    assert "CAP_SYS_ADMIN" in str(why.value.hint) and choice.remembered() is None
+    assert choice.get(None).name == ("erofs" if lacking is None else "overlay")

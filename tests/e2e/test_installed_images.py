@@ -23,7 +23,8 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "tests/thirdparty/acme_images.py"
 PAGE = (ROOT / "docs/stores.md").read_text()
 _BLOCK = re.compile(r"^```(python|toml)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = {found[1]: found[2] for found in _BLOCK.finditer(PAGE)}
+BLOCKS = {found[1]: found[2] for found in reversed(list(_BLOCK.finditer(PAGE)))}
+"""The page's first piece of each language."""
 
 
 def install(site: Path, name: str, module: str, points: dict[str, dict[str, str]]) -> None:

@@ -29,9 +29,10 @@ WANTED = [
 
 @cache
 def defined() -> frozenset[str]:
-    """The names of all test functions."""
+    """The names of all test functions, those of the suites that are shipped too."""
     names = set()
-    for path in (ROOT / "tests").rglob("test_*.py"):
+    suites = (ROOT / "src/mesocosm/images/conformance").glob("*.py")
+    for path in (*(ROOT / "tests").rglob("test_*.py"), *suites):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
                 names.add(node.name)

@@ -22,13 +22,13 @@ import contextlib
 import hashlib
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from mesocosm.errors import NotFound
 from mesocosm.images.blobs import BlobStore
+from mesocosm.images.conformance.facts import descriptors, hold
 from mesocosm.images.decompress import Decompressor
 from mesocosm.images.digest import verify
 from mesocosm.images.documents import Descriptor
@@ -88,8 +88,8 @@ class StoreConformance:
     def test_it_serves_what_its_users_write(self) -> None:
         """The word before the colon is one of its transports."""
         transport = parse_reference(self.reference()).transport
-        _hold(transport in self.store.transports, f"{self.store.__name__} does not serve {transport}")
-        _hold(self.store.layered, "the suite is for families of layers")
+        hold(transport in self.store.transports, f"{self.store.__name__} does not serve {transport}")
+        hold(self.store.layered, "the suite is for families of layers")
 
     def test_an_image_is_described_by_its_documents(self) -> None:
         """Each is what its descriptor says; manifest and configuration are among them and agree."""
@@ -97,21 +97,21 @@ class StoreConformance:
         for document in found.documents:
             descriptor = document.descriptor
             verify(document.data, descriptor.digest)
-            _hold(len(document.data) == descriptor.size, f"{descriptor.digest} has another size")
+            hold(len(document.data) == descriptor.size, f"{descriptor.digest} has another size")
         digests = [document.descriptor.digest for document in found.documents]
-        _hold(found.manifest.digest in digests, "the manifest is not among the documents")
-        _hold(digests[-1] == found.config.digest, "the last document is not the configuration")
-        _hold(found.manifest.config.digest == found.config.digest, "the manifest has another configuration")
+        hold(found.manifest.digest in digests, "the manifest is not among the documents")
+        hold(digests[-1] == found.config.digest, "the last document is not the configuration")
+        hold(found.manifest.config.digest == found.config.digest, "the manifest has another configuration")
         layers, diff_ids = found.manifest.layers, found.config.diff_ids
-        _hold(len(layers) == len(diff_ids), f"{len(layers)} layers, {len(diff_ids)} diff IDs")
-        _hold(found.config.platform == self.platform(), f"the image is for {found.config.platform}")
-        _hold(bool(found.source) and "\n" not in found.source, "it does not say where from, in one line")
+        hold(len(layers) == len(diff_ids), f"{len(layers)} layers, {len(diff_ids)} diff IDs")
+        hold(found.config.platform == self.platform(), f"the image is for {found.config.platform}")
+        hold(bool(found.source) and "\n" not in found.source, "it does not say where from, in one line")
 
     def test_asked_again_it_says_the_same(self) -> None:
         """Also by another instance: there is nothing random in it, and no time of asking."""
         reference = self.reference()
         first, second = self.found(reference), self.found(reference)
-        _hold(first.documents == second.documents, "the second time other documents came")
+        hold(first.documents == second.documents, "the second time other documents came")
 
     def test_what_has_not_changed_costs_nothing(self) -> None:
         """Where answers have an ETag: asked with it, also by another instance, None is the answer."""
@@ -119,7 +119,7 @@ class StoreConformance:
         etag = self.found(reference).etag
         if etag is not None:
             again = self._with(lambda store: self._ask(store, reference, etag))
-            _hold(again is None, "the same was described again")
+            hold(again is None, "the same was described again")
 
     def test_a_change_is_noticed(self) -> None:
         """Whether an ETag is given along or not."""
@@ -128,8 +128,8 @@ class StoreConformance:
         if not self.change():
             return
         after = self._with(lambda store: self._ask(store, reference, before.etag))
-        _hold(isinstance(after, Found), "with the old ETag nothing has changed")
-        _hold(self.found(reference).top != before.top, "the new image is the old one")
+        hold(isinstance(after, Found), "with the old ETag nothing has changed")
+        hold(self.found(reference).top != before.top, "the new image is the old one")
 
     def test_what_is_not_there_is_not_found_in_one_line(self) -> None:
         """As NotFound, which names it: a pull may fall back to what is here."""
@@ -139,9 +139,9 @@ class StoreConformance:
         try:
             self.found(absent)
         except NotFound as error:
-            _hold("\n" not in str(error), f"{error!s:.200} is not one line")
+            hold("\n" not in str(error), f"{error!s:.200} is not one line")
             named = parse_reference(absent).path.rpartition("/")[2]
-            _hold(named in str(error), f"{error!s:.200} does not name {named}")
+            hold(named in str(error), f"{error!s:.200} does not name {named}")
         else:
             raise AssertionError(f"{absent} was found")
 
@@ -157,7 +157,7 @@ class StoreConformance:
                     running.update(piece)
             for piece in plain.finish():
                 running.update(piece)
-            _hold(running.hexdigest() == diff_id.hex, f"layer {layer.digest} has another diff ID")
+            hold(running.hexdigest() == diff_id.hex, f"layer {layer.digest} has another diff ID")
 
     def test_a_layer_goes_on_where_it_stopped(self) -> None:
         """What an interrupted pull left is not brought again, and the rest fits."""
@@ -175,22 +175,22 @@ class StoreConformance:
         told: list[Progress] = []
         self.fetched(reference, told.append)
         resumed = {one.subject: one.resumed for one in told if one.finished and one.subject in half}
-        _hold(resumed == half, f"of {half} bytes that were there {resumed} were kept")
+        hold(resumed == half, f"of {half} bytes that were there {resumed} were kept")
 
     def test_nothing_is_left_open_and_nothing_unfinished(self) -> None:
         """Neither by an answer, nor by a layer that is not wanted any more, nor by what was not there."""
         reference, absent = self.reference(), self.absent()
         self.found(reference)  # what is loaded once, as a library's own files, is not counted
-        before = _descriptors()
+        before = descriptors()
         self.fetched(reference)
         if absent is not None:
             with contextlib.suppress(NotFound):
                 self.found(absent)
         self._with(lambda store: self._give_up(store, reference))
-        _hold(_descriptors() == before, f"left open: {_descriptors() - before}")
+        hold(descriptors() == before, f"left open: {descriptors() - before}")
         self.blobs.sweep()
         left = [path.name for path in (self._paths.images / "ingest").iterdir()]
-        _hold(not left, f"left unfinished: {left}")
+        hold(not left, f"left unfinished: {left}")
 
     # ── what the tests are made of ──────────────────────────────────────────────────────────────────────
 
@@ -216,7 +216,7 @@ class StoreConformance:
 
     async def _bring(self, found: Found, layer: Descriptor, report: Report = silent) -> None:
         await found.fetch(self.blobs, layer, sink=Discard, report=report, keep=True)
-        _hold(self.blobs.has(layer.digest, layer.size), f"layer {layer.digest} was not brought")
+        hold(self.blobs.has(layer.digest, layer.size), f"layer {layer.digest} was not brought")
 
     async def _give_up(self, store: Store, reference: str) -> None:
         """Begin with a layer, and be cancelled."""
@@ -246,18 +246,3 @@ class StoreConformance:
                 await store.close()
 
         return asyncio.run(run())
-
-
-def _hold(fact: bool, otherwise: str) -> None:
-    """An assertion that ``python -O`` leaves in."""
-    if not fact:
-        raise AssertionError(otherwise)
-
-
-def _descriptors() -> Counter[str]:
-    """What is open, how often; sockets and pipes are alike."""
-    found: Counter[str] = Counter()
-    for path in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(OSError):  # the listing's own descriptor
-            found[str(path.readlink()).partition(":[")[0]] += 1
-    return found
