@@ -217,10 +217,21 @@ def _copy_data(source: int, target: int, size: int) -> None:
 
 def _copy_extent(source: int, target: int, start: int, end: int) -> None:
     while start < end:
-        done = os.copy_file_range(source, target, min(end - start, _PIECE), start, start)
+        done = _copy_piece(source, target, start, min(end - start, _PIECE))
         if not done:
             raise OSError(errno.EIO, "a layer's file became shorter while it was copied")
         start += done
+
+
+def _copy_piece(source: int, target: int, start: int, length: int) -> int:
+    """Copy within the kernel; how many bytes.  copy_file_range(2) is for one file system (EXDEV)."""
+    try:
+        return os.copy_file_range(source, target, length, start, start)
+    except OSError as error:
+        if error.errno not in _UNSHARED:
+            raise
+    os.lseek(target, start, os.SEEK_SET)
+    return os.sendfile(target, source, start, length)
 
 
 def _dress(source: int, target: int, status: os.stat_result, owners: Owners) -> None:
