@@ -105,6 +105,28 @@ class LeavesADescriptor(OverlayBackend):
         return super().root(layers, scratch, read_only=read_only, idmap=idmap)
 
 
+class LeavesADescriptorWhenItFails(CopyBackend):
+    def root(
+        self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool, idmap: IDMap | None = None
+    ) -> RootStep:
+        LeavesADescriptor.open.append(os.open(scratch.parent, os.O_PATH))
+        step = super().root(layers, scratch, read_only=read_only, idmap=idmap)
+        os.close(LeavesADescriptor.open.pop())
+        return step
+
+
+class LinksFiles(CopyBackend):
+    """Instead of copying them."""
+
+    def root(
+        self, layers: Sequence[StackedLayer], scratch: Path, *, read_only: bool, idmap: IDMap | None = None
+    ) -> RootStep:
+        step = super().root(layers, scratch, read_only=read_only, idmap=idmap)
+        (scratch / "root/each").unlink()
+        os.link(layers[0].content / "each", scratch / "root/each")
+        return step
+
+
 class ShowsWhiteouts(CopyBackend):
     """Copies every layer over the one before, and takes the overlay's signs for files."""
 
@@ -346,6 +368,11 @@ FAULTS: dict[type[Backend], tuple[str, str]] = {
     LeavesAMount: (LEFT, "is mounted in .*/first: .*/first/mounted"),
     LeavesAFile: (LEFT, r"left beside .*first\.lock"),
     LeavesADescriptor: (LEFT, "left something behind:\ndescriptor"),
+    LeavesADescriptorWhenItFails: (
+        "test_a_full_disk_is_told_as_such_and_leaves_nothing",
+        "left something behind:\ndescriptor",
+    ),
+    LinksFiles: ("test_the_containers_directory_may_lie_on_another_file_system", "cross-device"),
     ShowsWhiteouts: (SHOWN, "shown too: b'd/removed'"),
     ForgetsOpaqueDirectories: (SHOWN, "shown too: b'opaque/deep/hidden'"),
     StacksUpsideDown: (SHOWN, "b'd/replaced': .*b'old'"),

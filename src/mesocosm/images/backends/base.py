@@ -97,7 +97,8 @@ class Backend:
         """Prepare, and say how the root is assembled; blocking.
 
         The layers are there, and leased.  ``read_only``: nothing is kept of what the container changes.
-        ``idmap`` maps root.  Raises Unsupported, before anything was done; InvalidConfig.
+        ``idmap`` maps root.  Raises Unsupported, before anything was done; InvalidConfig; OSError for a disk
+        that is full or fails.  ``scratch`` may lie on another file system than the layers.
         """
         raise NotImplementedError
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -42,9 +43,9 @@ def on_overlay(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def full_disk() -> Iterator[Path]:
-    """An empty directory in which nothing can be made."""
-    fd = mounts.tmpfs(size=4096, inodes=1)
+def in_memory(files: int, pages: int = 1) -> Iterator[Path]:
+    """An empty directory on a disk of its own, with room for so many files and pages of data."""
+    fd = mounts.tmpfs(size=pages * resource.getpagesize(), inodes=1 + files)
     try:
         yield Path(f"/proc/self/fd/{fd}")
     finally:

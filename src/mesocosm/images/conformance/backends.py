@@ -20,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from mesocosm.errors import Denied, InvalidConfig, MesocosmError, Unsupported
-from mesocosm.images.conformance.adversity import counted, dying, full_disk, on_overlay, without_mounting
+from mesocosm.images.conformance.adversity import counted, dying, in_memory, on_overlay, without_mounting
 from mesocosm.images.conformance.assembled import assembled, differences, seen
 from mesocosm.images.conformance.changes import change, hold_changed, hold_refused
 from mesocosm.images.conformance.facts import hold, hold_told, mounted
@@ -30,6 +30,7 @@ from mesocosm.images.conformance.world import World
 from mesocosm.images.documents import LAYER_LIMIT
 from mesocosm.images.layers.store import Form
 from mesocosm.images.store_faults import is_full
+from mesocosm.images.wish import Wish
 from mesocosm.model.idmap import parse_idmap
 from mesocosm.plan import Contribution, LaunchPlan, RootStep
 from mesocosm.plan.operations import Execute
@@ -84,7 +85,7 @@ class BackendConformance(GivenBackend):
 
     def test_a_full_disk_is_nothing_that_this_host_cannot(self) -> None:
         """What probing finds is believed until the next boot; the disk may have room again in a minute."""
-        with full_disk() as trial:
+        with in_memory(files=0) as trial:
             try:
                 self.backend(self.world.context(trial)).probe()
             except Unsupported as error:
@@ -134,6 +135,13 @@ class BackendConformance(GivenBackend):
         self.world.close()
         self.world = World(self.folder / "a:b,c\\d e=f%")
         self.hold_shown(self.root(self.layers()), stacked(self.layers()), "odd paths")
+
+    def test_the_containers_directory_may_lie_on_another_file_system(self) -> None:
+        """Neither links nor shared blocks lead from the layers there."""
+        image = self.world.image(deep(1), self.backend.form)
+        with in_memory(files=100, pages=100) as scratch:
+            step = self.world.root(self.fresh(), image, Wish(scratch, read_only=False, changes=None))
+            self.hold_shown(step, stacked(deep(1)), "in memory")
 
     def test_the_root_directory_is_open_to_everybody(self) -> None:
         """It is 0755 and belongs to root, or to whom root is mapped: no layer's describes it."""
@@ -256,6 +264,19 @@ class BackendConformance(GivenBackend):
             dying(at, lambda: make("interrupted"))
             self.hold_shown(make("interrupted"), stacked(layers), f"interrupted after {at} of {steps} calls")
             self.world.end(self.world.scratch("interrupted"))
+
+    def test_a_full_disk_is_told_as_such_and_leaves_nothing(self) -> None:
+        """Wherever the room ends."""
+        image = self.world.image(self.layers(), self.backend.form)
+        self.root(self.layers(), name="first")
+        before = self.observed()
+        for room in range(0, 12, 3):
+            with in_memory(room) as scratch:
+                try:
+                    self.world.root(self.fresh(), image, Wish(scratch, read_only=False, changes=None))
+                except (OSError, MesocosmError) as error:
+                    hold(is_full(error), f"{error!s:.200} does not come from the full disk")
+            self.hold_as(before)
 
     def test_roots_are_made_side_by_side(self) -> None:
         """One instance serves every container of its process, in threads."""
