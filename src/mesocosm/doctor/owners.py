@@ -16,39 +16,61 @@ from mesocosm.linux import mounts, userns
 _MAP = "0 100000 65536"
 
 
-def examine(trial: Path) -> Finding:
-    """Map a layer, a directory beside it and memory, and put an overlay on them; ``trial`` is where."""
-    return tried(
+def examine(trial: Path) -> Iterator[Finding]:
+    """Map a layer, a directory beside it, and put an overlay on them; map memory; ``trial`` is where."""
+    yield tried(
         "id-mapped mounts",
-        lambda: _map_all(trial),
+        lambda: _map_layers(trial),
         good="--idmap and volumes with idmap work, without copying",
-        without="not everything can be shown with other owners",
-        fix="run Linux 6.3 or later, with the state directory on ext4, xfs or btrfs, or use --backend copy",
+        without="images and volumes cannot be shown with other owners",
+        fix="run Linux 5.19 or later, with the state directory on ext4, xfs or btrfs, or use --backend copy",
+        required=False,
+    )
+    yield tried(
+        "id-mapped memory",
+        _map_memory,
+        good="--idmap works for the image host, and for volumes on tmpfs",
+        without="no --idmap for the image host, nor for volumes on tmpfs",
+        fix="run Linux 6.3 or later, or use another image",
         required=False,
     )
 
 
-def _map_all(trial: Path) -> None:
-    namespace = userns.make(_MAP, _MAP)
+def _map_layers(trial: Path) -> None:
     with contextlib.ExitStack() as stack:
-        stack.callback(os.close, namespace)
+        namespace = _namespace(stack)
         layers = []
-        for name, mount in _subjects(trial, stack):
+        for name, mount in _layers(trial, stack):
             _map(name, mount, namespace)
             layers.append(mount)
         os.close(mounts.overlay(layers, aside=str(trial)))
 
 
-def _subjects(trial: Path, stack: contextlib.ExitStack) -> Iterator[tuple[str, int]]:
+def _map_memory() -> None:
+    with contextlib.ExitStack() as stack:
+        memory = mounts.tmpfs(size=4096)
+        stack.callback(os.close, memory)
+        _map("tmpfs", memory, _namespace(stack))
+
+
+def _namespace(stack: contextlib.ExitStack) -> int:
+    namespace = userns.make(_MAP, _MAP)
+    stack.callback(os.close, namespace)
+    return namespace
+
+
+def _layers(trial: Path, stack: contextlib.ExitStack) -> Iterator[tuple[str, int]]:
     """What is to be mapped: a name for people, and a detached mount."""
-    lower = trial / "lower"
-    lower.mkdir(exist_ok=True)
-    makers: dict[str, Callable[[], int]] = {
-        f"the file system of {trial.parent}": lambda: mounts.clone_tree(str(lower), recursive=False),
-        "tmpfs": lambda: mounts.tmpfs(size=4096),
-        "erofs": lambda: trial_layer(trial),
-    }
-    for name, make in makers.items():
+    lower, other = trial / "lower", trial / "other"
+    for place in (lower, other):
+        place.mkdir(exist_ok=True)
+    where = f"the file system of {trial.parent}"
+    makers: list[tuple[str, Callable[[], int]]] = [
+        (where, lambda: mounts.clone_tree(str(lower), recursive=False)),
+        (where, lambda: mounts.clone_tree(str(other), recursive=False)),
+        ("erofs", lambda: trial_layer(trial)),
+    ]
+    for name, make in makers:
         try:
             mount = make()
         except MesocosmError:  # layers are directories here

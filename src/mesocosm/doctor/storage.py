@@ -102,7 +102,7 @@ def _backends(paths: Paths) -> Iterator[Finding]:
     able = {"erofs": erofs.status == "ok", "overlay": overlay.status == "ok", "copy": True}
     yield _backend(paths, layers, next(name for name in PREFERENCE if able[name]))
     with _trial_directory(paths.root) as trial:
-        yield owners.examine(trial)
+        yield from owners.examine(trial)
 
 
 def _erofs(backend: Backend) -> Finding:
