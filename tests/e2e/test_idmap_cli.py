@@ -39,15 +39,20 @@ def test_an_image_with_mapped_owners(mesocosm: CommandLine, debian_image_oci: La
     mesocosm("rm", "--force", *held).accepted()
 
 
-def test_every_backend_and_the_hosts_own_root(
-    mesocosm: CommandLine, busybox_oci: Layout, tmp_path: Path
+@pytest.mark.parametrize("read_only", [(), ("--read-only",)], ids=["writable", "read-only"])
+@pytest.mark.parametrize("backend", ["erofs", "overlay", "copy"])
+def test_every_backend(
+    backend: str, read_only: tuple[str, ...], mesocosm: CommandLine, busybox_oci: Layout
 ) -> None:
     image = f"oci:{busybox_oci.path}:{busybox_oci.tag}"
-    look = ("/bin/busybox", "stat", "-c", "%u", "/bin/busybox")
-    for backend in ("erofs", "overlay", "copy"):
-        given = ("--idmap", MAP, "--backend", backend, "--entrypoint", "", "-u", "0", "-w", "/")
-        ran = mesocosm("run", "--rm", *given, image, *look)
-        assert ran.accepted().split() == ["100000"], backend
+    given = ("--idmap", MAP, "--backend", backend, "--entrypoint", "", "-u", "0", "-w", "/", *read_only)
+    ran = mesocosm("run", "--rm", *given, image, "/bin/busybox", "stat", "-c", "%u", "/bin/busybox")
+    assert ran.accepted().split() == ["100000"]
+
+
+def test_the_hosts_own_root(mesocosm: CommandLine, busybox_oci: Layout) -> None:
+    """Linux 6.3: what hides its paths lies in memory."""
+    image = f"oci:{busybox_oci.path}:{busybox_oci.tag}"
     ran = mesocosm("run", "--rm", "--idmap", MAP, "host", "stat", "-c", "%u", "/", "/etc/passwd", "/run")
     assert ran.accepted().split() == ["100000"] * 3
     assert os.stat("/etc/passwd").st_uid == 0

@@ -96,7 +96,7 @@ def _view_of_host(setup: Setup, step: Step, place: str, cover: int) -> int:
 
     The kernel refuses an upper directory inside the tree of its own lower layer (ELOOP).  A read-only overlay
     in between is another tree, so it is the lower layer.  Overlays nest two deep; where the host's own root
-    is one already, the changes go to memory.
+    is one already, the changes go to memory, which goes with the old root.
     """
     idmap = step["idmap"]
     lower = os.open(place, _DIRECTORY) if idmap is None else owners.clone(setup, place, idmap)
@@ -109,6 +109,7 @@ def _view_of_host(setup: Setup, step: Step, place: str, cover: int) -> int:
         if error.errno != errno.EINVAL or not _is_overlay(lower):
             raise
     memory = mounts.tmpfs(source="changes")
+    mounts.attach(memory, work)  # before Linux 6.15 no part of an overlay may be outside of our namespace
     for name in ("upper", "work"):
         os.mkdir(name, 0o755, dir_fd=memory)
     setup.warn(f"{place} is an overlay already: changes to it are kept in memory, not on disk")
