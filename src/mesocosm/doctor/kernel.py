@@ -114,9 +114,9 @@ def _mount_detached() -> None:
     mount = mounts.tmpfs(size=4096)
     try:
         mounts.set_attributes(mount, syscalls.MOUNT_ATTR_RDONLY, recursive=True)
-        os.close(mounts.clone_tree(mount))
     finally:
         os.close(mount)
+    os.close(mounts.clone_tree("/", recursive=False))
 
 
 def _load_filter() -> None:

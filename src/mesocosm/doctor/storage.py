@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import tempfile
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from mesocosm.doctor import owners
 from mesocosm.doctor.finding import Finding, missing, ok, tried, warning
+from mesocosm.errors import Unsupported
 from mesocosm.images.backends import PREFERENCE
 from mesocosm.images.backends.base import Backend, BackendContext
 from mesocosm.images.backends.choice import BackendChoice
@@ -118,9 +120,18 @@ def _erofs(backend: Backend) -> Finding:
 
 def _file_mounts(trial: Path) -> Finding:
     """Whether layers need loop devices: `mount_image` takes them only where this fails."""
+
+    def mount() -> None:
+        try:
+            os.close(trial_layer(trial, mount_files))
+        except OSError as error:
+            if error.errno != errno.ENOTBLK:
+                raise
+            raise Unsupported("this kernel mounts no files of this file system") from error
+
     return tried(
         "erofs mounts",
-        lambda: os.close(trial_layer(trial, mount_files)),
+        mount,
         good="from the files themselves",
         without="through a loop device for each layer",
         fix="run Linux 6.12 or later with CONFIG_EROFS_FS_BACKED_BY_FILE; put the state directory on ext4, "

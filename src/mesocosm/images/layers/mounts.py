@@ -77,7 +77,7 @@ def mount_by_loop(files: Files) -> int:
             except OSError as error:
                 raise Unsupported(
                     f"EROFS files cannot be mounted here: no loop device, {error.strerror}",
-                    hint="use --backend overlay",
+                    hint="modprobe loop, run Linux 6.12 or later, or use --backend overlay",
                 ) from error
             stack.callback(os.close, device)
             devices.append(source)
