@@ -14,13 +14,14 @@ import pytest
 
 from fixtures import host
 from fixtures.command import run
+from layers import ingest
 from mesocosm.errors import Unsupported
 from mesocosm.images.backends.copy import copy_layer
 from mesocosm.images.layers.mounts import LayerMounts, mount_by_loop
 from mesocosm.linux import loop, mounts
 from provisions import image_of, new_id, opened, shown
 from registry_fixtures import write_layout
-from tarballs import file
+from tarballs import Member, archive, file
 
 FS_IOC_FIEMAP = 0xC020660B
 FIEMAP_EXTENT_SHARED = 0x2000
@@ -169,3 +170,24 @@ def test_copies_share_data_where_the_file_system_can(btrfs: Path) -> None:
     with (copy / "data").open("r+b") as file:
         file.write(b"changed")
     assert (layer / "data").read_bytes() == before
+
+
+def test_what_a_file_system_cannot_keep_is_told_in_words(tmp_path: Path) -> None:
+    """A ramfs has no attributes at all, as a tmpfs has no ``user.*`` before Linux 6.6."""
+    layer, copy = tmp_path / "layer", tmp_path / "copy"
+    for folder in (layer, copy):
+        folder.mkdir()
+    (layer / "data").write_text("data")
+    os.setxattr(layer / "data", "user.note", b"note")
+    mounts.attach_at(memory := mounts.new_mount("ramfs"), str(copy))
+    os.close(memory)
+    try:
+        with pytest.raises(Unsupported, match=r"copy/data cannot have the attribute user\.note") as raised:
+            copy_layer(layer, copy)
+        assert "Linux 6.6" in (raised.value.hint or "")
+        with pytest.raises(Unsupported, match="cannot hold the attributes of b'data'") as raised:
+            member = Member(b"data", data=b"x", pax=((b"SCHILY.xattr.user.a", b"a"),))
+            ingest("apply", copy / "unpacked", archive(member))
+        assert "Linux 6.6" in (raised.value.hint or "")
+    finally:
+        mounts.detach(str(copy))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
+from mesocosm.errors import Unsupported
 from mesocosm.images.backends.base import Backend, StackedLayer
 from mesocosm.images.layered import is_whiteout
 from mesocosm.images.layers.store import Form
@@ -76,7 +77,10 @@ class CopyBackend(Backend):
 
 
 def copy_layer(source: Path, target: Path, owners: Owners | None = None) -> None:
-    """Put the layer tree ``source`` over the tree ``target``; blocking.  Raises OSError."""
+    """Put the layer tree ``source`` over the tree ``target``; blocking.
+
+    Raises OSError, and Unsupported where ``target`` cannot have what the layer has.
+    """
     source_fd = os.open(source, _DIRECTORY)
     try:
         target_fd = os.open(target, _DIRECTORY)
@@ -246,8 +250,21 @@ def _dress(source: int, target: int, status: os.stat_result, owners: Owners) -> 
         if name.startswith("user.") and name not in wanted:
             os.removexattr(target, name)
     for name in wanted:
-        os.setxattr(target, name, owners.attribute(name, os.getxattr(source, name)))
+        _set_attribute(target, name, owners.attribute(name, os.getxattr(source, name)))
     os.utime(target, ns=_times(status))
+
+
+def _set_attribute(target: int, name: str, value: bytes) -> None:
+    try:
+        os.setxattr(target, name, value)
+    except OSError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        place = os.readlink(f"/proc/self/fd/{target}")  # noqa: PTH115
+        raise Unsupported(
+            f"{place} cannot have the attribute {name} that it has in the image: its file system keeps none",
+            hint="use ext4, xfs or btrfs there (tmpfs keeps them from Linux 6.6 on), or another --backend",
+        ) from error
 
 
 def _times(status: os.stat_result) -> tuple[int, int]:

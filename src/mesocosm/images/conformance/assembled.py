@@ -77,7 +77,7 @@ def _mounted(step: RootStep, held: contextlib.ExitStack) -> int:
     if isinstance(step, OverlayRoot):
         layers = [_cloned(layer, step.idmap, held) if step.idmap else layer for layer in step.layers]
         options = [("volatile", None)] if step.upper is not None and step.volatile else []
-        return mounts.overlay(layers, upper=step.upper, work=step.work, options=options)
+        return mounts.overlay(layers, upper=step.upper, work=step.work, options=options, aside=step.layers[0])
     raise AssertionError(f"{step.describe()}: that is no root of layers")
 
 

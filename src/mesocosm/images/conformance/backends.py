@@ -85,7 +85,7 @@ class BackendConformance(GivenBackend):
 
     def test_a_full_disk_is_nothing_that_this_host_cannot(self) -> None:
         """What probing finds is believed until the next boot; the disk may have room again in a minute."""
-        with in_memory(files=0) as trial:
+        with in_memory(self.world.folder / "memory", files=0) as trial:
             try:
                 self.backend(self.world.context(trial)).probe()
             except Unsupported as error:
@@ -139,7 +139,7 @@ class BackendConformance(GivenBackend):
     def test_the_containers_directory_may_lie_on_another_file_system(self) -> None:
         """Neither links nor shared blocks lead from the layers there."""
         image = self.world.image(deep(1), self.backend.form)
-        with in_memory(files=100, pages=100) as scratch:
+        with in_memory(self.world.folder / "memory", files=100, pages=100) as scratch:
             step = self.world.root(self.fresh(), image, Wish(scratch, read_only=False, changes=None))
             self.hold_shown(step, stacked(deep(1)), "in memory")
 
@@ -271,7 +271,7 @@ class BackendConformance(GivenBackend):
         self.root(self.layers(), name="first")
         before = self.observed()
         for room in range(0, 12, 3):
-            with in_memory(room) as scratch:
+            with in_memory(self.world.folder / "memory", room) as scratch:
                 try:
                     self.world.root(self.fresh(), image, Wish(scratch, read_only=False, changes=None))
                 except (OSError, MesocosmError) as error:

@@ -365,5 +365,9 @@ def _translated(error: OSError, path: bytes) -> MesocosmError | OSError:
     if error.errno in (errno.ELOOP, errno.EINVAL):
         return Corrupt(f"layer: {where} cannot be unpacked: {error.strerror}")
     if error.errno == errno.EOPNOTSUPP:
-        return Unsupported(f"the file system cannot hold the attributes of {where}")
+        return Unsupported(
+            f"the file system cannot hold the attributes of {where}",
+            hint="use --backend erofs, or put the root directory on ext4, xfs or btrfs"
+            " (tmpfs keeps them from Linux 6.6 on)",
+        )
     return error
