@@ -20,7 +20,7 @@ from fixtures.images import Layout
 from fixtures.registry import Registry
 
 CASES = {"mounting": mounting, "unpacking": unpacking, "pulls": pulls, "keeping": keeping}
-ROUNDS = {"mounting": 2, "unpacking": 6, "pulls": 3, "keeping": 3}
+ROUNDS = {"mounting": 2, "unpacking": 8, "pulls": 3, "keeping": 3}
 HOME = "/dev/shm"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.images.scratch import sync
+from mesocosm.frontends.cli.main import COLLECT_AFTER
 
 _TICK = os.sysconf("SC_CLK_TCK")
 
@@ -54,6 +56,7 @@ def of_call(work: Callable[[], None], *, durable: Path, alone: bool = False) -> 
         try:
             if alone:
                 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+            gc.set_threshold(COLLECT_AFTER)  # as in a command
             work()
             status = 0
         except BaseException:

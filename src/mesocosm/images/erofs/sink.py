@@ -81,7 +81,7 @@ class ErofsSink(EntrySink):
         """Take a member."""
         self._node = None
         if entry.kind == stat.S_IFREG:
-            node = Node(stat.S_IFREG | entry.mode, entry.uid, entry.gid, entry.mtime, size=entry.size)
+            node = Node(stat.S_IFREG | entry.mode, entry.uid, entry.gid, entry.mtime, (), None, entry.size)
             if self._tree.put_beside(entry.path, node):
                 if entry.xattrs:
                     node.xattrs = admitted_xattrs(entry.xattrs, stat.S_IFREG, entry.path)

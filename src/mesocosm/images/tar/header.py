@@ -164,9 +164,7 @@ def parse_header(block: bytes, offset: int) -> TarEntry:
     mode, uid, gid = _mode_and_owners(owned)
     length = number(size, "size")
     kind = stat.S_IFREG if flag == _FILE and path[-1:] != b"/" else kind_of(flag, path)
-    entry = TarEntry(
-        path, flag, mode, uid, gid, length, _time(time), link, kind, offset=offset, stored=length
-    )
+    entry = TarEntry(path, flag, mode, uid, gid, length, _time(time), link, kind, 0, 0, offset, length)
     if flag == 51 or flag == 52:
         entry.major = number(block[329:337], "device number")
         entry.minor = number(block[337:345], "device number")
