@@ -48,7 +48,7 @@ async def settled(folder: Path, text: str, told: list[Progress] | None = None) -
 
 
 async def pulled(provisioner: Provisioner, names: list[str]) -> list[str]:
-    """The images, used in this order long ago."""
+    """The images, used in this order long ago; no collection is under way that could read later settings."""
     digests = [(await provisioner.pull(name)).digest for name in names]
     await provisioner.automatic.settle()
     for age, digest in enumerate(digests):

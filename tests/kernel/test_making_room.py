@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.test_automatic_collection import settled
+from kernel.test_automatic_collection import pulled, settled
 from kernel.test_full_disk import MIB, layout, small_disk
 from mesocosm.errors import Exhausted
 from mesocosm.images.progress import Progress
@@ -37,15 +37,13 @@ async def test_q06_the_settings_give_up_what_has_a_name(size: int, room: int, tm
     new, told = layout(tmp_path / "new", size), list[Progress]()
     with small_disk(tmp_path / "disk", room) as disk:
         async with settled(disk, "", told) as provisioner:
-            old = [(await provisioner.pull(name)).digest for name in names]
-            for age, digest in enumerate(old):
-                provisioner.store.catalogue.used(digest, 1_000_000.0 + age)
+            old = await pulled(provisioner, names)
             await provisioner.pin(old[0])
             (disk / "images.toml").write_text(GIVEN_UP)
-            pulled = await provisioner.pull(new)
+            fresh = await provisioner.pull(new)
             (disk / "images.toml").unlink()
             left = {image.digest for image in await provisioner.images()}
-            assert left == {old[0], pulled.digest}
+            assert left == {old[0], fresh.digest}
             await provisioner.unpin(old[0])
     [one] = [one.subject for one in told if one.subject.startswith(names[1])]
     assert "more than 40% of the disk in use" in one
@@ -62,6 +60,7 @@ async def test_q06_what_the_settings_do_not_give_up_stays(text: str, tmp_path: P
     with small_disk(tmp_path / "disk", 14 * MIB) as disk:
         async with settled(disk, "") as provisioner:
             kept = await provisioner.pull(old)
+            await provisioner.automatic.settle()
             (disk / "images.toml").write_text(text)
             with pytest.raises(Exhausted, match="space"):
                 await provisioner.pull(new)
@@ -74,7 +73,7 @@ async def test_q06_room_is_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     old, new = layout(tmp_path / "old", 2 * MIB), layout(tmp_path / "new", 12 * MIB)
     with small_disk(tmp_path / "disk", 14 * MIB) as disk:
         async with settled(disk, "") as provisioner:
-            provisioner.store.catalogue.used((await provisioner.pull(old)).digest, 1_000_000.0)
+            await pulled(provisioner, [old])
             (disk / "images.toml").write_text(GIVEN_UP.replace("40%", "10%").replace("30%", "0%"))
             made, make_room = list[bool](), provisioner.automatic.make_room
 
