@@ -10,6 +10,7 @@ from mesocosm.images.automatic import Automatic
 from mesocosm.images.backends.choice import BackendChoice
 from mesocosm.images.collect import Collector
 from mesocosm.images.digest import hex_of
+from mesocosm.images.direct import DirectRoots
 from mesocosm.images.families import Families
 from mesocosm.images.having import Having
 from mesocosm.images.image import ImageRecord
@@ -52,6 +53,7 @@ class Parts:
         self.automatic = Automatic(store, settings, self._trim, report)
         self._puller = Puller(store, families, self._admission, self._rights, self.automatic)
         self._roots = Roots(store, self.mounts)
+        self._direct = DirectRoots(families, self._backends, paths.top)
         self._having = Having(store, self._rights, self._puller)
         self._outgoing = Outgoing(store, families, self._naming, self._rights)
         self._collector = Collector(store)

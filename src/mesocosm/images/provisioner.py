@@ -24,7 +24,6 @@ import msgspec
 from mesocosm import trace
 from mesocosm.errors import Corrupt, InvalidConfig
 from mesocosm.images import automatic, root_changes
-from mesocosm.images.backends import backend_class
 from mesocosm.images.backends.base import Backend
 from mesocosm.images.blobs import PARTIAL_AGE
 from mesocosm.images.digest import Digest
@@ -33,15 +32,14 @@ from mesocosm.images.image import ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.leases import CONTAINER
 from mesocosm.images.library import Library
-from mesocosm.images.naming import Named, canonical, is_local, is_whole_id, missing
+from mesocosm.images.naming import Named, is_local, missing
 from mesocosm.images.platform import Platform, host_platform, platform_of
 from mesocosm.images.progress import Report, silent
 from mesocosm.images.rebuild import rebuild
 from mesocosm.images.reference import Reference
 from mesocosm.images.roots import missing_layers, require_keeping
-from mesocosm.images.stacking import prepare
 from mesocosm.images.store_faults import store_faults
-from mesocosm.images.stores.base import StoreContext
+from mesocosm.images.stores.base import Root, StoreContext
 from mesocosm.images.transfer import in_thread
 from mesocosm.images.trust import policy
 from mesocosm.images.trust.policy import takes_schema1
@@ -132,9 +130,9 @@ class Provisioner(Library):
         changes where layers can be stacked: there is nothing below ``scratch`` then, and nothing to remove.
         """
         wish = Wish(scratch, read_only, changes, idmap)
-        direct = self._direct(reference, backend, wish)
+        direct = self._direct.meant(reference)
         if direct is not None:
-            return direct
+            return await self._provision_direct(direct, backend, wish)
         wanted = platform_of(platform)
         if pull == "missing":
             known: Provision | None = await in_thread(
@@ -165,9 +163,10 @@ class Provisioner(Library):
     ) -> Provision:
         """Say what `provision` would, without changing anything.  NotFound for images that are not here."""
         wish = Wish(scratch, read_only, changes, idmap)
+        direct = self._direct.meant(reference)
+        if direct is not None:
+            return _without_layers(self._direct.preview(direct, backend, wish))
         named = await in_thread(self._naming.find, reference, platform_of(platform))
-        if named.reference is not None and not self._families.store(named.reference).layered:
-            return _direct(named.reference, self._families, wish)
         image = named.image
         if image is None:
             raise missing(named.reference, reference)
@@ -179,8 +178,7 @@ class Provisioner(Library):
 
     def require_layers(self, text: str) -> None:
         """Raise InvalidConfig where a reference means a root without layers, which is no image to mount."""
-        reference = None if is_whole_id(text) else canonical(text)
-        if reference is not None and not self._families.store(reference).layered:
+        if self._direct.meant(text) is not None:
             raise InvalidConfig(
                 f"{text} is no image of layers that could be mounted",
                 hint="a directory of the host is mounted by type=bind",
@@ -232,17 +230,13 @@ class Provisioner(Library):
 
     # --- how ------------------------------------------------------------------------------------------------
 
-    def _direct(self, text: str, backend: str | None, wish: Wish) -> Provision | None:
-        """The provision of a family without layers, for which a thread would take longer; else None."""
-        if backend is not None:
-            backend_class(backend)  # a root that needs none is no reason to let a wrong name pass
-        reference = None if is_whole_id(text) else canonical(text)
-        if reference is None or self._families.store(reference).layered:
-            return None
+    async def _provision_direct(self, reference: Reference, backend: str | None, wish: Wish) -> Provision:
+        """The provision of a family without layers; without a backend's name a thread would take longer."""
         self._admission.direct(reference)
-        found = _direct(reference, self._families, wish)
-        prepare(found.root, wish.scratch, self._paths.top, wish.idmap)
-        return found
+        if backend is None:
+            return _without_layers(self._direct.prepare(reference, None, wish))
+        root: Root = await in_thread(self._direct.prepare, reference, backend, wish)
+        return _without_layers(root)
 
     def _at_once(
         self,
@@ -303,13 +297,6 @@ def _provision(named: Named, image: ImageRecord, ref: RefRecord | None, step: Ro
     return Provision(identity=identity, runtime=image.runtime, root=step)
 
 
-def _direct(reference: Reference, families: Families, wish: Wish) -> Provision:
-    if wish.changes is not None:
-        raise InvalidConfig(
-            f"{reference} is no image of layers: changes to its root cannot be kept",
-            hint="import it as an image first",
-        )
-    root = families.store(reference).root(reference, scratch=wish.scratch, read_only=wish.read_only)
+def _without_layers(root: Root) -> Provision:
     identity = ImageIdentity(reference=root.reference, platform=str(host_platform()), checked_at=time.time())
-    step = msgspec.structs.replace(root.step, idmap=wish.idmap)
-    return Provision(identity=identity, runtime=ImageRuntime(), root=step)
+    return Provision(identity=identity, runtime=ImageRuntime(), root=root.step)

@@ -167,6 +167,7 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
             raise InvalidConfig(f"working directory {self.workdir!r} is not an absolute path")
         self._check_root_changes()
         self._check_idmap()
+        self._check_backend()
         if self.stop_timeout < 0:
             raise InvalidConfig(f"stop timeout {self.stop_timeout} is negative")
         if not 0 <= self.shm_size < 1 << 62:
@@ -178,6 +179,11 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
         require_root(self.idmap, "idmap")
         if self.image is None:
             raise InvalidConfig("without an image the root is the host's own: its owners cannot be mapped")
+
+    def _check_backend(self) -> None:
+        images = self.image is not None or any(isinstance(mount, ImageMount) for mount in self.mounts)
+        if self.backend is not None and not images:
+            raise InvalidConfig("without an image the root is the host's own: no backend makes it")
 
     def _check_root_changes(self) -> None:
         changes = self.root_changes

@@ -2,7 +2,8 @@
 
 File data is shared with the layer where the file system can (FICLONE: xfs, btrfs), else copied by the kernel.
 Layer trees hold whatever an image put there, so everything goes by descriptors and no last component is
-followed.
+followed.  A directory of the host (``dir:``) may change meanwhile, by whoever owns it, and have mounts in it:
+what was opened is looked at once more, and of mounts nothing is copied, as an overlay shows none.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
-from mesocosm.errors import Unsupported
+from mesocosm.errors import InvalidConfig, Unavailable, Unsupported
 from mesocosm.images.backends.base import Backend, StackedLayer
 from mesocosm.images.layered import is_whiteout
 from mesocosm.images.layers.store import Form
 from mesocosm.images.owners import Owners
-from mesocosm.linux import beneath
+from mesocosm.linux import beneath, mounts
 from mesocosm.linux.holes import data_runs
+from mesocosm.linux.mountinfo import mounts_below, read_mountinfo
 from mesocosm.model.idmap import IDMap
 from mesocosm.plan import RootStep
 from mesocosm.plan.operations import BindRoot
@@ -31,9 +33,10 @@ COPY: Final = "root"
 FICLONE: Final = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 OPAQUE: Final = "trusted.overlay.opaque"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # in case that it has become a FIFO
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _UNSHARED = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ETXTBSY)
+_CHANGED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO, errno.ESTALE)
 _PIECE = 1 << 30
 
 _Result = TypeVar("_Result")
@@ -79,17 +82,35 @@ class CopyBackend(Backend):
 def copy_layer(source: Path, target: Path, owners: Owners | None = None) -> None:
     """Put the layer tree ``source`` over the tree ``target``; blocking.
 
-    Raises OSError, and Unsupported where ``target`` cannot have what the layer has.
+    Raises OSError, Unsupported where ``target`` cannot have what the layer has, and Unavailable when
+    somebody else changes ``source`` meanwhile.
     """
-    source_fd = os.open(source, _DIRECTORY)
+    target_fd = os.open(target, _DIRECTORY)
     try:
-        target_fd = os.open(target, _DIRECTORY)
+        source_fd = _without_mounts(source)
         try:
             _Copy(source_fd, target_fd, owners or Owners()).run()
+        except OSError as error:
+            if error.errno not in _CHANGED:
+                raise
+            raise _changed(source) from error
         finally:
-            os.close(target_fd)
+            os.close(source_fd)
     finally:
-        os.close(source_fd)
+        os.close(target_fd)
+
+
+def _without_mounts(source: Path) -> int:
+    """The tree itself: what lies below the mounts in it, if there are any."""
+    inside = (entry.mount_point != str(source) for entry in mounts_below(read_mountinfo(), str(source)))
+    return mounts.clone_tree(str(source), recursive=False) if any(inside) else os.open(source, _DIRECTORY)
+
+
+def _changed(source: Path) -> Unavailable:
+    return Unavailable(
+        f"{source} changed while it was copied",
+        hint="try again when nothing writes to it; --backend overlay copies nothing",
+    )
 
 
 class _Copy:
@@ -98,8 +119,9 @@ class _Copy:
     def __init__(self, source: int, target: int, owners: Owners) -> None:
         self._source = source
         self._target = target
+        self._whole = os.fstat(target)
         self._owners = owners
-        self._linked: dict[int, tuple[bytes, bytes]] = {}
+        self._linked: dict[tuple[int, int], tuple[bytes, bytes]] = {}
 
     def run(self) -> None:
         """Copy everything; directories get their look and times last, innermost first."""
@@ -129,6 +151,7 @@ class _Copy:
         for name in sorted(os.fsencode(entry) for entry in os.listdir(source)):
             status = os.stat(name, dir_fd=source, follow_symlinks=False)
             if stat.S_ISDIR(status.st_mode):
+                self._require_other(status)
                 _make_directory(source, target, name)
                 below.append(path + b"/" + name)
                 continue
@@ -137,15 +160,21 @@ class _Copy:
                 self._copy(path, source, target, name, status)
         return below
 
+    def _require_other(self, status: os.stat_result) -> None:
+        """A directory of the host may hold the copy itself, by a way that its path does not tell."""
+        if os.path.samestat(status, self._whole):
+            raise InvalidConfig("the directory holds the place that it is to be copied to")
+
     def _copy(self, path: bytes, source: int, target: int, name: bytes, status: os.stat_result) -> None:
-        known = self._linked.get(status.st_ino)
+        file = status.st_dev, status.st_ino
+        known = self._linked.get(file)
         if known is not None:
             self._link(known, target, name)
             return
         if status.st_nlink > 1:
-            self._linked[status.st_ino] = (path, name)
+            self._linked[file] = (path, name)
         if stat.S_ISREG(status.st_mode):
-            _copy_file(source, target, name, status, self._owners)
+            _copy_file(source, target, name, self._owners)
             return
         if stat.S_ISLNK(status.st_mode):
             os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
@@ -193,9 +222,13 @@ def _is_opaque(parent: int, name: bytes) -> bool:
         os.close(fd)
 
 
-def _copy_file(source: int, target: int, name: bytes, status: os.stat_result, owners: Owners) -> None:
+def _copy_file(source: int, target: int, name: bytes, owners: Owners) -> None:
+    """Mode and owner are those of the file that was opened: its name may have become another's."""
     inner = os.open(name, _READ, dir_fd=source)
     try:
+        status = os.fstat(inner)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.ESTALE, "it was a file a moment ago")
         outer = os.open(name, _CREATE, 0o600, dir_fd=target)
         try:
             _copy_data(inner, outer, status.st_size)
@@ -223,7 +256,7 @@ def _copy_extent(source: int, target: int, start: int, end: int) -> None:
     while start < end:
         done = _copy_piece(source, target, start, min(end - start, _PIECE))
         if not done:
-            raise OSError(errno.EIO, "a layer's file became shorter while it was copied")
+            raise OSError(errno.ESTALE, "a file became shorter while it was copied")
         start += done
 
 

@@ -13,7 +13,7 @@ stream.  Asked with the ``etag`` of an earlier answer, ``discover`` may answer N
 `Outline` then: nothing is fetched before policy was asked, and the puller measures what comes.
 
 *A directory is shown.*  Some families have no layers: a directory, the host.  Their store answers ``root``:
-how the container's root is assembled, with nothing fetched and nothing copied.
+which directory it is, for backends to show, or how the container's root is assembled; nothing is fetched.
 
 Stores of others come as entry points of the group ``mesocosm.stores``, named as their references begin
 (``FAMILY://NAME``): a class with this contract, made with one `StoreContext` (docs/stores.md).  Errors:
@@ -153,9 +153,18 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Root(msgspec.Struct, frozen=True, kw_only=True):
-    """A root without layers: how it is assembled, and its canonical name."""
+    """A root without layers that is assembled in one way only, and its canonical name."""
 
     step: RootStep
+    reference: str
+
+
+class Tree(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory of the host, without links on the way, that backends show like an image's only layer, and
+    its canonical name.
+    """
+
+    path: Path
     reference: str
 
 
@@ -238,10 +247,10 @@ class Store:
         del reference
         return None
 
-    def root(self, reference: Reference, *, scratch: Path | None, read_only: bool) -> Root:
-        """Say how the root of a family without layers is assembled.
+    def root(self, reference: Reference, *, scratch: Path, read_only: bool) -> Root | Tree:
+        """Say what the root of a family without layers is: a directory, or a step of its own.
 
-        ``scratch`` is the directory for changes; without it, and with ``read_only``, the root takes none.
+        ``scratch`` is the directory for changes; ``read_only``: the root takes none.
         """
         raise Unsupported(f"{reference}: the {self.name} store gives layers, not a root")
 

@@ -166,18 +166,17 @@ class HostStore(Store):
     transports = frozenset({"host"})
     layered = False
 
-    def root(self, reference: Reference, *, scratch: Path | None, read_only: bool) -> Root:
+    def root(self, reference: Reference, *, scratch: Path, read_only: bool) -> Root:
         """As `Store.root`; ``read_only`` is made so after the mounts."""
         del read_only
-        changes = scratch or self.context.paths.containers
         own = (self.context.paths.root, self.context.paths.runtime, self.context.blobs.root)
         hidden = hidden_paths(own)
         step = HostRoot(
             hidden=hidden,
             emptied=tuple(path for path in EMPTIED if os.path.lexists(path)),
             submounts=tuple(submounts(read_mountinfo(), (*hidden, *EMPTIED))),
-            upper=str(changes / "upper"),
-            work=str(changes / "work"),
+            upper=str(scratch / "upper"),
+            work=str(scratch / "work"),
         )
         return Root(step=step, reference=str(reference))
 
