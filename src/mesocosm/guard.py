@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
+
 from mesocosm.engine import Engine
 from mesocosm.errors import NotFound
 from mesocosm.isolators.base import Isolator
@@ -35,8 +37,12 @@ async def watch_over(engine: Engine, container: ContainerID) -> Termination:
     try:
         async with engine.locked(container):
             return await tear_down(engine, container, ending)
-    except NotFound:
-        return ending  # somebody else has ended and removed it
+    except NotFound:  # somebody else has ended and removed it, so only we know how it ended
+        return msgspec.structs.replace(ending, exit=ended.result() if _told(ended) else None)
+
+
+def _told(ended: asyncio.Task[Exit | None]) -> bool:
+    return ended.done() and not ended.cancelled() and ended.exception() is None
 
 
 def _conclude(ended: asyncio.Task[Exit | None], watches: list[asyncio.Task[Limitation]]) -> Termination:

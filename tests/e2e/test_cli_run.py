@@ -149,6 +149,21 @@ def test_a_reader_that_goes_away_ends_the_payload(mesocosm: CommandLine, busybox
     assert nothing_left(mesocosm)
 
 
+def test_a_reader_that_goes_away_after_the_end(mesocosm: CommandLine, busybox_root: Path) -> None:
+    """What it wrote is still being shown when it has ended and is forgotten."""
+    words = mesocosm.words("run", "--rm", f"dir:{busybox_root}", "seq", "1", "100000")
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "1\n"
+        while mesocosm("ps", "-aq").accepted():
+            pass
+        process.stdout.close()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == ""
+    assert nothing_left(mesocosm)
+
+
 def test_big_output_arrives_whole(mesocosm: CommandLine, busybox_root: Path) -> None:
     done = mesocosm.shell(busybox_root, "seq 1 200000; seq 1 1000 >&2")
     assert done.accepted() == "".join(f"{number}\n" for number in range(1, 200001))
@@ -170,7 +185,7 @@ def test_a_full_disk_behind_standard_output(mesocosm: CommandLine, busybox_root:
     with open("/dev/full", "w") as full:
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.returncode == 125
-    assert done.stderr == "mesocosm: No space left on device\n"
+    assert done.stderr == "mesocosm: standard output: No space left on device\n"
     assert nothing_left(mesocosm)
 
 

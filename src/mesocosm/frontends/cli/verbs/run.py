@@ -79,21 +79,25 @@ async def _stay(
         lambda number: containerizer.kill(container, number),
         lambda: containerizer.destroy(container),
     ) as started:
-        story = await _start(ctx, containerizer, container)
+        created, plan = await _start(ctx, containerizer, container)
+        ending = asyncio.ensure_future(containerizer.wait(container))  # at once: it may be gone before long
         identity.keep()
         started.set()
-        termination, gone = await _see_it_through(containerizer, container, output)
+        story, (termination, gone) = await asyncio.gather(
+            _told(containerizer, container, created),
+            _see_it_through(containerizer, container, output, ending),
+        )
     if termination.reason in ("limited", "lost"):
         click.echo(f"mesocosm: {safe(termination.message)}", err=True)
     if report:
-        show_report(*story, termination)
+        show_report(story, plan, termination)
     return READER_GONE if gone else termination.status
 
 
 async def _start(
     ctx: click.Context, containerizer: Containerizer, container: ContainerID
 ) -> tuple[Report, LaunchPlan]:
-    """Start it; answers what a report at the end will need, which may be gone by then."""
+    """Start it; answers what was known of it before."""
     try:
         plan = containerizer.plan(container)
         created = await containerizer.status(container)
@@ -102,22 +106,30 @@ async def _start(
     except BaseException:
         await asyncio.shield(containerizer.remove(container, force=True))
         raise
-    with contextlib.suppress(NotFound):
-        return await containerizer.status(container), plan
     return created, plan
 
 
+async def _told(containerizer: Containerizer, container: ContainerID, created: Report) -> Report:
+    """What is known of it after its start; what was before, if it has ended and is forgotten."""
+    with contextlib.suppress(NotFound):
+        return await containerizer.status(container)
+    return created
+
+
 async def _see_it_through(
-    containerizer: Containerizer, container: ContainerID, output: AsyncIterator[Chunk]
+    containerizer: Containerizer,
+    container: ContainerID,
+    output: AsyncIterator[Chunk],
+    ending: asyncio.Future[Termination],
 ) -> tuple[Termination, bool]:
     """Until it has ended and all its output is shown; whether that was because nobody reads it any more."""
     showing = asyncio.create_task(foreground.show(output))
-    ending = asyncio.create_task(containerizer.wait(container))
     try:
         await asyncio.wait({showing, ending}, return_when=asyncio.FIRST_EXCEPTION)
         if showing.done() and isinstance(showing.exception(), ReaderGone):
-            ended = await containerizer.destroy(container, message="nobody reads its output any more")
-            return ended, True
+            with contextlib.suppress(NotFound):  # it has ended, and was to be forgotten then
+                await containerizer.destroy(container, message="nobody reads its output any more")
+            return await ending, True
         await showing
         return await ending, False
     finally:
