@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from attacks.commandline import CommandLine
+from attacks.commandline import Answer, CommandLine
 from fixtures.isolated import run as isolated
 from mesocosm.linux import mounts, syscalls
 from provisions import docker_archive, image_of, tar_of
@@ -42,6 +43,7 @@ def here(mesocosm: CommandLine, tmp_path: Path) -> Path:
     (tmp_path / "noise").write_bytes(b"\xd8\xb6q" * 50_000)
     (tmp_path / "folder").mkdir()
     tar_of({"x": b"x"}, tmp_path / "root.tar")
+    tar_of({"oci-layout": b"{}"}, tmp_path / "layout.tar")
     return tmp_path
 
 
@@ -65,7 +67,8 @@ REFUSED = [
     ),
     ("load -i folder", 1, "folder is not a regular file"),
     ("load -i none", 1, "no file none"),
-    ("load -i root.tar", 1, "root.tar has neither manifest.json nor repositories"),
+    ("load -i root.tar", 1, r"root.tar has neither manifest.json nor repositories \(mesocosm import takes"),
+    ("pull -q docker-archive:layout.tar", 1, r"nor repositories \(it is an OCI layout: oci-archive:PATH\)"),
     ("load nonsense", 2, "unexpected extra argument"),
     ("import cut.tar example.org/x:1", 1, "cut.tar|truncated"),
     ("import cut.tar.gz example.org/x:1", 1, "cut.tar.gz: gzip stream ends early"),
@@ -127,6 +130,55 @@ def test_one_line_and_nothing_left(mesocosm: CommandLine, here: Path) -> None:
         assert len(words) < 400 and "Traceback" not in words, words
         assert left(mesocosm, here) == [], line
     assert mesocosm("images", "-q").accepted() == before
+
+
+def test_what_came_through_a_pipe_is_called_standard_input(mesocosm: CommandLine, here: Path) -> None:
+    """The file of ours that it lies in meanwhile is nobody's business."""
+    for line, pattern in (
+        ("load -i -", "^mesocosm: archive standard input has neither"),
+        ("load", "^mesocosm: archive standard input has neither"),
+        ("import -", "^mesocosm: imported from standard input: layer sha256:.*the file is shorter"),
+    ):
+        with open(here / ("root.tar" if line.startswith("load") else "text")) as stream:
+            words = mesocosm(*line.split(), stdin=stream).refused(pattern)
+        assert "spool" not in words
+    (here / "root.tar.gz").write_bytes(gzip.compress((here / "root.tar").read_bytes()))
+    words = mesocosm("load", "-i", "root.tar.gz", cwd=here).refused("archive root.tar.gz has neither")
+    assert "spool" not in words
+
+
+@pytest.mark.parametrize(
+    ("line", "pattern"),
+    [
+        ("load", "archive is empty"),
+        ("import -", "archive is empty"),
+        ("login -u x --password-stdin example.org", "standard input holds no password"),
+        ("login example.org", "who is logging in"),
+    ],
+)
+def test_a_closed_standard_input_is_an_empty_one(mesocosm: CommandLine, line: str, pattern: str) -> None:
+    words = shlex.join(mesocosm.words(*line.split()))
+    done = subprocess.run(["sh", "-c", f"{words} <&-"], capture_output=True, text=True, timeout=60)
+    assert Answer(done.returncode, done.stdout, done.stderr).refused(pattern)
+
+
+def test_prune_without_any_input_asks_nobody(mesocosm: CommandLine) -> None:
+    words = shlex.join(mesocosm.words("image", "prune"))
+    done = subprocess.run(["sh", "-c", f"{words} <&-"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "mesocosm: nothing to remove\n")
+
+
+@pytest.mark.parametrize("line", ["images", "image inspect NAME", "save NAME", "--help"])
+def test_a_full_disk_behind_standard_output(mesocosm: CommandLine, here: Path, line: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            mesocosm.words(*line.replace("NAME", NAME).split()),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert (done.returncode, done.stderr) == (1, "mesocosm: standard output: No space left on device\n")
 
 
 def test_the_honest_twins(mesocosm: CommandLine, here: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from mesocosm.errors import InvalidConfig
+from mesocosm.frontends.cli.settings import OUTPUT
 
 STANDARD: Final = "-"
 
@@ -25,7 +26,10 @@ def refuse_terminal(output: str | None) -> None:
 def written(output: str | None) -> Iterator[int]:
     """A descriptor to write to.  A regular file appears under its name when it is whole."""
     if output in (None, STANDARD):
-        yield 1
+        try:
+            yield 1
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, error.filename or OUTPUT) from None
         return
     path = Path(str(output))
     if path.is_dir():

@@ -12,7 +12,7 @@ import click
 
 from mesocosm.errors import InvalidConfig, MesocosmError
 from mesocosm.frontends.cli.commands import COMPLETION, RUNNING, cli
-from mesocosm.frontends.cli.settings import Interrupted, ReaderGone, Settings
+from mesocosm.frontends.cli.settings import OUTPUT, Interrupted, ReaderGone, Settings
 from mesocosm.frontends.faults import FAILED, INTERRUPTED, READER_GONE, status_of
 
 
@@ -87,12 +87,21 @@ def _answer(error: BaseException, settings: Settings) -> int:
         case SystemExit():
             return error.code if isinstance(error.code, int) else 1
         case OSError():
-            name = error.filename
+            name = error.filename or _stream_that_fails(error)
             where = f"{os.fsdecode(name)}: " if isinstance(name, str | bytes) and name else ""
             _say(f"{where}{error.strerror or error}")
         case _:
             _say(f"unexpected {type(error).__name__}: {error} (a fault of ours; --debug shows where)")
     return FAILED if running else 1
+
+
+def _stream_that_fails(error: OSError) -> str:
+    """Our standard output, where it is what cannot be written: what is left in its buffer fails again."""
+    try:
+        sys.stdout.flush()
+    except OSError as again:
+        return OUTPUT if again.errno == error.errno else ""
+    return ""
 
 
 def _usage(error: click.ClickException) -> str:

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import click
 
 from mesocosm.errors import MesocosmError
-from mesocosm.frontends.cli.settings import ReaderGone
+from mesocosm.frontends.cli.settings import ERRORS, OUTPUT, ReaderGone
 from mesocosm.frontends.cli.signals import Signals
 from mesocosm.logs import Chunk
 
@@ -50,6 +50,9 @@ class Outlet:
             await written
         except BrokenPipeError:
             raise ReaderGone from None
+        except OSError as error:
+            name = OUTPUT if stream == "stdout" else ERRORS
+            raise OSError(error.errno, error.strerror, name) from None
 
     def _serve(self) -> None:
         while True:

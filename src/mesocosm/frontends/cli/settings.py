@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+OUTPUT: Final = "standard output"
+ERRORS: Final = "standard error"
+"""Our streams, as what has failed is named."""
+
 
 class Settings:
     """Filled while the command line is read; ``verb`` stays empty until there is one."""
