@@ -259,6 +259,18 @@ def test_load_reads_what_skopeo_writes(
     assert done.accepted() == "loaded\n"
 
 
+@pytest.mark.parametrize("form", ["oci-archive", "docker-archive"])
+def test_one_image_by_two_names_travels(two: CommandLine, form: str, tmp_path: Path) -> None:
+    archive = tmp_path / "named.tar"
+    two("tag", "example.org/app:1", "example.org/same:7").accepted()
+    names = ["example.org/app:1", "example.org/same:7"]
+    two("save", "--format", form, "-o", archive, *names).accepted()
+    assert sorted(two("load", "-q", "-i", archive).accepted().split()) == names
+    with open(archive) as stream:
+        assert sorted(two("load", "-q", "-i", "-", stdin=stream).accepted().split()) == names
+    assert two("pull", "-q", f"{form}:{archive}").accepted().startswith("sha256:")
+
+
 def test_load_prints_the_names_that_it_gave(two: CommandLine, tmp_path: Path) -> None:
     """And no others that the image has here."""
     two("tag", "example.org/app:1", "example.org/kept:1").accepted()

@@ -45,7 +45,8 @@ class Hasty:
         self.removed = True
 
     async def logs(self, container: ContainerID, *, follow: bool) -> AsyncIterator[Chunk]:
-        for chunk in ():
+        nothing: tuple[Chunk, ...] = ()
+        for chunk in nothing:
             yield chunk
 
 

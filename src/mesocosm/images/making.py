@@ -11,6 +11,7 @@ import msgspec
 
 from mesocosm.errors import MesocosmError
 from mesocosm.images.backends.base import Backend
+from mesocosm.images.foreign import shown
 from mesocosm.images.image import Image, ImageRecord
 from mesocosm.images.naming import Named, canonical, is_whole_id, new_name
 from mesocosm.images.parts import Parts
@@ -43,7 +44,7 @@ class Making(Parts):
         ``changes`` say what its process is, as in a Dockerfile (see changes.py).
         """
         from mesocosm.images.changes import runtime_of
-        from mesocosm.images.spool import arrived
+        from mesocosm.images.spool import arrived, name_of
         from mesocosm.images.tarball_image import image_of
 
         names = (new_name(name),) if name else ()
@@ -51,7 +52,8 @@ class Making(Parts):
         chosen: Backend = await in_thread(self._backends.get, None)
         async with arrived(self.store.blobs, source, plain=False) as path:
             found = await in_thread(image_of, path, wanted, runtime, message, time.time())
-            found = msgspec.structs.replace(found, names=names)
+            origin = f"imported from {shown(name_of(source), 200)}"
+            found = msgspec.structs.replace(found, names=names, source=origin)
             image = await self._puller.keep(found, chosen.form, progress or self._report)
             await keep_blobs(self.store, found, progress or self._report)
         return await in_thread(self._inspection.image, image)

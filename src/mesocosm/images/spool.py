@@ -16,7 +16,7 @@ import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from mesocosm.errors import Corrupt, Exhausted, InvalidConfig
+from mesocosm.errors import Corrupt, Exhausted, InvalidConfig, MesocosmError
 from mesocosm.images.archive import open_regular
 from mesocosm.images.blobs import BlobStore, write_all
 from mesocosm.images.decompress import MAGIC_LENGTH, Decompressor, sniff
@@ -65,13 +65,29 @@ def spooling(blobs: BlobStore) -> Iterator[Spool]:
 
 @contextlib.asynccontextmanager
 async def arrived(blobs: BlobStore, source: Source, *, plain: bool) -> AsyncIterator[Path]:
-    """As `settled`, for those on an event loop."""
+    """As `settled`, for those on an event loop; what fails within speaks of the source, never of a spool."""
     stopped = threading.Event()
     context = settled(blobs, source, plain=plain, stopped=stopped)
     try:
-        yield await in_thread(context.__enter__, stop=stopped.set)
+        path: Path = await in_thread(context.__enter__, stop=stopped.set)
+        with _speaking_of(source, path):
+            yield path
     finally:
         context.__exit__(None, None, None)
+
+
+def name_of(source: Source) -> str:
+    """What a person calls the source."""
+    return str(source) if isinstance(source, Path) else "standard input"
+
+
+@contextlib.contextmanager
+def _speaking_of(source: Source, path: Path) -> Iterator[None]:
+    try:
+        yield
+    except MesocosmError as error:
+        error.message = error.message.replace(str(path), name_of(source))
+        raise
 
 
 @contextlib.contextmanager
@@ -90,8 +106,7 @@ def settled(
         try:
             _copy(source, spool, plain, stopped or threading.Event())
         except (Corrupt, Exhausted) as error:
-            name = source if isinstance(source, Path) else "standard input"
-            raise type(error)(f"archive {name}: {error.message}", hint=error.hint) from error
+            raise type(error)(f"archive {name_of(source)}: {error.message}", hint=error.hint) from error
         yield spool.path
 
 

@@ -129,9 +129,10 @@ def entries(archive: Archive) -> tuple[Entry, ...]:
         return _from_manifest(archive)
     if "repositories" in archive:
         return _from_repositories(archive)
+    layout = "it is an OCI layout: oci-archive:PATH"
     raise Corrupt(
         f"archive {archive.name} has neither manifest.json nor repositories",
-        hint="it is not what docker save writes; OCI layouts are oci-archive:PATH",
+        hint=layout if "oci-layout" in archive else "mesocosm import takes the tar of a root",
     )
 
 
@@ -242,6 +243,7 @@ def choose(images: tuple[Entry, ...], reference: Reference) -> Entry:
         hits = images[number : number + 1] if number is not None else ()
     else:
         hits = tuple(image for image in images if wanted in image.names)
+    hits = tuple({(image.config, image.layers): image for image in hits}.values())
     if len(hits) == 1:
         return hits[0]
     listed = ", ".join(name for image in images for name in image.names[:3]) or f"@0 to @{len(images) - 1}"

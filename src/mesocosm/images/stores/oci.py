@@ -180,6 +180,7 @@ def _choose(layout: Layout, reference: Reference) -> Descriptor:
     entries = _named(index, reference.ref) if reference.ref else index.manifests
     if reference.digest is not None:
         entries = tuple(one for one in entries if one.digest == reference.digest) or entries
+    entries = tuple({one.digest: one for one in entries}.values())  # one image may stand there by many names
     if len(entries) == 1:
         return entries[0]
     names = sorted({shown(_name(one), 80) for one in index.manifests})

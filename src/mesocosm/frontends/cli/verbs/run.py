@@ -125,7 +125,7 @@ async def _see_it_through(
     """Until it has ended and all its output is shown; whether that was because nobody reads it any more."""
     showing = asyncio.create_task(foreground.show(output))
     try:
-        await asyncio.wait({showing, ending}, return_when=asyncio.FIRST_EXCEPTION)
+        await asyncio.wait((showing, ending), return_when=asyncio.FIRST_EXCEPTION)
         if showing.done() and isinstance(showing.exception(), ReaderGone):
             with contextlib.suppress(NotFound):  # it has ended, and was to be forgotten then
                 await containerizer.destroy(container, message="nobody reads its output any more")

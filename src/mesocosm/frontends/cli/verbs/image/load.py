@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from mesocosm.errors import InvalidConfig
+from mesocosm.frontends.cli.archive import STANDARD
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.library import library
@@ -28,7 +29,7 @@ from mesocosm.frontends.cli.verbs.image.ls import familiar
     "file",
     metavar="FILE",
     type=click.Path(),
-    help="What to read; standard input without it.",
+    help="What to read; standard input without it, or for -.",
 )
 @click.option("-q", "--quiet", is_flag=True, help="Show no progress.")
 @click.option("--platform", metavar="OS/ARCH|all", help="Which of an image's platforms.")
@@ -40,11 +41,12 @@ async def command(ctx: click.Context, file: str | None, quiet: bool, platform: s
     Archives are OCI layouts and what docker save writes, in both its forms, compressed or not.  An image
     without a name is printed by its digest.
     """
-    if file is None and sys.stdin.isatty():
+    source = 0 if file in (None, STANDARD) else Path(str(file))
+    if source == 0 and sys.stdin.isatty():
         raise InvalidConfig("there is no archive on a terminal", hint="give -i FILE, or a pipe")
     with progress(quiet=quiet) as told:
         async with library(ctx, told) as store:
-            found = await store.load(Path(file) if file else 0, platform=platform)
+            found = await store.load(source, platform=platform)
     for image in found:
         for name in image.references or (image.digest,):
             click.echo(familiar(name) if name != image.digest else name)
