@@ -573,8 +573,12 @@ async def test_a_file_of_another_user_stays_and_the_pull_goes_on(tmp_path: Path)
         assert json.loads(path.read_text())["auths"][registry.host]["identitytoken"] == "new"
 
 
-async def test_G10_a_helper_that_knows_nothing_is_no_error(tmp_path: Path) -> None:
-    credentials = helper(tmp_path, 'echo "credentials not found in native keychain"; exit 1')
+@pytest.mark.parametrize(
+    "answer",
+    ['echo "credentials not found in native keychain"; exit 1', """echo '{"Username": "", "Secret": ""}'"""],
+)
+async def test_G10_a_helper_that_knows_nothing_is_no_error(tmp_path: Path, answer: str) -> None:
+    credentials = helper(tmp_path, answer)
     assert await credentials.find("r.io") is None
     assert await credentials.find("other.io") is None
 

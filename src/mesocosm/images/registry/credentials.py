@@ -129,7 +129,8 @@ class Credentials:
             if helper is not None:
                 answer = await self._ask(helper, "get", docker_config.key_of(registry))
                 if answer is not None:
-                    if _from_helper(answer, helper).identity_token != old:
+                    known = _from_helper(answer, helper)
+                    if known is None or known.identity_token != old:
                         return False
                     await self._store(helper, registry, Credential(identity_token=new))
                     return True
@@ -154,8 +155,9 @@ class Credentials:
         helper = _helper_for(document, path, registry)
         if helper is not None:
             answer = await self._ask(helper, "get", docker_config.key_of(registry))
-            if answer is not None:
-                return _from_helper(answer, helper)
+            found = None if answer is None else _from_helper(answer, helper)
+            if found is not None:
+                return found
         auths = docker_config.table(document, "auths", path)
         for key in [*docker_config.keys_beneath(registry, repository), *docker_config.keys_of(registry)]:
             if key in auths:
@@ -270,7 +272,10 @@ def _helper_for(document: Mapping[str, Json], path: Path, registry: str) -> str 
     return store or None
 
 
-def _from_helper(answer: bytes, helper: str) -> Credential:
+def _from_helper(answer: bytes, helper: str) -> Credential | None:
+    """What a helper answered; None where it holds neither a name nor a secret, as some say that they know
+    nothing.
+    """
     try:
         fields = Fields(
             load(answer, f"answer of credential helper {helper}"), f"credential helper {helper}", ()
@@ -278,4 +283,6 @@ def _from_helper(answer: bytes, helper: str) -> Credential:
         username, secret = fields.text("Username") or "", fields.text("Secret") or ""
     except MesocosmError:
         raise Denied(f"credential helper {helper} answered with something that is not JSON") from None
+    if not (username or secret):
+        return None
     return docker_config.checked(username, secret, "", f"credential helper {helper}")
