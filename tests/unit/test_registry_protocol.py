@@ -27,8 +27,9 @@ from malicious_registry import (
     status,
 )
 from mesocosm.errors import Corrupt, MesocosmError, NotFound
+from mesocosm.images import mediatypes
 from mesocosm.images.blobs import BlobStore
-from mesocosm.images.digest import Digest
+from mesocosm.images.digest import HEX_LENGTH, Digest
 from mesocosm.images.documents import Descriptor
 from mesocosm.images.progress import Phase, Progress
 from mesocosm.images.reference import parse_reference
@@ -36,7 +37,7 @@ from mesocosm.images.registry.client import RegistryClient
 from mesocosm.images.registry.hosts import HostsConfig, endpoints_of
 from mesocosm.images.registry.limits import Limits
 from mesocosm.images.registry.origin import next_url
-from mesocosm.images.registry.pages import next_page
+from mesocosm.images.registry.pages import next_page, tag_of_referrers
 from mesocosm.images.registry.transport import with_query
 from mesocosm.images.registry.warnings import Warnings
 from provisions import image_of, opened
@@ -362,12 +363,60 @@ def test_plain_http_is_spoken_on_loopback_alone(registry: str, base: str) -> Non
     assert only.base == base
 
 
-async def test_HEAD_that_is_refused_does_not_hide_a_manifest(registry: MaliciousRegistry) -> None:
+@pytest.mark.parametrize("refusal", [404, 405])
+async def test_HEAD_that_is_refused_does_not_hide_a_manifest(
+    registry: MaliciousRegistry, refusal: int
+) -> None:
     image = small_image()
     registry.add(image, "a/b", "latest")
-    registry.always("/manifests/", for_method("HEAD", status(405)))
+    registry.always("/manifests/", for_method("HEAD", status(refusal)))
     async with await connect(registry.host) as client:
         resolved = await client.resolve("a/b", "latest")
         assert resolved is not None and str(resolved.digest) == image.digest
         with pytest.raises(MesocosmError):
             await client.resolve("a/b", "none")
+
+
+@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+def test_the_tag_of_referrers_has_64_digits_of_the_digest(algorithm: str) -> None:
+    """The table of "Referrers Tag Schema", its first two rows."""
+    digest = Digest(algorithm, "a" * HEX_LENGTH[algorithm])
+    assert tag_of_referrers(digest) == f"{algorithm}-{'a' * 64}"
+
+
+async def test_what_refers_to_a_digest_of_another_algorithm_is_found_by_its_tag(
+    registry: MaliciousRegistry,
+) -> None:
+    subject = hashlib.sha512(b"an image")
+    data = b'{"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": []}'
+    registry.serve_manifest("a/b", f"sha512-{subject.hexdigest()[:64]}", data, mediatypes.OCI_INDEX)
+    async with await connect(registry.host) as client:
+        assert await client.referrers("a/b", Digest("sha512", subject.hexdigest())) == ()
+    assert registry.paths("/manifests/")[-1].endswith(subject.hexdigest()[:64])
+
+
+PORTALS: dict[str, Fault] = {
+    "a web page": status(200, {"Content-Type": "text/html"}, b"<html>log in first</html>"),
+    "a page that hides": status(200, {"Content-Type": "text/plain"}, b"<html>log in first</html>"),
+    "some JSON": status(200, {"Content-Type": "application/json"}, b'{"status": "ok"}'),
+    "nothing": status(200),
+}
+
+
+@pytest.mark.parametrize("portal", PORTALS.values(), ids=PORTALS.keys())
+async def test_a_mirror_that_answers_with_something_else_is_passed_over(
+    registry: MaliciousRegistry, portal: Fault
+) -> None:
+    image = small_image()
+    registry.add(image, "a/b", "latest")
+    async with MaliciousRegistry() as mirror:
+        hosts = HostsConfig(certs_dirs=(), mirrors={registry.host: (mirror.url,)})
+        mirror.always("/manifests/", portal)
+        async with await connect(registry.host, hosts) as client:
+            reply = await client.manifest("a/b", "latest")
+        assert reply is not None and str(reply.digest) == image.digest
+        assert mirror.paths("/manifests/") and registry.paths("/manifests/")
+    registry.always("/manifests/", portal)  # and where nobody has better it is refused
+    async with await connect(registry.host) as client:
+        with pytest.raises(Corrupt):
+            await client.manifest("a/b", "latest")

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from mesocosm.errors import Corrupt, InvalidConfig, Unsupported
+from mesocosm.errors import Corrupt, InvalidConfig, NotFound, Unsupported
 from mesocosm.images import mediatypes
 from mesocosm.images.digest import Digest, verify
-from mesocosm.images.documents import refuse_schema1
+from mesocosm.images.documents import parse_document, refuse_schema1
 from mesocosm.images.foreign import parse_uint, shown
 from mesocosm.images.mediatypes import base_type
 from mesocosm.images.reference import Reference
@@ -46,7 +46,7 @@ async def resolve(transport: Transport, repository: str, reference: str, etag: s
     """
     try:
         reply = await _ask(transport, "HEAD", repository, reference, etag)
-    except Unsupported:
+    except (NotFound, Unsupported):  # some refuse HEAD for what they have
         reply = None
     if reply is not None and reply.status == 304:
         return None
@@ -70,7 +70,8 @@ def _names_otherwise(reference: str, digest: Digest) -> bool:
 async def get(
     transport: Transport, repository: str, reference: str, etag: str, *, schema1: bool = False
 ) -> ManifestReply | None:
-    """Return a manifest, its bytes checked against the digest asked for and the one the registry claims.
+    """Return a manifest, its bytes checked against the digest asked for and the one the registry claims; what
+    a tag stands for has to be a manifest or an index.
 
     Raises Unsupported for docker's schema 1 unless ``schema1`` says that one is taken.
     """
@@ -91,6 +92,8 @@ async def get(
     for one in (claimed, pinned):
         if one is not None:
             verify(data, one, what=where)
+    if pinned is None and media_type not in mediatypes.SCHEMA1:
+        parse_document(data, content_type=media_type, what=where)  # a tag may stand for a portal's web page
     digest = pinned or claimed or Digest.of(data)
     return ManifestReply(data, media_type, digest, reply.headers.get("ETag", "")[:512])
 

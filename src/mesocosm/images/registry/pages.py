@@ -71,8 +71,10 @@ def from_index(data: bytes, artifact_type: str | None) -> tuple[Descriptor, ...]
 
 
 def tag_of_referrers(digest: Digest) -> str:
-    """Return the tag of the index that stands for the list where the API lacks ("Referrers Tag Schema")."""
-    return f"{digest.algorithm}-{digest.hex}"[:128]
+    """Return the tag of the index that stands for the list where the API lacks: of the digest's hex part its
+    first 64 digits ("Referrers Tag Schema").
+    """
+    return f"{digest.algorithm}-{digest.hex[:64]}"
 
 
 def next_page(headers: Iterable[str]) -> str | None:
