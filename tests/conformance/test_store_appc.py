@@ -178,6 +178,9 @@ async def test_i19_whitelists_name_paths_within_the_image(tmp_path: Path) -> Non
     assert set(tree) == {b"d", b"d/kept", b"own"} and tree[b"d"].mode == 0o711
     twin = aci(tmp_path, "twin", file(b"rootfs/own"), dependencies=needs("base"), pathWhitelist=[])
     assert set(await tree_of(tmp_path, f"aci:{twin}")) == {b"d", b"d/kept", b"d/dropped", b"e", b"own"}
+    for alone in ("/", "/../.."):  # the root, and nothing in it
+        none = aci(tmp_path, "none", file(b"rootfs/own"), dependencies=needs("base"), pathWhitelist=[alone])
+        assert await tree_of(tmp_path, f"aci:{none}") == {}
 
 
 async def test_i19_whitelists_are_not_written_out(tmp_path: Path) -> None:

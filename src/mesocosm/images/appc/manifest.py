@@ -30,7 +30,8 @@ class Dependency(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
-    """An image manifest; ``whitelist`` are cleaned paths, ``runtime`` is OCI's ``config`` of the app.
+    """An image manifest; ``whitelist`` are cleaned paths (b"" is the root directory), none where all of the
+    image counts; ``runtime`` is OCI's ``config`` of the app.
 
     ``user`` and ``group`` are the app's, while ``User`` of ``runtime`` is empty: names, numbers, or the
     absolute path of a file in the image whose owner or group is meant; None where there is no app.
@@ -86,14 +87,14 @@ def parse_manifest(data: bytes, what: str) -> Manifest:
         raise Corrupt(f"{what} is not an image manifest")
     if not is_ac_name(name):
         raise top.fail("name", f"is {shown(name, 80)!r}, which no App Container image has")
-    whitelist = (clean_path(path.encode(), DEFAULT_LIMITS) for path in top.texts("pathWhitelist"))
+    whitelist = frozenset(clean_path(path.encode(), DEFAULT_LIMITS) for path in top.texts("pathWhitelist"))
     labels = dict(_pairs(top, "labels"))
     app = _app(top)
     return Manifest(
         name=name,
         labels=labels,
         dependencies=tuple(_dependency(item, what) for item in top.items("dependencies")),
-        whitelist=frozenset(path for path in whitelist if path),
+        whitelist=whitelist,
         runtime=_runtime(app, name, labels),
         user=(app.text("user") or "0") if app else None,
         group=(app.text("group") or "0") if app else None,
