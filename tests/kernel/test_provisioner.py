@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from malicious_registry import MaliciousRegistry, stall, status
+from malicious_registry import MaliciousRegistry, headers, stall, status
 from mesocosm.errors import Busy, Corrupt, InvalidConfig, NotFound, Unavailable, Unsupported, WrongState
 from mesocosm.images.collect import Limits
 from mesocosm.images.progress import Phase, Progress
@@ -71,6 +71,22 @@ async def test_always_asks_conditionally_and_follows_the_tag(tmp_path: Path) -> 
         assert blob_requests(registry).count(json.loads(ONE.manifest)["layers"][0]["digest"]) == 1
         old = await provisioner.inspect(first.digest)
         assert old.references == () and moved.references == (f"docker://{registry.host}/a/b:latest",)
+
+
+async def test_a_registry_without_ETags_is_asked_for_the_manifest_alone(tmp_path: Path) -> None:
+    """The answer's age is that of the last answer, whatever it was compared by."""
+    async with MaliciousRegistry() as registry, opened(tmp_path) as provisioner:
+        registry.add(ONE, "a/b", "latest")
+        registry.always("/manifests/", headers(ETag=""))
+        name = f"{registry.host}/a/b"
+        first = await provisioner.pull(name)
+        before = len(registry.seen)
+        again = await provisioner.pull(name)
+        assert again.digest == first.digest and len(registry.seen) == before + 1
+        assert first.checked_at is not None and again.checked_at is not None
+        assert again.checked_at > first.checked_at
+        registry.add(TWO, "a/b", "latest")
+        assert (await provisioner.pull(name)).digest == TWO.digest
 
 
 async def test_newer_goes_on_with_what_is_here(tmp_path: Path) -> None:

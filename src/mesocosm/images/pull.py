@@ -155,8 +155,8 @@ class Puller:
             raise Corrupt(f"{wanted.reference}: the source says that nothing changed, but nothing was known")
         if isinstance(found, Outline) and known is not None:
             found = await recognised(found, known.image) or found
-        if known is not None and found.etag is None and known.image.digest == _digest(found):
-            return known
+        if known is not None and found.etag is None and known.ref.top == str(found.top.digest):
+            return await in_thread(self._confirmed, known)
         image = await self._bring_in(wanted, found, report, Proof.SOURCE, lease)
         ref = RefRecord(
             reference=str(wanted.reference),
@@ -274,8 +274,3 @@ class Puller:
                     result = await work(lease)
         self._collection.begin()
         return result
-
-
-def _digest(found: Found | Outline) -> str | None:
-    """The digest of the image that was found; None while it is not known what it is."""
-    return str(found.manifest.digest) if isinstance(found, Found) else None
