@@ -130,9 +130,7 @@ def select(manifests: Sequence[Descriptor], wanted: Platform, what: str) -> Desc
         if score is not None and (best is None or score > best[0]):
             best = (score, one)
     if best is None:
-        raise NotFound(
-            f"{what} has no image for {wanted}", hint=f"it has {_offers(images)}; choose with --platform"
-        )
+        raise NotFound(f"{what} has no image for {wanted}", hint=_offers(images))
     return best[1]
 
 
@@ -153,4 +151,5 @@ def _images(manifests: Sequence[Descriptor]) -> list[Descriptor]:
 
 def _offers(images: Iterable[Descriptor]) -> str:
     names = {shown(one.platform, 60) for one in images if one.platform}
-    return ", ".join(sorted(names)) or "none that names a platform"
+    listed = ", ".join(sorted(names))
+    return f"it has {listed}; choose with --platform" if listed else "none of what it lists names a platform"

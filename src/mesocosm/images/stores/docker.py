@@ -21,7 +21,7 @@ from mesocosm.images.registry.client import ManifestReply, RegistryClient
 from mesocosm.images.registry.credentials import Credentials, default_paths
 from mesocosm.images.stores.base import Found, Outline, Shelf, Store, StoreContext
 from mesocosm.images.stores.docker_schema1 import listed, outline
-from mesocosm.images.stores.resolve import platforms_of, resolve, top_document
+from mesocosm.images.stores.resolve import Read, platforms_of, resolve, top_document
 from mesocosm.images.transfer import SinkFactory, in_thread
 from mesocosm.images.trust import bundles
 from mesocosm.images.trust.signed_statement import LIMIT as STATEMENT_LIMIT
@@ -74,13 +74,14 @@ class RegistryStore(Store):
         reply = await self._ask(client, reference)
         if reply is None or reply.media_type in mediatypes.SCHEMA1:
             return ()
-        return platforms_of(top_document(reply.data, reply.media_type, reference), reference.familiar)
+        top = top_document(reply.data, reply.media_type, reference)
+        return await platforms_of(top, self._reader(client, reference.repository), reference.familiar)
 
-    async def _resolve(
-        self, client: RegistryClient, reference: Reference, platform: Platform, reply: ManifestReply
-    ) -> Found:
+    def _reader(self, client: RegistryClient, repository: str) -> Read:
+        """What reads a repository's documents: those that are here are not asked for."""
+
         async def read(descriptor: Descriptor) -> bytes:
-            blobs, repository = self.context.blobs, reference.repository
+            blobs = self.context.blobs
             if blobs.has(descriptor.digest, descriptor.size):
                 with contextlib.suppress(Corrupt, NotFound):
                     return blobs.read(descriptor.digest, limit=descriptor.size)
@@ -89,6 +90,11 @@ class RegistryStore(Store):
                 return answer.data if answer else b""
             return await client.read_blob(repository, descriptor)
 
+        return read
+
+    async def _resolve(
+        self, client: RegistryClient, reference: Reference, platform: Platform, reply: ManifestReply
+    ) -> Found:
         async def fetch(
             blobs: BlobStore, descriptor: Descriptor, *, sink: SinkFactory, report: Report, keep: bool
         ) -> None:
@@ -97,7 +103,7 @@ class RegistryStore(Store):
             )
 
         top = top_document(reply.data, reply.media_type, reference)
-        etag = reply.etag or None
+        read, etag = self._reader(client, reference.repository), reply.etag or None
         return await resolve(
             top, read, reference, platform, fetch=fetch, source=reference.registry, etag=etag
         )

@@ -36,6 +36,8 @@ async def listed(
     index = parse_document(top.data, content_type=top.descriptor.media_type, what=str(reference))
     if not isinstance(index, Index):
         return None
+    if all(one.media_type not in mediatypes.SCHEMA1 for one in index.manifests):
+        return None
     entry = index.select(platform, str(reference))
     if entry.media_type not in mediatypes.SCHEMA1:
         return None

@@ -64,6 +64,11 @@ class Layout:
         """Return the name of a blob's file."""
         return f"blobs/{digest.algorithm}/{digest.hex}"
 
+    async def document(self, descriptor: Descriptor) -> bytes:
+        """Return the bytes of a blob that is a document; as `read`, without blocking."""
+        data: bytes = await in_thread(self.read, self.blob(descriptor.digest))
+        return data
+
     async def chunks(self, descriptor: Descriptor, offset: int) -> AsyncIterator[bytes]:
         """Yield a blob's bytes from ``offset`` on."""
         file, span = await in_thread(self.locate, self.blob(descriptor.digest))
@@ -86,17 +91,9 @@ class OciStore(Store):
     ) -> Found | None:
         """As `Store.discover`; a layout has no ETag: reading its index is the check."""
         layout = await self._layout(reference)
-        chosen = await in_thread(_choose, layout, reference)
-
-        async def read(descriptor: Descriptor) -> bytes:
-            data: bytes = await in_thread(layout.read, layout.blob(descriptor.digest))
-            return data
-
-        top = Document(chosen, await read(chosen))
-        source = str(layout.path)
-        return await resolve(
-            top, read, reference, platform, fetch=fetching(layout.chunks, resume=False), source=source
-        )
+        top = await _top(layout, reference)
+        fetch, source = fetching(layout.chunks, resume=False), str(layout.path)
+        return await resolve(top, layout.document, reference, platform, fetch=fetch, source=source)
 
     async def shelf(self, reference: Reference) -> Shelf:
         """As `Store.shelf`: the layout."""
@@ -104,15 +101,8 @@ class OciStore(Store):
 
     async def platforms(self, reference: Reference) -> tuple[Platform, ...]:
         """As `Store.platforms`."""
-
         layout = await self._layout(reference)
-
-        def look() -> tuple[Platform, ...]:
-            chosen = _choose(layout, reference)
-            return platforms_of(Document(chosen, layout.read(layout.blob(chosen.digest))), reference.familiar)
-
-        found: tuple[Platform, ...] = await in_thread(look)
-        return found
+        return await platforms_of(await _top(layout, reference), layout.document, reference.familiar)
 
     async def close(self) -> None:
         """As `Store.close`."""
@@ -146,8 +136,7 @@ class _LayoutShelf:
         return self._tags.get(tag)
 
     async def read(self, descriptor: Descriptor) -> bytes:
-        data: bytes = await in_thread(self._layout.read, self._layout.blob(descriptor.digest))
-        return data
+        return await self._layout.document(descriptor)
 
 
 def index_of(layout: Layout) -> Index:
@@ -172,6 +161,12 @@ def open_layout(reference: Reference, files: PlainFiles, stopped: threading.Even
     if version is None or not version.startswith("1."):
         raise Corrupt(f"{path}, oci-layout: version {shown(version, 40)} is not 1.x")
     return layout
+
+
+async def _top(layout: Layout, reference: Reference) -> Document:
+    """The document that a reference stands for."""
+    chosen: Descriptor = await in_thread(_choose, layout, reference)
+    return Document(chosen, await layout.document(chosen))
 
 
 def _choose(layout: Layout, reference: Reference) -> Descriptor:

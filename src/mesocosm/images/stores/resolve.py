@@ -13,11 +13,12 @@ from typing import Final
 import msgspec
 
 from mesocosm.errors import Corrupt, Exhausted, NotFound
+from mesocosm.images import mediatypes
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.config import ImageConfig, match_layers, parse_config
 from mesocosm.images.digest import Digest, verify
 from mesocosm.images.documents import Descriptor, Index, Manifest, parse_document, refuse_schema1
-from mesocosm.images.platform import Platform, offers, rank
+from mesocosm.images.platform import Platform, offers, rank, select
 from mesocosm.images.progress import Report
 from mesocosm.images.reference import Reference
 from mesocosm.images.stores.base import Document, Fetch, Found
@@ -26,6 +27,9 @@ from mesocosm.images.transfer import SinkFactory
 
 DEPTH: Final = 4
 """Indexes within indexes that are followed."""
+
+LOOKED_INTO: Final = 32
+"""Indexes without a platform that are looked into for what they list, for one name."""
 
 Read = Callable[[Descriptor], Awaitable[bytes]]
 """Gives the bytes of a document that a descriptor names."""
@@ -53,9 +57,9 @@ async def resolve(
     while isinstance(found, Index):
         if len(chain) > DEPTH:
             raise Exhausted(f"{what} nests more than {DEPTH} indexes")
-        chosen = found.select(platform, what)
+        chosen, way = await _chosen(chain, found, platform, read, what)
         refuse_schema1(chosen.media_type, f"{what} for {platform}")
-        chain.append(await _read(read, chosen, what))
+        chain = [*way, await _read(read, chosen, what)]
         found = _parse(chain[-1], what)
     require_pinned(reference, chain)
     manifest = found.require_image(what)
@@ -94,11 +98,50 @@ async def resolve_made(
     return await resolve(document, read, reference, platform, fetch=fetch_any, source=source, etag=etag)
 
 
-def platforms_of(top: Document, what: str) -> tuple[Platform, ...]:
+async def platforms_of(top: Document, read: Read, what: str) -> tuple[Platform, ...]:
     """Return the platforms that ``top`` offers for Linux, each once; none unless it is an index."""
     found = _parse(top, what)
-    offered = offers(found.manifests) if isinstance(found, Index) else ()
-    return tuple(platform for platform in offered if platform.os == "linux")
+    offered = await _offered([top], found, read, what) if isinstance(found, Index) else ()
+    platforms = offers([one for one, _ in offered])
+    return tuple(platform for platform in platforms if platform.os == "linux")
+
+
+_Offer = tuple[Descriptor, list[Document]]
+"""What an index lists, and the documents that lead to it, that index the last."""
+
+
+async def _chosen(chain: list[Document], index: Index, platform: Platform, read: Read, what: str) -> _Offer:
+    """Return what an index has for a platform, ``chain`` being what led to it; in the indexes that it lists
+    only where it names none itself.
+    """
+    try:
+        return index.select(platform, what), chain
+    except NotFound:
+        offered = await _offered(chain, index, read, what)
+    chosen = select([one for one, _ in offered], platform, what)
+    return next((one, way) for one, way in offered if one is chosen)
+
+
+async def _offered(chain: list[Document], index: Index, read: Read, what: str) -> list[_Offer]:
+    """Return all that an index offers.  One in it that names no platform is looked into: what it lists
+    speaks for itself (OCI image spec, "image-index.md").
+    """
+    offered: list[_Offer] = []
+    waiting, looked_into = [(chain, index)], 0
+    while waiting:
+        way, one = waiting.pop(0)
+        for entry in one.manifests:
+            if entry.platform is not None or entry.media_type not in mediatypes.INDEXES:
+                offered.append((entry, way))
+                continue
+            looked_into += 1
+            if len(way) >= DEPTH or looked_into > LOOKED_INTO:
+                raise Exhausted(f"{what} nests more than {DEPTH} indexes, or {LOOKED_INTO} beside each other")
+            document = await _read(read, entry, what)
+            inner = _parse(document, what)
+            if isinstance(inner, Index):
+                waiting.append(([*way, document], inner))
+    return offered
 
 
 def top_document(data: bytes, media_type: str, reference: Reference) -> Document:
