@@ -27,6 +27,7 @@ from typing import Self
 import msgspec
 
 from mesocosm import durable, trace
+from mesocosm.conclusion import holding
 from mesocosm.engine import Engine
 from mesocosm.errors import (
     Corrupt,
@@ -101,7 +102,7 @@ class Containerizer(Looking, RootFiles):
             durable.private_directory(paths.containers)
         async with (
             Launcher.open(runtime=paths.runtime) as launcher,
-            Provisioner.open(paths, progress=progress) as provisioner,
+            Provisioner.open(paths, progress=progress, holds=holding(paths)) as provisioner,
         ):
             if warm:
                 launcher.warm()

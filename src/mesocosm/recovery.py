@@ -1,13 +1,6 @@
 """After a crash, an upgrade or a reboot: what was meant, compared with what is.
 
-For each container the evidence, in this order, decides:
-
-    the record's boot ID is not this boot's              LOST          clean the disk only
-    exit.json is there                                   ENDED         destroy, the status is known
-    the supervisor's lock is held                        ALIVE         watch it (CREATED or RUNNING)
-      … but the record never reached CREATED             INTERRUPTED   destroy and forget
-    lock free, the container's cgroup populated          LOST          destroy, the supervisor was killed
-    lock free, cgroup empty                              LOST if it had been created, else INTERRUPTED
+For each container the evidence decides, by the table of conclusion.py.
 
 What is alive and was left paused goes on.  A cgroup without a container directory is an orphan and
 destroyed.  A record that cannot be read is set aside and reported.  A container whose lock somebody holds is
@@ -17,31 +10,19 @@ that somebody's business.
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from enum import StrEnum
 
 import msgspec
 
 from mesocosm import trace
+from mesocosm.conclusion import Conclusion, conclude
 from mesocosm.engine import Engine
 from mesocosm.errors import MesocosmError, NotFound
 from mesocosm.isolators.base import Container
-from mesocosm.launch.session import Evidence
-from mesocosm.lifecycle import State
 from mesocosm.linux.processes import boot_id
 from mesocosm.model import ContainerID, Termination
 from mesocosm.pause import resume
 from mesocosm.records import Damaged, Record
 from mesocosm.teardown import purge, tear_down
-
-
-class Conclusion(StrEnum):
-    """What the evidence says of one container."""
-
-    DONE = "done"
-    ALIVE = "alive"
-    ENDED = "ended"
-    LOST = "lost"
-    INTERRUPTED = "interrupted"
 
 
 class Recovery(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,22 +34,6 @@ class Recovery(msgspec.Struct, frozen=True, kw_only=True):
     orphans: tuple[ContainerID, ...] = ()
     damaged: tuple[Damaged, ...] = ()
     failures: tuple[str, ...] = ()
-
-
-def conclude(record: Record, evidence: Evidence, boot: str) -> Conclusion:
-    """The table above.  Pure."""
-    created = record.state in (State.CREATED, State.RUNNING)
-    if record.state is State.DESTROYED:
-        return Conclusion.DONE
-    if record.intent.boot_id != boot:
-        return Conclusion.LOST
-    if record.state is State.DESTROYING:
-        return Conclusion.ENDED
-    if evidence.exit is not None and created:
-        return Conclusion.ENDED
-    if evidence.alive and created:
-        return Conclusion.ALIVE
-    return Conclusion.LOST if created else Conclusion.INTERRUPTED
 
 
 class _Findings:

@@ -30,7 +30,8 @@ class Tier(NamedTuple):
     """Whether the parts of this level must not know each other."""
 
 
-CONTAINERIZER_PARTS = ("engine", "setup", "teardown", "guard", "session", "host_steps", "image_volumes")
+CONTAINERIZER_PARTS = ("conclusion", "engine", "setup", "teardown", "guard", "session")
+PREPARING_PARTS = ("host_steps", "image_volumes")
 ROOT_READING_PARTS = ("pause", "container_root", "root_files")
 REPORTING_PARTS = ("explanation", "looking", "reports", "logs", "scripting", "doctor")
 
@@ -41,7 +42,16 @@ TIERS = (
     Tier(("linux", "durable")),
     Tier(("records",)),
     Tier(("isolators", "images", "launch"), strangers=True),
-    Tier(("containerizer", "recovery", *CONTAINERIZER_PARTS, *ROOT_READING_PARTS, *REPORTING_PARTS)),
+    Tier(
+        (
+            "containerizer",
+            "recovery",
+            *CONTAINERIZER_PARTS,
+            *PREPARING_PARTS,
+            *ROOT_READING_PARTS,
+            *REPORTING_PARTS,
+        )
+    ),
     Tier(("agent",)),
     Tier(("frontends",)),
 )

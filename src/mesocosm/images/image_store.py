@@ -38,7 +38,7 @@ from mesocosm.images.layers.looks import Look, closing, find_looks, hides_all, w
 from mesocosm.images.layers.merging import Merges
 from mesocosm.images.layers.mounts import mount_image
 from mesocosm.images.layers.store import Form, LayerRecord, LayerStore
-from mesocosm.images.leases import Leases
+from mesocosm.images.leases import Holds, Leases, always
 from mesocosm.images.staging import replace, staged
 from mesocosm.images.store_faults import store_faults
 
@@ -51,27 +51,27 @@ _Implied = Mapping[Digest, tuple[str, ...] | None]
 class ImageStore:
     """The parts of one image store; any number of processes may use it at once."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, holds: Holds = always) -> None:
         self.root = root
         self.blobs = BlobStore.open(root)
         self.layers = LayerStore(root, self.blobs)
         self.merges = Merges(self.layers)
         self.catalogue = Catalogue(root)
-        self.leases = Leases(root)
+        self.leases = Leases(root, holds)
         self.attachments = Attachments(root)
 
     @classmethod
-    def open(cls, root: Path) -> ImageStore:
-        """Open the store at ``root``, made where it is not there; blocking.
+    def open(cls, root: Path, holds: Holds = always) -> ImageStore:
+        """Open the store at ``root``, made where it is not there; blocking.  ``holds`` is for its leases.
 
         Raises Unsupported for a store with a layout that this version does not know, Denied to who may not.
         """
         with store_faults(root):
-            return cls._open(root)
+            return cls._open(root, holds)
 
     @classmethod
-    def _open(cls, root: Path) -> ImageStore:
-        store = cls(root)
+    def _open(cls, root: Path, holds: Holds) -> ImageStore:
+        store = cls(root, holds)
         _check_owner(root)
         _check_version(root / "version")
         for part in (store.layers, store.catalogue, store.leases):

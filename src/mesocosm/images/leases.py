@@ -38,6 +38,14 @@ PULL: Final = "pull-"
 CONTAINER: Final = "container-"
 PIN: Final = "pin-"
 
+Holds = Callable[[str], bool]
+"""Answers whether the container with that ID still needs its lease."""
+
+
+def always(_: str) -> bool:
+    """A lease holds as long as it is there."""
+    return True
+
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """What one owner needs: digests of documents and blobs, and diff IDs of layers, as text.
@@ -69,9 +77,13 @@ class Needed(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Leases:
-    """The leases of one store; any number of processes may use it at once."""
+    """The leases of one store; any number of processes may use it at once.
 
-    def __init__(self, root: Path) -> None:
+    ``holds`` answers whether a container still needs its lease, for who only tells of it.
+    """
+
+    def __init__(self, root: Path, holds: Holds = always) -> None:
+        self._holds = holds
         self._root = root / "leases"
         self._ingest = root / "ingest"
         self.lock = root / "lock"
@@ -158,6 +170,7 @@ class Leases:
     def shown(self) -> Needed:
         """Return what leases hold, as it was at some moment: for who only tells of it.
 
+        A container that has ended holds nothing, though its lease is there until it is released.
         Neither the lock nor anything else is written, so that a store can be looked at that is mounted
         read-only.
         """
@@ -171,7 +184,7 @@ class Leases:
             lease = (
                 self._pull(name, forget=forget) if name.startswith(PULL) else self._read(self._root / name)
             )
-            if lease is None:
+            if lease is None or not (forget or self._is_held(name)):
                 continue
             digests.update(lease.digests)
             layers.update(lease.layers)
@@ -182,6 +195,9 @@ class Leases:
             layers=frozenset(layers),
             owners={digest: tuple(names) for digest, names in owners.items()},
         )
+
+    def _is_held(self, owner: str) -> bool:
+        return not owner.startswith(CONTAINER) or self._holds(owner.removeprefix(CONTAINER))
 
     def drop_all_but(self, known: Callable[[], Collection[str]]) -> list[str]:
         """Forget the leases of containers that are not known, and of pulls that died; return the owners.

@@ -30,7 +30,7 @@ from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
 from mesocosm.images.image import ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
-from mesocosm.images.leases import CONTAINER
+from mesocosm.images.leases import CONTAINER, Holds, always
 from mesocosm.images.library import Library
 from mesocosm.images.naming import Named, is_local, missing
 from mesocosm.images.platform import Platform, host_platform, platform_of
@@ -81,14 +81,16 @@ class Provisioner(Library):
         hosts: HostsConfig | None = None,
         credentials: CredentialSource | None = None,
         throttle: Throttle | None = None,
+        holds: Holds = always,
     ) -> AsyncIterator[Provisioner]:
         """Open the image store below ``paths``.  ``progress`` takes the reports of all pulls,
         ``throttle`` bounds the bytes a second that registries give and take.
 
         ``policy`` is the file of trust/policy.py, ``settings`` that of automatic.py.
+        ``holds`` tells who looks whether a container that has a lease still needs it.
         On leaving, layers that no container needs are unmounted.
         """
-        store = await in_thread(ImageStore.open, paths.images)
+        store = await in_thread(ImageStore.open, paths.images, holds)
         context = StoreContext(
             paths=paths,
             blobs=store.blobs,

@@ -10,8 +10,6 @@ Reading needs no launcher and no supervisor: it is what recovery goes by.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import os
 from pathlib import Path
 from typing import TypeVar
 
@@ -88,7 +86,7 @@ class _ExitRecord(msgspec.Struct, frozen=True, kw_only=True):
 def evidence(session: SessionPaths) -> Evidence:
     """Look at a session.  Raises Corrupt when one of its files is not what it must be."""
     # The lock first: what ends in between has written exit.json by then.
-    alive = _is_locked(session)
+    alive = durable.is_locked(session.lock)
     record = _read(session.exit, _ExitRecord)
     return Evidence(
         alive=alive,
@@ -118,20 +116,6 @@ def discard(session: SessionPaths) -> None:
     for path in (session.socket, session.process, session.exit, session.lock):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
-
-
-def _is_locked(session: SessionPaths) -> bool:
-    try:
-        fd = os.open(session.lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
 
 
 def _read(path: Path, kind: type[_Record]) -> _Record | None:

@@ -24,6 +24,7 @@ async def library(
     ctx: click.Context, progress: Report = silent, limit_rate: str | None = None
 ) -> AsyncIterator[Library]:
     """The images on the roots that the command line names; ``limit_rate`` bytes a second, as written."""
+    from mesocosm.conclusion import holding  # noqa: PLC0415
     from mesocosm.images.provisioner import Provisioner  # noqa: PLC0415
 
     paths = paths_of(ctx)
@@ -34,7 +35,7 @@ async def library(
         from mesocosm.images.registry.throttle import Throttle  # noqa: PLC0415
 
         throttle = Throttle(parse_size(limit_rate, "--limit-rate"))
-    async with Provisioner.open(paths, progress=progress, throttle=throttle) as images:
+    async with Provisioner.open(paths, progress=progress, throttle=throttle, holds=holding(paths)) as images:
         yield images
 
 
