@@ -63,6 +63,7 @@ async def test_an_image_and_what_it_says_of_its_app(tmp_path: Path) -> None:
             "exec": ["/bin/app", "-v"],
             "user": "100",
             "group": "300",
+            "supplementaryGIDs": [400, 500],
             "environment": [{"name": "A", "value": "1"}],
             "workingDirectory": "/bin",
             "mountPoints": [{"name": "data", "path": "/data"}],
@@ -75,6 +76,7 @@ async def test_an_image_and_what_it_says_of_its_app(tmp_path: Path) -> None:
     async with opened(tmp_path) as provisioner:
         runtime = (await provisioner.pull(f"aci:{path}")).runtime
     assert (runtime.entrypoint, runtime.user, runtime.env) == (("/bin/app", "-v"), "100:300", ("A=1",))
+    assert runtime.groups == (400, 500)
     assert (runtime.workdir, runtime.volumes) == ("/bin", ("/data",))
     assert runtime.labels == {"appc.name": "example.com/app", "appc.os": "linux", "appc.version": "1.0"}
 

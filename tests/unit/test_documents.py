@@ -356,6 +356,7 @@ def test_a_full_configuration_is_read() -> None:
             "created": "2024-01-01T00:00:00Z",
             "config": {
                 "User": "1000:1000",
+                "AdditionalGids": [7, 4294967294],
                 "Env": ["A=b", "C="],
                 "Entrypoint": ["/e"],
                 "Cmd": "/c",
@@ -379,6 +380,7 @@ def test_a_full_configuration_is_read() -> None:
         ("/e",),
         ("/c",),
     )
+    assert found.groups == (7, 4294967294)
     assert (found.volumes, found.exposed_ports) == (("/v/x/y",), ("80/tcp", "53/udp"))
     assert (found.stop_signal, found.labels, found.shell) == (37, {"a": "b"}, ("/bin/bash", "-c"))
     assert found.healthcheck == '{"Test":["CMD","true"]}'
@@ -407,6 +409,12 @@ def test_what_go_writes_for_nothing_is_nothing() -> None:
         {"Env": ["A=\0"]},
         {"User": "a:b:c"},
         {"User": "root\n"},
+        {"AdditionalGids": "7"},
+        {"AdditionalGids": ["7"]},
+        {"AdditionalGids": [True]},
+        {"AdditionalGids": [-1]},
+        {"AdditionalGids": [4294967295]},
+        {"additionalgids": [7]},
         {"StopSignal": "9999"},
         {"StopSignal": "SIGWINNER"},
         {"StopSignal": "0"},

@@ -12,6 +12,7 @@ from mesocosm.images.changes import runtime_of
 from mesocosm.images.image import Image
 from mesocosm.images.registry.session import registry_name
 from mesocosm.images.selection import Selection, made, matches
+from mesocosm.images.strict import Json
 from mesocosm.model import ImageRuntime
 
 OLD = Image(
@@ -116,6 +117,8 @@ def test_changes() -> None:
         "StopSignal": "SIGUSR1",
     }
     assert runtime_of([]) == {}
+    given: dict[str, Json] = {"User": "1", "AdditionalGids": [7]}
+    assert runtime_of(["USER 2"], given) == {"User": "2"} and runtime_of([], given) == given
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,17 @@ def test_the_user_is_the_images_unless_asked_gap_22(image: str, asked: str | Non
     assert SetUser() in found.steps
 
 
+def test_groups_of_the_image_go_with_its_user() -> None:
+    """Who says another user says all that this one is; what is asked for comes on top of either."""
+    image = ImageRuntime(user="worker", groups=(7, 8))
+    for user, asked, expected in ((None, (), "7 8"), (None, ("audio",), "7 8 audio"), ("5", ("9",), "9")):
+        found = prepare("image/runtime", host(Path("/h")), image=image, user=user, groups=asked)
+        assert found.steps[0] == LookUpUser(user=user or "worker", groups=tuple(expected.split()))
+        assert f"groups: {', '.join(expected.split())} too" in found.notes
+    with pytest.raises(InvalidConfig, match="zero byte"):
+        ContainerConfig(groups=("a\0b",))
+
+
 def test_the_environment_each_winning_over_the_former() -> None:
     image = ImageRuntime(env=("A=image", "B=image", "PATH=/image"))
     assert executed(image, env=("B=request",), command=("x",)).environment == (

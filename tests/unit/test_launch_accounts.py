@@ -72,9 +72,13 @@ def test_a_user_is_found(
 
 
 def test_further_groups_come_on_top(root: int) -> None:
-    assert accounts.look_up(root, "worker:audio", (7, 63)).groups == (63, 7)
+    assert accounts.look_up(root, "worker:audio", ("7", "63")).groups == (63, 7)
+    assert accounts.look_up(root, "4242", ("audio", "08")).groups == (0, 63, 8)
+    for group, words in {"nobodies": "has no group nobodies", "-1": "not a group ID", "": "no group"}.items():
+        with pytest.raises(accounts.Unknown, match=words):
+            accounts.look_up(root, "4242", (group,))
     with pytest.raises(accounts.Unknown, match="more than"):
-        accounts.look_up(root, "worker", tuple(range(70000)))
+        accounts.look_up(root, "worker", tuple(map(str, range(70000))))
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,12 @@ def _text(name: str) -> Callable[[dict[str, Json], str], None]:
     return change
 
 
+def _user(runtime: dict[str, Json], value: str) -> None:
+    """Another user, who has none of the groups that the one before was given."""
+    runtime["User"] = value
+    runtime.pop("AdditionalGids", None)
+
+
 def _workdir(runtime: dict[str, Json], value: str) -> None:
     """One that is not absolute lies in the one before."""
     runtime["WorkingDir"] = posixpath.join("/", str(runtime.get("WorkingDir") or ""), value)
@@ -124,7 +130,7 @@ _INSTRUCTIONS: Final[dict[str, Callable[[dict[str, Json], str], None]]] = {
     "EXPOSE": _keys("ExposedPorts", _port),
     "LABEL": _labels,
     "STOPSIGNAL": _text("StopSignal"),
-    "USER": _text("User"),
+    "USER": _user,
     "VOLUME": _keys("Volumes", str),
     "WORKDIR": _workdir,
 }

@@ -34,6 +34,7 @@ _TOP = (
 )
 _RUNTIME = (
     "User",
+    "AdditionalGids",
     "ExposedPorts",
     "Env",
     "Entrypoint",
@@ -50,6 +51,8 @@ _RUNTIME = (
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?", re.ASCII)
 _REALTIME = re.compile(r"(?:SIG)?RT(MIN|MAX)(?:([+-])([0-9]{1,2}))?", re.ASCII)
 LIST_LIMIT: Final = 100_000
+GROUPS: Final = range((1 << 32) - 1)
+"""What may be a group's number; the one after means "no change" to the kernel."""
 
 
 class History(msgspec.Struct, frozen=True):
@@ -68,6 +71,8 @@ class ImageConfig(msgspec.Struct, frozen=True):
     digest        of the configuration's bytes: the image ID
     env           ``NAME=value`` strings, in order; each has a name and an ``=``
     user          ``user``, ``uid``, ``user:group``, ``uid:gid``, or empty
+    groups        further groups of that user, by number.  No specification has them: they are ours, under
+                  the name that OCI's runtime specification gives them, for families that say them
     volumes       absolute paths without ``.`` and ``..`` components
     exposed_ports as ``80/tcp``
     stop_signal   a number, 1 to 64; None when the image names none
@@ -80,6 +85,7 @@ class ImageConfig(msgspec.Struct, frozen=True):
     created: str = ""
     author: str = ""
     user: str = ""
+    groups: tuple[int, ...] = ()
     env: tuple[str, ...] = ()
     entrypoint: tuple[str, ...] | None = None
     cmd: tuple[str, ...] | None = None
@@ -105,6 +111,7 @@ def parse_config(data: bytes, *, algorithm: str = "sha256", what: str = "image c
         created=top.text("created") or "",
         author=top.text("author") or "",
         user=_user(runtime),
+        groups=runtime.integers("AdditionalGids", GROUPS),
         env=_env(runtime),
         entrypoint=words(runtime, "Entrypoint"),
         cmd=words(runtime, "Cmd"),

@@ -204,6 +204,7 @@ def runtime_of(config: ImageConfig) -> ImageRuntime:
         env=config.env,
         workdir=config.working_dir,
         user=config.user,
+        groups=config.groups,
         stop_signal="" if config.stop_signal is None else str(config.stop_signal),
         volumes=config.volumes,
         exposed_ports=config.exposed_ports,

@@ -161,6 +161,14 @@ class Fields:
             raise self.fail(name, "is not a number that counts something")
         return value
 
+    def integers(self, name: str, among: range) -> tuple[int, ...]:
+        """A list of integers ``among`` those that may be; empty when absent."""
+        items = self.items(name)
+        result = tuple(one for one in items if isinstance(one, int) and not isinstance(one, bool))
+        if len(result) != len(items) or not all(one in among for one in result):
+            raise self.fail(name, f"is not a list of numbers from {among[0]} to {among[-1]}")
+        return result
+
     def flag(self, name: str) -> bool:
         """A boolean; False when absent."""
         value = self.value.get(name)

@@ -48,12 +48,12 @@ def parse_id(text: str) -> int | None:
     return number if number <= MAX_ID else None
 
 
-def look_up(root_fd: int, user: str, groups: Sequence[int] = ()) -> Account:
+def look_up(root_fd: int, user: str, groups: Sequence[str] = ()) -> Account:
     """The account that ``user`` (``name|uid[:group|gid]``) means in the root that ``root_fd`` holds.
 
     A uid that the file does not list has gid 0, no further groups and home ``/``.  Supplementary groups are
-    those that list the user's name, unless a group is given; ``groups`` come on top.  Raises Unknown, and
-    OSError when a file is there that cannot be read.
+    those that list the user's name, unless a group is given; ``groups``, names or numbers, come on top.
+    Raises Unknown, and OSError when a file is there that cannot be read.
     """
     name, colon, group = user.partition(":")
     if colon and not group:
@@ -62,7 +62,8 @@ def look_up(root_fd: int, user: str, groups: Sequence[int] = ()) -> Account:
     members = _read(root_fd, "/etc/group")
     gid = _find_group(members, group) if colon else entry.gid
     extra = () if colon else _groups_of(members, entry.name)
-    merged = tuple(dict.fromkeys((gid, *extra, *groups)))
+    added = [_find_group(members, text) for text in groups]
+    merged = tuple(dict.fromkeys((gid, *extra, *added)))
     if len(merged) > GROUP_LIMIT:
         raise Unknown(f"user {name} is in more than {GROUP_LIMIT} groups")
     return Account(entry.uid, gid, merged, entry.home)

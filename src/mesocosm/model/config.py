@@ -113,7 +113,8 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     ``command``      arguments for, or in place of, the image's entrypoint (parity §4.5)
     ``entrypoint``   replaces the image's; an empty tuple removes it
     ``env``          ``KEY=VALUE`` strings; they win over the image's
-    ``user``         ``name|uid[:group|gid]``; None takes the image's
+    ``user``         ``name|uid[:group|gid]``; None takes the image's, and the groups that it adds
+    ``groups``       further groups of the process, names or numbers, looked up in the image
     ``root_changes`` where changes to the root stay; None lets them go with the container
     ``idmap``        owners of the root's files, mapped to IDs of the host that are not its root's
     ``seccomp``      ``default``, ``unconfined`` or a profile's JSON text (Docker's format)
@@ -128,6 +129,7 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     env: tuple[str, ...] = ()
     workdir: str | None = None
     user: str | None = None
+    groups: tuple[str, ...] = ()
     hostname: str | None = None
     resources: Resources = Resources()
     isolation: tuple[str, ...] = ()
@@ -154,7 +156,8 @@ class ContainerConfig(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.name is not None:
             check_name(self.name)
-        for text in (*self.command, *(self.entrypoint or ()), *self.env, self.workdir or "", self.user or ""):
+        process = (*self.command, *(self.entrypoint or ()), *self.env, self.workdir or "", self.user or "")
+        for text in (*process, *self.groups):
             if "\0" in text:
                 raise InvalidConfig(f"{text!r} contains a zero byte")
         for entry in self.env:

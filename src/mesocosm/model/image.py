@@ -6,13 +6,17 @@ import msgspec
 
 
 class ImageRuntime(msgspec.Struct, frozen=True, kw_only=True):
-    """The runtime part of an image's configuration (OCI image spec, config.md); all of it hostile input."""
+    """The runtime part of an image's configuration (OCI image spec, config.md); all of it hostile input.
+
+    ``groups`` are further groups of ``user``, by number.
+    """
 
     entrypoint: tuple[str, ...] = ()
     command: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
     workdir: str = ""
     user: str = ""
+    groups: tuple[int, ...] = ()
     stop_signal: str = ""
     volumes: tuple[str, ...] = ()
     exposed_ports: tuple[str, ...] = ()

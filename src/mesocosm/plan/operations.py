@@ -351,15 +351,16 @@ class ReadOnlyRoot(Operation, frozen=True, kw_only=True, tag="read-only-root"):
 class LookUpUser(Operation, frozen=True, kw_only=True, tag="look-up-user"):
     """Find uid, gid and supplementary groups of ``user`` (``name|uid[:group|gid]``) in the root's
     /etc/passwd and /etc/group, read by descriptor and bounded (R-18, R-19, R-20).  Without a root (host file
-    system) the same files of the host are read.  ``groups`` are added."""
+    system) the same files of the host are read.  ``groups``, names or gids, are added."""
 
     phase = Phase.LOOKUP
     singleton = True
     user: str
-    groups: tuple[int, ...] = ()
+    groups: tuple[str, ...] = ()
 
     def describe(self) -> str:
-        return f"look up user {self.user} in the image"
+        added = f", and add group {', '.join(self.groups)}" if self.groups else ""
+        return f"look up user {self.user} in the image{added}"
 
 
 class EnterRoot(Operation, frozen=True, kw_only=True, tag="enter-root"):

@@ -74,6 +74,9 @@ _OPTIONS = [
     click.option("--tmpfs", multiple=True, metavar="TARGET[:OPTIONS]", help="Mount an empty tmpfs."),
     click.option("-w", "--workdir", metavar="DIR", help="Working directory inside."),
     click.option("-u", "--user", metavar="USER[:GROUP]", help="Name or number, looked up in the image."),
+    click.option(
+        "--group-add", multiple=True, metavar="GROUP", help="Add a group, by name or number in the image."
+    ),
     click.option("-h", "--hostname", metavar="NAME", help="Host name inside."),
     click.option("--entrypoint", metavar="PROGRAM", help="Replace the image's entrypoint; empty removes it."),
     click.option("--read-only", is_flag=True, help="Make the root file system read-only."),
@@ -144,6 +147,7 @@ def config_of(given: dict[str, Any], *, auto_remove: bool = False, stdin: bool =
         env=grammar.environment(given["env"], given["env_file"]),
         workdir=given["workdir"],
         user=given["user"],
+        groups=given["group_add"],
         hostname=given["hostname"],
         resources=resources_of(given),
         isolation=_isolation(given["isolation"]),

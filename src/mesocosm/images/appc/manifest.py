@@ -10,6 +10,7 @@ import msgspec
 
 from mesocosm.errors import Corrupt, Exhausted
 from mesocosm.images.appc.layer import uncompressed
+from mesocosm.images.config import GROUPS
 from mesocosm.images.foreign import shown
 from mesocosm.images.layers.entries import clean_path
 from mesocosm.images.limits import DEFAULT_LIMITS
@@ -122,7 +123,9 @@ def _app(top: Fields) -> Fields | None:
     if not top.has("app"):
         return None
     return Fields(
-        top.raw("app"), f"{top.where}, app", ("exec", "user", "group", "environment", "mountPoints")
+        top.raw("app"),
+        f"{top.where}, app",
+        ("exec", "user", "group", "supplementaryGIDs", "environment", "mountPoints"),
     )
 
 
@@ -136,11 +139,13 @@ def _runtime(app: Fields | None, name: str, labels: dict[str, str]) -> dict[str,
     environment: list[Json] = [f"{key}={value}" for key, value in _pairs(app, "environment")]
     points = [Fields(item, app.where, ("path",)).text("path") or "" for item in app.items("mountPoints")]
     arguments: list[Json] = list(app.texts("exec"))
+    groups: list[Json] = list(app.integers("supplementaryGIDs", GROUPS))
     return {
         "Labels": described,
         "Entrypoint": arguments,
         "Env": environment,
         "User": "",
+        **({"AdditionalGids": groups} if groups else {}),
         "WorkingDir": app.text("workingDirectory") or "",
         "Volumes": {path: {} for path in points},
     }

@@ -66,17 +66,18 @@ class Runtime(Isolator):
         argv = arguments(config, image)
         own, ignored = _image_environment(image)
         user = config.user or image.user or "0"
+        groups = (*(() if config.user else map(str, image.groups)), *config.groups)
         workdir = self._workdir(container)
         return Contribution(
             environment=(PATH, f"HOSTNAME={hostname(container)}"),
             steps=(
-                LookUpUser(user=user),
+                LookUpUser(user=user, groups=groups),
                 ChangeDirectory(target=workdir),
                 SetUser(),
                 Execute(arguments=argv, environment=merge_environment(own, config.env), init=config.init),
             ),
             warnings=ignored,
-            notes=(f"command: {' '.join(argv)}", f"user: {user}", f"directory: {workdir}"),
+            notes=(f"command: {' '.join(argv)}", f"user: {user}", *_added(groups), f"directory: {workdir}"),
         )
 
     def _workdir(self, container: Container) -> str:
@@ -88,6 +89,10 @@ class Runtime(Isolator):
         if "\0" in container.image.workdir:
             raise InvalidConfig("the image's working directory contains a zero byte")
         return "/" + container.image.workdir.lstrip("/")
+
+
+def _added(groups: tuple[str, ...]) -> tuple[str, ...]:
+    return (f"groups: {', '.join(groups)} too",) if groups else ()
 
 
 def _image_environment(image: ImageRuntime) -> tuple[tuple[str, ...], tuple[str, ...]]:
