@@ -4,6 +4,7 @@ inside.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import stat
@@ -181,6 +182,35 @@ def test_modes_are_exact_whatever_the_umask(root: Root) -> None:
         return [stat.S_IMODE(os.lstat(root.path / path).st_mode) for path in paths]
 
     assert isolated.run(act) == [0o755, 0o755, 0o644, 0o711, 0o600, 0o666, 0o640]
+
+
+@pytest.mark.parametrize("proc", ["absent", "planted"])
+def test_a_directory_gets_its_mode_without_proc(
+    proc: str, root: Root, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R-03: who works in a container's root before Linux 6.6 (no fchmodat2) has the container's ``/proc``."""
+    victim = root.path / "victim"
+    victim.write_text("x")
+    victim.chmod(0o600)
+    if proc == "planted":
+        (root.path / "proc/self/fd").mkdir(parents=True)
+        for number in range(100):
+            (root.path / f"proc/self/fd/{number}").symlink_to("/victim")
+
+    def refuse(*arguments: object) -> int:
+        ctypes.set_errno(errno.ENOSYS)
+        return -1
+
+    monkeypatch.setattr(syscalls, "_fchmodat2", refuse)
+
+    def act() -> None:
+        os.umask(0o777)
+        os.chroot(root.path)
+        make_directories(root.fd, "made/deep", 0o711)
+
+    isolated.run(act)
+    modes = [stat.S_IMODE((root.path / name).stat().st_mode) for name in ("made", "made/deep", "victim")]
+    assert modes == [0o711, 0o711, 0o600]
 
 
 def test_what_exists_is_left_as_it_is(root: Root) -> None:

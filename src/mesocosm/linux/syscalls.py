@@ -15,6 +15,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import stat
 import struct
 
 TYPE_CHECKING = False
@@ -635,13 +636,21 @@ def set_owner(fd: int, uid: int, gid: int) -> None:
 def set_mode(fd: int, mode: int) -> None:
     """Change the mode of what ``fd`` holds, also through an O_PATH descriptor.
 
-    fchmodat2(2) from Linux 6.6; before, chmod of ``/proc/self/fd/N``.
+    fchmodat2(2) from Linux 6.6.  Before, a directory is opened once more, since in a container's root
+    ``/proc`` is the container's and leads wherever it likes; for anything else chmod of ``/proc/self/fd/N``.
     """
     if _fchmodat2(fd, b"", mode, AT_EMPTY_PATH) == 0:
         return
     if ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
         raise _failed()
-    os.chmod(f"/proc/self/fd/{fd}", mode)  # noqa: PTH101
+    if not stat.S_ISDIR(os.fstat(fd).st_mode):
+        os.chmod(f"/proc/self/fd/{fd}", mode)  # noqa: PTH101
+        return
+    opened = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    try:
+        os.fchmod(opened, mode)
+    finally:
+        os.close(opened)
 
 
 def filesystem_type(fd: int) -> int:
