@@ -77,7 +77,9 @@ ROOTS = (
     "tests/e2e/test_idmap_cli.py::test_every_backend[erofs-writable]",
     "tests/e2e/test_idmap_cli.py::test_every_backend[overlay-read-only]",
     "tests/e2e/test_read_only_cli.py::test_the_same_with_every_backend[erofs]",
+    "tests/kernel/test_beneath.py::test_a_directory_gets_its_mode_without_proc",
     "tests/kernel/test_doctor_kernel.py",
+    "tests/kernel/test_launch_attacks.py::test_r03_a_working_directory_of_a_further_process",
     "tests/kernel/test_doctor_storage.py::test_a_host_that_can_do_better_by_now_is_told_so",
     "tests/kernel/test_doctor_storage.py::test_loop_devices_are_told_of",
     "tests/kernel/test_read_only_roots.py::test_nothing_can_be_written_and_there_is_nowhere_to",
@@ -102,6 +104,9 @@ LACKING = {
     "v1": re.compile(r"this host has no (v2 [a-z0-9 ]+|cgroup\.freeze)"),
 }
 """Why a test may be skipped on each."""
+
+OLDER = re.compile(r"this kernel (mounts no EROFS image of several files)")
+"""Why one may be skipped on a kernel that was named (fixtures/kernel.py), and be all of its part."""
 
 OPTIONS = ("-q", "--color=no", "--durations=20")
 
@@ -181,8 +186,9 @@ def test_passes_there(layout: CgroupLayout, part: str, reports: dict[CgroupLayou
     listed = "\n\n".join(f"{case.place}\n{case.failure}" for case in failed)
     assert not failed, f"{len(failed)} of {len(cases)} failed on cgroup {layout}:\n{listed}"
     skipped = [case.skipped for case in cases if case.skipped]
-    assert [why for why in skipped if not LACKING[layout].fullmatch(why)] == []
-    assert len(skipped) < len(cases)
+    older = [why for why in skipped if report.kernel.chosen and OLDER.fullmatch(why)]
+    assert [why for why in skipped if not LACKING[layout].fullmatch(why) and why not in older] == []
+    assert len(skipped) < len(cases) or len(older) == len(cases)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

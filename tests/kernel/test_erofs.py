@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures import kernel
 from fixtures.command import run
 from fixtures.host import tool
 from layers import SINKS, SinkKind, ingest, mounted, seen, stacked
@@ -295,6 +296,7 @@ STACK = (
 @pytest.mark.parametrize("kind", EROFS)
 def test_merged_is_what_a_stack_shows(kind: SinkKind, tmp_path: Path) -> None:
     """One mount of a merged image, and the tree that the layers make when applied one after the other."""
+    kernel.require_merges()
     layers = []
     flat = tmp_path / "flat"
     for index, blob in enumerate(STACK):

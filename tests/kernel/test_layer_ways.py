@@ -12,13 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from fixtures import host
+from fixtures import host, kernel
 from fixtures.command import run
 from layers import ingest
 from mesocosm.errors import Unsupported
 from mesocosm.images.backends.copy import copy_layer
+from mesocosm.images.digest import Digest
 from mesocosm.images.layers.mounts import LayerMounts, mount_by_loop
+from mesocosm.images.layers.store import Form
 from mesocosm.linux import loop, mounts
+from mesocosm.plan.operations import OverlayRoot
 from provisions import image_of, new_id, opened, shown
 from registry_fixtures import write_layout
 from tarballs import Member, archive, file
@@ -61,10 +64,37 @@ async def test_layers_through_loop_devices(
     path = f"oci:{write_layout(image_of(LAYERS), tmp_path / 'layout')}"
     async with opened(tmp_path) as provisioner:
         provision = await provisioner.provision(new_id(), path, backend="erofs", scratch=tmp_path / "s")
-        assert len(loops_of(tmp_path)) == len(LAYERS) + (deep == 2)
+        assert len(loops_of(tmp_path)) == len(LAYERS) + (deep == 2 and kernel.mounts_merges())
         with shown(provision.root, tmp_path / "root") as root:
             assert {one.name: one.read_bytes() for one in root.iterdir()} == EXPECTED
     assert loops_of(tmp_path) == set()
+
+
+async def test_a_deep_image_where_no_merge_can_be_mounted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before Linux 5.16: its layers are stacked, and nothing is made that cannot be used; later it is."""
+    monkeypatch.setattr("mesocosm.images.image.DEEP", 2)
+    path = f"oci:{write_layout(image_of(LAYERS), tmp_path / 'layout')}"
+
+    async def layers_of_a_root(name: str) -> int:
+        step = (await provisioner.provision(new_id(), path, backend="erofs", scratch=tmp_path / name)).root
+        assert isinstance(step, OverlayRoot)
+        with shown(step, tmp_path / f"{name}-root") as root:
+            assert {one.name: one.read_bytes() for one in root.iterdir()} == EXPECTED
+        return len(step.layers)
+
+    async with opened(tmp_path) as provisioner:
+        with monkeypatch.context() as patch:
+            patch.setattr("mesocosm.images.layers.merging.takes_devices", lambda: False)
+            image = await provisioner.pull(path, backend="erofs")
+            assert image.merge is not None
+            merge = Digest.parse(image.merge)
+            assert await layers_of_a_root("before") == len(LAYERS)
+            assert not provisioner.store.layers.has(merge, Form.MERGED)
+            assert (await provisioner.verify(path)).sound
+        assert await layers_of_a_root("after") == (1 if kernel.mounts_merges() else len(LAYERS))
+        assert provisioner.store.layers.has(merge, Form.MERGED) == kernel.mounts_merges()
 
 
 def test_what_cannot_be_mounted_leaves_no_loop_device(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures import kernel
 from fixtures.command import run
 from mesocosm.images.digest import Digest
 from mesocosm.images.image import ImageRecord
@@ -25,6 +26,7 @@ DEEP = image_of([[file(b"base", b"b" * 9_000)], [file(b"one", b"1" * 5000)], [fi
 @pytest.fixture(autouse=True)
 def shallow(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Three layers are a deep stack here."""
+    kernel.require_merges()
     monkeypatch.setattr("mesocosm.images.image.DEEP", 2)
     yield
 

@@ -18,7 +18,8 @@ from mesocosm.images.backends.base import Backend, BackendContext
 from mesocosm.images.backends.choice import BackendChoice
 from mesocosm.images.backends.erofs import ErofsBackend, trial_layer
 from mesocosm.images.backends.overlay import OverlayBackend
-from mesocosm.images.layers.mounts import LayerMounts, mount_files
+from mesocosm.images.image import DEEP
+from mesocosm.images.layers.mounts import LayerMounts, mount_files, takes_devices
 from mesocosm.isolators.words import size
 from mesocosm.linux import syscalls
 from mesocosm.linux.mountinfo import read_mountinfo
@@ -101,6 +102,7 @@ def _backends(paths: Paths) -> Iterator[Finding]:
             yield by_file
             if by_file.status == "ok":
                 yield _direct_reads(trial)
+            yield _merges()
     able = {"erofs": erofs.status == "ok", "overlay": overlay.status == "ok", "copy": True}
     yield _backend(paths, layers, next(name for name in PREFERENCE if able[name]))
     with _trial_directory(paths.root) as trial:
@@ -173,6 +175,21 @@ def _direct_reads(trial: Path) -> Finding:
         good="past the page cache below: one copy of a layer's pages in memory",
         without="through the page cache below: a layer's pages are in memory twice",
         fix="run Linux 6.13 or later; put the state directory on ext4, xfs or btrfs",
+        required=False,
+    )
+
+
+def _merges() -> Finding:
+    def ask() -> None:
+        if not takes_devices():
+            raise Unsupported("this kernel mounts no EROFS image of several files")
+
+    return tried(
+        "erofs merges",
+        ask,
+        good=f"an image of more than {DEEP} layers is mounted as one",
+        without=f"each layer of an image is mounted by itself, also of more than {DEEP}",
+        fix="run Linux 5.16 or later",
         required=False,
     )
 

@@ -74,7 +74,7 @@ class ImageRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def merge(self) -> Digest | None:
-        """What the merge of its layers is called (layers/merging.py).
+        """What the merge of its layers is called, on kernels that can mount one (layers/merging.py).
 
         None for an image that needs none, and for one with ready-made EROFS files, which we do not read.
         """

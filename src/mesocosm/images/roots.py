@@ -28,13 +28,9 @@ class Roots:
     def prepare(self, image: ImageRecord, backend: Backend, wish: Wish) -> RootStep:
         """Make the root of an image that is leased and whole.  Raises Unsupported."""
         with store_faults(self._store.root):
-            if (
-                image.merge is not None
-                and backend.form is Form.EROFS
-                and not self._mounts.has(image.merge.hex)
-            ):
-                self._store.merges.have(image)
             stack = self._stacked(image, backend.form)
+            if stack and stack[0].form is Form.MERGED and not self._mounts.has(stack[0].name):
+                self._store.merges.have(image)
             step = backend.root(stack, wish.place, read_only=wish.fixed(image), idmap=wish.idmap)
         return _kept(step, wish)
 
@@ -56,10 +52,11 @@ class Roots:
         A merge has it all in one.
         """
         layers = self._store.layers
-        if image.merge is not None and form is Form.EROFS:
-            content = layers.content(image.merge, Form.MERGED)
+        merge = self._store.merges.of(image) if form is Form.EROFS else None
+        if merge is not None:
+            content = layers.content(merge, Form.MERGED)
             files = self._store.merges.files(image)
-            return (StackedLayer(image.merge.hex, content, Form.MERGED, files),)
+            return (StackedLayer(merge.hex, content, Form.MERGED, files),)
         seen = reversed(image.diff_ids[image.hidden :])
         stack = [StackedLayer(one.hex, layers.content(one, form), form) for one in seen]
         if image.looks:

@@ -99,6 +99,23 @@ def new_mount(
         os.close(context)
 
 
+def takes_option(filesystem: str, name: str) -> bool:
+    """Whether the kernel's file system knows an option that has a value; nothing is mounted.
+
+    OSError, ENODEV, where the kernel does not have the file system.
+    """
+    context = syscalls.fsopen(filesystem)
+    try:
+        syscalls.fsconfig_set_string(context, name, name)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    finally:
+        os.close(context)
+    return True
+
+
 def _set_options(context: int, options: Iterable[Option]) -> None:
     for name, value in options:
         if value is None:

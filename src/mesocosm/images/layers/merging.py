@@ -4,7 +4,8 @@
 
 A merge refers to places in the layers' files, so its record names what they were when it was made; one that
 was made of other files is made anew.  It is in the layer store like a layer, under the chain ID: published
-whole, leased, collected and verified as layers are.
+whole, leased, collected and verified as layers are.  Where the kernel cannot mount one, none is made, and the
+layers are stacked as they are.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 from mesocosm.errors import Corrupt
 from mesocosm.images.digest import Digest
 from mesocosm.images.image import ImageRecord
+from mesocosm.images.layers.mounts import takes_devices
 from mesocosm.images.layers.store import CONTENT, Form, LayerRecord, LayerStore
 
 
@@ -25,6 +27,10 @@ class Merges:
     def __init__(self, layers: LayerStore) -> None:
         self._layers = layers
 
+    def of(self, image: ImageRecord) -> Digest | None:
+        """Return what the image's merge is called; None for an image that is mounted layer by layer."""
+        return image.merge if image.merge is not None and takes_devices() else None
+
     def files(self, image: ImageRecord) -> tuple[Path, ...]:
         """Return the files that the image's merge refers to, bottom first: devices of its mount."""
         return tuple(self._layers.content(diff_id, Form.EROFS) for diff_id in image.diff_ids)
@@ -32,18 +38,19 @@ class Merges:
     def have(self, image: ImageRecord) -> None:
         """Have the image's merge, made of the layers as they are; blocking.
 
-        Nothing for an image that is not deep.  All its EROFS layers are there, and leased.  Raises Exhausted
-        for an image too large, Corrupt for a damaged layer.
+        Nothing for an image that has none.  All its EROFS layers are there, and leased.  Raises Exhausted for
+        an image too large, Corrupt for a damaged layer.
         """
-        if image.merge is None:
+        merge = self.of(image)
+        if merge is None:
             return
-        with self._layers.being_made(image.merge, Form.MERGED) as staging:
+        with self._layers.being_made(merge, Form.MERGED) as staging:
             origin = self._origin(image)
-            present = self._layers.record(image.merge, Form.MERGED)
+            present = self._layers.record(merge, Form.MERGED)
             if present is not None and present.blob == str(origin):
                 return
-            self._layers.condemn(image.merge, Form.MERGED)
-            self._make(image, image.merge, origin, staging)
+            self._layers.condemn(merge, Form.MERGED)
+            self._make(image, merge, origin, staging)
 
     def _origin(self, image: ImageRecord) -> Digest:
         """The digest of what the layers' files are: their seals and sizes."""

@@ -54,6 +54,21 @@ def mount_image(files: Files) -> int:
         raise
 
 
+def takes_devices() -> bool:
+    """Whether this kernel mounts EROFS images that refer to further files, as merges do (Linux 5.16).
+
+    Nothing is mounted.  Denied to who may not.
+    """
+    try:
+        return mounts.takes_option("erofs", "device")
+    except OSError as error:
+        if error.errno == errno.EPERM:
+            raise not_permitted() from error
+        if error.errno == errno.ENODEV:
+            return False
+        raise
+
+
 def not_permitted() -> Denied:
     """What mount(2) and its kin answer with EPERM, in words: it says nothing of what the host can."""
     return Denied("mounting is not permitted here", hint="run as root, with CAP_SYS_ADMIN")
