@@ -105,7 +105,9 @@ LACKING = {
 }
 """Why a test may be skipped on each."""
 
-OLDER = re.compile(r"this kernel (mounts no EROFS image of several files)")
+OLDER = re.compile(
+    r"this kernel (mounts no EROFS image of several files|overlays no layers with mapped owners)"
+)
 """Why one may be skipped on a kernel that was named (fixtures/kernel.py), and be all of its part."""
 
 OPTIONS = ("-q", "--color=no", "--durations=20")

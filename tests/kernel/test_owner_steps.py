@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fixtures import isolated
+from fixtures import isolated, kernel
 from fixtures.launching import Desk
 from fixtures.owners import BEYOND, MAP, NOBODY, owned, owner_of, plan_of
 from mesocosm.errors import LaunchError
@@ -48,6 +48,7 @@ def layer(tmp_path: Path) -> Path:
 @pytest.fixture
 def overlay(root: Path, layer: Path, tmp_path: Path) -> OverlayRoot:
     """A mapped overlay of busybox below that layer."""
+    kernel.require_mapped_layers(tmp_path)
     for name in ("upper", "work"):
         (tmp_path / name).mkdir()
     assert MAP.owner is not None

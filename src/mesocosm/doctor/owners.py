@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from mesocosm.doctor.finding import Finding, tried
-from mesocosm.errors import MesocosmError, Unsupported
-from mesocosm.images.backends.erofs import trial_layer
-from mesocosm.linux import mounts, userns
-
-_MAP = "0 100000 65536"
+from mesocosm.images import mapped_layers
 
 
 def examine(trial: Path) -> Iterator[Finding]:
     """Map a layer, a directory beside it, and put an overlay on them; map memory; ``trial`` is where."""
     yield tried(
         "id-mapped mounts",
-        lambda: _map_layers(trial),
+        lambda: mapped_layers.try_layers(trial),
         good="--idmap and volumes with idmap work, without copying",
         without="images and volumes cannot be shown with other owners",
         fix="run Linux 5.19 or later, with the state directory on ext4, xfs or btrfs, or use --backend copy",
@@ -28,61 +21,9 @@ def examine(trial: Path) -> Iterator[Finding]:
     )
     yield tried(
         "id-mapped memory",
-        _map_memory,
+        mapped_layers.try_memory,
         good="--idmap works for the image host, and for volumes on tmpfs",
         without="no --idmap for the image host, nor for volumes on tmpfs",
         fix="run Linux 6.3 or later, or use another image",
         required=False,
     )
-
-
-def _map_layers(trial: Path) -> None:
-    with contextlib.ExitStack() as stack:
-        namespace = _namespace(stack)
-        layers = []
-        for name, mount in _layers(trial, stack):
-            _map(name, mount, namespace)
-            layers.append(mount)
-        os.close(mounts.overlay(layers, aside=str(trial)))
-
-
-def _map_memory() -> None:
-    with contextlib.ExitStack() as stack:
-        memory = mounts.tmpfs(size=4096)
-        stack.callback(os.close, memory)
-        _map("tmpfs", memory, _namespace(stack))
-
-
-def _namespace(stack: contextlib.ExitStack) -> int:
-    namespace = userns.make(_MAP, _MAP)
-    stack.callback(os.close, namespace)
-    return namespace
-
-
-def _layers(trial: Path, stack: contextlib.ExitStack) -> Iterator[tuple[str, int]]:
-    """What is to be mapped: a name for people, and a detached mount."""
-    lower, other = trial / "lower", trial / "other"
-    for place in (lower, other):
-        place.mkdir(exist_ok=True)
-    where = f"the file system of {trial.parent}"
-    makers: list[tuple[str, Callable[[], int]]] = [
-        (where, lambda: mounts.clone_tree(str(lower), recursive=False)),
-        (where, lambda: mounts.clone_tree(str(other), recursive=False)),
-        ("erofs", lambda: trial_layer(trial)),
-    ]
-    for name, make in makers:
-        try:
-            mount = make()
-        except MesocosmError:  # layers are directories here
-            continue
-        stack.callback(os.close, mount)
-        yield name, mount
-
-
-def _map(name: str, mount: int, namespace: int) -> None:
-    try:
-        mounts.set_attributes(mount, 0, userns_fd=namespace)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOSYS):
-            raise
-        raise Unsupported(f"{name} has no id-mapped mounts") from error

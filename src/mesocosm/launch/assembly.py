@@ -30,13 +30,20 @@ def with_layers(setup: Setup, step: Step, act: Callable[[Layers], Result]) -> Re
     """Act on the layers of an overlay: paths, with mapped owners descriptors of detached mounts.
 
     These have no path, and some kernels need one of a directory to mount upon (`mounts.overlay`, ``aside``):
-    that of a layer will do, since in our mount namespace nobody else looks there.
+    that of a layer will do, since in our mount namespace nobody else looks there.  Overlayfs takes no mapped
+    ones before Linux 5.19 (EINVAL).
     """
     if step["idmap"] is None:
         return act(step["layers"])
     layers = [owners.clone(setup, layer, step["idmap"]) for layer in step["layers"]]
     try:
         return act(layers)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise OSError(
+            errno.EOPNOTSUPP, "overlayfs refuses layers with mapped owners", step["layers"][0]
+        ) from None
     finally:
         for layer in layers:
             os.close(layer)

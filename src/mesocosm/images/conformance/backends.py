@@ -8,9 +8,10 @@ Subclass it in a module that pytest collects, as root:
         backend = FrozenBackend
         writable = False
 
-The directory for temporary files (``TMPDIR``) has to lie on ext4, xfs or btrfs; mapped owners need Linux
-5.19.  A backend is asked as a container's start asks it; the root that its step stands for is assembled,
-looked through, and compared with what a plain model makes of the same layers.
+The directory for temporary files (``TMPDIR``) has to lie on ext4, xfs or btrfs.  Overlays with mapped owners
+are looked at where the kernel has them (Linux 5.19), and held to be refused elsewhere.  A backend is asked as
+a container's start asks it; the root that its step stands for is assembled, looked through, and compared with
+what a plain model makes of the same layers.
 """
 
 from __future__ import annotations
@@ -148,6 +149,8 @@ class BackendConformance(GivenBackend):
         for name, idmap, owner in (("plain", None, (0, 0)), ("mapped", MAP, MAP.owner)):
             for read_only in (False, True):
                 step = self.root(self.layers(), read_only=read_only, idmap=idmap, name=f"{name}-{read_only}")
+                if not self.shows(step):
+                    continue
                 with assembled(step) as root:
                     found = root.stat()
                 hold(found.st_mode & 0o7777 == 0o755, f"/ has mode {found.st_mode & 0o7777:o}, {read_only=}")
@@ -308,8 +311,9 @@ class BackendConformance(GivenBackend):
             step = self.root(self.layers(), read_only=read_only, idmap=idmap, name=name)
             here = [place for place in mounted() - before.mounts if str(self.world.paths.layers) not in place]
             hold(not here, f"in the host's mount table while the container lives: {here}")
-            with assembled(step):
-                pass
+            if self.shows(step):
+                with assembled(step):
+                    pass
         for _ in range(2):
             self.put_away("one", "two", "three")
             self.hold_as(before)
