@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from crash import invariants
 from mesocosm.errors import MesocosmError
+from mesocosm.images import checked
 from mesocosm.images.collect import Collector, Limits
+from mesocosm.images.image import ImageRecord
 from mesocosm.images.provisioner import Provisioner
 from mesocosm.linux import mounts
 from provisions import image_of, new_id, opened, shown
@@ -24,6 +27,7 @@ from registry_fixtures import write_layout
 from tarballs import file
 
 IMAGE = image_of([[file(b"base", b"b" * 5_000)], [file(b"top", b"t")]])
+RUNNING = image_of([[file(b"base")]], runtime={"Cmd": ["/hello"], "User": "7"})
 OTHER = image_of([[file(b"base", b"b" * 5_000)], [file(b"other", b"o")]])
 DAY = 86_400.0
 
@@ -56,6 +60,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "a wrong type": lambda data: data.replace(b'"version":1', b'"version":"one"'),
     "not text": lambda data: data.replace(b"sha256", b"\xff\xfe2566"),
     "huge": lambda data: data + b" " * (9 << 20),
+    "a flipped bit": lambda data: data.replace(b'"version":1', b'"version":0'),
 }
 RECORDS = {
     "image": "images/*.json",
@@ -114,6 +119,41 @@ async def test_q20_a_damaged_image_is_made_anew_from_what_it_was_made_of(way: st
         assert invariants.broken(provisioner.store.root) == []
 
 
+FLIPS = {
+    "command": (b'"/hello"', b'"/hellp"'),
+    "user": (b'"user":"7"', b'"user":"5"'),
+    "layer": (b'"diff_id":"sha256:', b'"diff_id":"sha255:'),
+    "size": (b'"config_size":', b'"config_size":1'),
+    "itself": (b'{"digest":"sha256:', b'{"digest":"sha257:'),
+}
+
+
+@pytest.mark.parametrize("flip", list(FLIPS))
+@pytest.mark.parametrize("way", ["verify", "scrub", "start"])
+async def test_q20_what_a_damaged_record_says_is_not_believed(way: str, flip: str, tmp_path: Path) -> None:
+    """It is found though it can be read, and what the image's documents say is told again."""
+    layout = f"oci:{write_layout(RUNNING, tmp_path / 'layout')}"
+    async with opened(tmp_path) as provisioner:
+        before = await provisioner.pull(layout)
+        path = next((provisioner.store.root / "images").iterdir())
+        (old, new), data = FLIPS[flip], path.read_bytes()
+        assert old in data and old != new
+        path.write_bytes(data.replace(old, new))
+        if way == "verify":
+            assert (await provisioner.verify(layout)).sound
+        elif way == "scrub":
+            assert (await provisioner.scrub()).damaged == (RUNNING.digest,)
+        else:
+            scratch = tmp_path / "scratch"
+            provision = await provisioner.provision(new_id(), before.digest, pull="never", scratch=scratch)
+            assert provision.runtime == before.runtime
+        after = await provisioner.inspect(before.digest)
+        for member in ("runtime", "layers", "image_id", "platform"):
+            assert getattr(after, member) == getattr(before, member)
+        assert invariants.broken(provisioner.store.root) == []
+        assert (await provisioner.scrub()).damaged == ()
+
+
 @pytest.mark.parametrize("kind", ["folder", "link", "fifo", "stranger's", "unreadable"])
 async def test_q20_odd_files_in_place_of_records(kind: str, tmp_path: Path) -> None:
     one, two = layouts(tmp_path)
@@ -150,7 +190,8 @@ async def test_q20_a_record_of_a_newer_version_is_named_and_left(tmp_path: Path)
     async with opened(tmp_path) as provisioner:
         await provisioner.pull(one)
         path = next((tmp_path / "state/images/images").iterdir())
-        path.write_bytes(path.read_bytes().replace(b'"version":1', b'"version":2'))
+        record = checked.decode(path.read_bytes(), ImageRecord, path)
+        path.write_bytes(checked.encode(msgspec.structs.replace(record, version=2)))
         with pytest.raises(MesocosmError, match="newer mesocosm") as caught:
             await provisioner.images()
         assert str(path) in str(caught.value)

@@ -18,6 +18,7 @@ import msgspec
 
 from mesocosm import durable
 from mesocosm.errors import Corrupt
+from mesocosm.images import checked
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor, descriptor_json, parse_descriptor
 from mesocosm.images.staging import replace
@@ -89,7 +90,7 @@ class Attachments:
         record = self._read(subject)
         kept = [one for one in record.entries if one.kind not in kinds]
         made = _Record(entries=[*kept, *map(_entry, found)], asked=asked or record.asked)
-        replace(self._ingest, self._path(subject), msgspec.json.encode(made))
+        replace(self._ingest, self._path(subject), checked.encode(made))
 
     def digests(self, subjects: Collection[str]) -> set[str]:
         """Return the digests of all that is kept for these; blocking."""
@@ -109,8 +110,8 @@ class Attachments:
         """A record; one that cannot be read counts as none, and the next pull makes it anew."""
         path = self._path(subject)
         try:
-            record = msgspec.json.decode(durable.read(path), type=_Record)
-        except (FileNotFoundError, Corrupt, msgspec.MsgspecError, UnicodeDecodeError):
+            record = checked.decode(durable.read(path), _Record, path)
+        except (FileNotFoundError, Corrupt):
             return _Record()
         if record.version > VERSION:
             raise Corrupt(f"{path} has version {record.version}", hint="it was written by a newer mesocosm")

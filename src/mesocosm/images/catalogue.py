@@ -17,12 +17,11 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar
-
-import msgspec
+from typing import Final, TypeVar
 
 from mesocosm import durable
 from mesocosm.errors import Corrupt, InvalidConfig, MesocosmError, NotFound
+from mesocosm.images import checked
 from mesocosm.images.digest import Digest
 from mesocosm.images.foreign import shown
 from mesocosm.images.image import VERSION, ImageRecord, RefRecord
@@ -53,7 +52,7 @@ class Catalogue:
 
     def add(self, image: ImageRecord) -> None:
         """Record an image, durably."""
-        replace(self._ingest, self._image(image.digest), msgspec.json.encode(image))
+        replace(self._ingest, self._image(image.digest), checked.encode(image))
 
     def image(self, digest: str) -> ImageRecord | None:
         """Return the image with this manifest digest."""
@@ -88,7 +87,7 @@ class Catalogue:
 
     def name(self, ref: RefRecord) -> None:
         """Let a name point at an image, durably; replaces where it pointed."""
-        path, data = self._ref(ref.reference, ref.platform), msgspec.json.encode(ref)
+        path, data = self._ref(ref.reference, ref.platform), checked.encode(ref)
         _discard(path.with_suffix(COPY))  # it never says what the name meant before
         replace(self._ingest, path, data)
         with contextlib.suppress(OSError, MesocosmError):
@@ -119,9 +118,9 @@ class Catalogue:
         if ref is not None or not path.with_suffix(DAMAGED).exists():
             return ref
         copy = path.with_suffix(COPY)
-        with contextlib.suppress(OSError, MesocosmError, msgspec.MsgspecError, UnicodeDecodeError):
+        with contextlib.suppress(OSError, MesocosmError):
             data = durable.read(copy)
-            ref = msgspec.json.decode(data, type=RefRecord)
+            ref = checked.decode(data, RefRecord, copy)
             if ref.version > VERSION or self._ref(ref.reference, ref.platform) != path:
                 return None
             os.link(copy, path)
@@ -173,21 +172,15 @@ def _hex(digest: str) -> str:
 
 def _read(path: Path, kind: type[_Record]) -> _Record | None:
     try:
-        data = durable.read(path)
+        record = checked.decode(durable.read(path), kind, path)
     except FileNotFoundError:
         return None
     except Corrupt:
         _set_aside(path)
         return None
-    try:
-        record: Any = msgspec.json.decode(data, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        _set_aside(path)
-        return None
     if record.version > VERSION:
         raise Corrupt(f"{path} has version {record.version}", hint="it was written by a newer mesocosm")
-    found: _Record = record
-    return found
+    return record
 
 
 def _read_all(directory: Path, kind: type[_Record]) -> Iterator[_Record]:

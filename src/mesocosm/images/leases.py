@@ -28,6 +28,7 @@ import msgspec
 
 from mesocosm import durable
 from mesocosm.errors import Corrupt
+from mesocosm.images import checked
 from mesocosm.images.digest import Digest
 from mesocosm.images.staging import replace
 from mesocosm.images.store_faults import store_faults
@@ -241,7 +242,7 @@ class Leases:
         return _decode(data, path)
 
     def _write(self, path: Path, lease: Lease) -> None:
-        replace(self._ingest, path, msgspec.json.encode(lease), durable=False)
+        replace(self._ingest, path, checked.encode(lease), durable=False)
 
 
 class Pulling:
@@ -263,7 +264,7 @@ class Pulling:
             if self._fd < 0:
                 return
             self._lease = self._lease.merged(more)
-            os.pwrite(self._fd, msgspec.json.encode(self._lease), 0)
+            os.pwrite(self._fd, checked.encode(self._lease), 0)
 
     def close(self) -> None:
         """Let the file go: its number may be another's next."""
@@ -291,9 +292,9 @@ def _decode(data: bytes, path: Path) -> Lease | None:
     if not data:
         return None
     try:
-        lease = msgspec.json.decode(data, type=Lease)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise Corrupt(f"lease {path} cannot be read", hint="remove it if no container runs") from error
+        lease = checked.decode(data, Lease, f"lease {path}")
+    except Corrupt as error:
+        raise Corrupt(error.message, hint="remove it if no container runs") from error
     if lease.version > VERSION:
         raise Corrupt(f"lease {path} has version {lease.version}", hint="it was written by a newer mesocosm")
     return lease

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -69,14 +70,25 @@ def platform_key(platform: Platform) -> str:
 class Naming:
     """Looks texts up in a catalogue; blocking."""
 
-    def __init__(self, catalogue: Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue, rebuild: Callable[[], list[str]]) -> None:
+        """``rebuild`` makes images anew whose records were damaged, and returns their digests."""
         self._catalogue = catalogue
+        self._rebuild = rebuild
 
     def find(self, text: str, platform: Platform) -> Named:
         """Return what ``text`` means.  A name wins over an image whose digest begins the same.
 
-        Raises InvalidConfig when it can be nothing, or several images.
+        Raises NotFound for a digest of no image, InvalidConfig when it can be nothing, or several images.
         """
+        try:
+            found = self._find(text, platform)
+        except NotFound:
+            if self._rebuild():
+                return self._find(text, platform)
+            raise
+        return self._find(text, platform) if found.image is None and self._rebuild() else found
+
+    def _find(self, text: str, platform: Platform) -> Named:
         if is_whole_id(text):
             return Named(None, self._catalogue.require(text))
         reference = canonical(text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from pathlib import Path
 
 from mesocosm.errors import MesocosmError
@@ -22,6 +23,7 @@ from mesocosm.images.outgoing import Outgoing
 from mesocosm.images.platform import platform_of
 from mesocosm.images.progress import Report
 from mesocosm.images.pull import Puller
+from mesocosm.images.rebuild import rebuild
 from mesocosm.images.roots import Roots
 from mesocosm.images.transfer import in_thread
 from mesocosm.images.trust.admission import Admission
@@ -47,7 +49,7 @@ class Parts:
         self._families = families
         self._report = report
         self._backends = BackendChoice(paths, self.mounts)
-        self._naming = Naming(store.catalogue)
+        self._naming = Naming(store.catalogue, functools.partial(rebuild, store))
         self._admission = Admission(policy, store, families)
         self._rights = Rights(policy, store, families)
         self.automatic = Automatic(store, settings, self._trim, report)

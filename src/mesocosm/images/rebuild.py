@@ -32,11 +32,10 @@ def rebuild(store: ImageStore) -> list[str]:
     """
     made = []
     for path in (store.root / "images").glob("*.damaged"):
-        try:
+        with contextlib.suppress(MesocosmError, OSError, KeyError):
             image = _remade(store, path)
-        except (MesocosmError, OSError, KeyError):
-            continue
-        if image is not None:
+            if image is None:
+                continue
             if store.catalogue.image(image.digest) is None:
                 store.catalogue.add(image)
                 made.append(image.digest)

@@ -11,6 +11,7 @@ import msgspec
 
 from mesocosm.errors import Busy, MesocosmError
 from mesocosm.images.layers.store import Form
+from mesocosm.images.rebuild import rebuild
 from mesocosm.images.scrub import RATE, Scrub, Scrubbed
 from mesocosm.images.transfer import in_thread
 from mesocosm.images.verification import Verdict, Verification
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 async def scrub(library: Library, rate: int | None, seconds: float | None, *, repair: bool) -> Scrubbed:
     """Scrub a library's store; a cancel ends it at the next piece, with its place kept."""
+    await in_thread(_read_records, library)
     run = Scrub(library.store, rate=rate or RATE, seconds=seconds)
     with ThreadPoolExecutor(1, "scrub") as thread:  # not a shared one: its priority stays idle
         work = asyncio.get_running_loop().run_in_executor(thread, run.run)
@@ -35,7 +37,14 @@ async def scrub(library: Library, rate: int | None, seconds: float | None, *, re
     for damaged in done.damaged:
         await _repair(library, damaged)
     left: list[str] = await in_thread(_still_damaged, library, done.damaged)
-    return msgspec.structs.replace(done, left=tuple(left))
+    made: list[str] = await in_thread(rebuild, library.store)
+    return msgspec.structs.replace(done, damaged=(*done.damaged, *made), left=tuple(left))
+
+
+def _read_records(library: Library) -> None:
+    """Those that are damaged are set aside by who reads them."""
+    for _ in (*library.store.catalogue.refs(), *library.store.catalogue.images()):
+        pass
 
 
 async def _repair(library: Library, damaged: str) -> None:

@@ -26,6 +26,7 @@ import msgspec
 
 from mesocosm import durable, trace
 from mesocosm.errors import Corrupt
+from mesocosm.images import checked
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.digest import HEX_LENGTH, Digest
 from mesocosm.images.documents import Descriptor
@@ -121,10 +122,10 @@ class LayerStore:
 
     def record(self, diff_id: Digest, form: Form) -> LayerRecord | None:
         """Return what is recorded of the layer; None when it is not there or its record is unreadable."""
+        path = self._directory(diff_id, form) / "layer.json"
         try:
-            data = durable.read(self._directory(diff_id, form) / "layer.json")
-            return msgspec.json.decode(data, type=LayerRecord)
-        except (FileNotFoundError, Corrupt, msgspec.MsgspecError, UnicodeDecodeError):
+            return checked.decode(durable.read(path), LayerRecord, path)
+        except (FileNotFoundError, Corrupt):
             return None
 
     def list(self) -> Iterator[tuple[Digest, Form]]:
@@ -170,7 +171,7 @@ class LayerStore:
 
     def publish(self, staging: Path, record: LayerRecord) -> None:
         """Move a finished layer under its name; blocking."""
-        durable.write(staging / "layer.json", msgspec.json.encode(record))
+        durable.write(staging / "layer.json", checked.encode(record))
         trace.point("layers.made")
         target = self._directory(Digest.parse(record.diff_id), record.form)
         staging.rename(target)
