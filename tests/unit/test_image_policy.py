@@ -121,3 +121,46 @@ def test_signers_are_named_with_their_issuer_and_trusted_root(tmp_path: Path) ->
 def test_a_directory_in_its_place_admits_nothing(tmp_path: Path) -> None:
     with pytest.raises(InvalidConfig):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("match", "meant"),
+    [
+        ("debian", "docker.io/library/debian"),
+        ("someone/thing", "docker.io/someone/thing"),
+        ("docker://quay.io/a/b", "quay.io/a/b"),
+        ("docker://quay.io/a/*", "quay.io/a/*"),
+        ("quay.io/a/b:1", "quay.io/a/b"),
+        ("127.0.0.1:5000/a/b:1", "127.0.0.1:5000/a/b"),
+        (f"quay.io/a/b@sha256:{'a' * 64}", "quay.io/a/b"),
+        ("Quay.io/a/b", "quay.io/a/b"),
+        ("index.docker.io/library/debian", "docker.io/library/debian"),
+    ],
+)
+def test_a_rule_that_matches_no_image_is_refused_with_what_was_meant(
+    match: str, meant: str, tmp_path: Path
+) -> None:
+    """It would protect nothing, and nobody would see that."""
+    file = tmp_path / "policy.toml"
+    file.write_text(f'[[rule]]\nmatch = "{match}"\naction = "reject"\n')
+    with pytest.raises(InvalidConfig, match="matches no image") as refusal:
+        load(file)
+    assert refusal.value.hint is not None and f'"{meant}"' in refusal.value.hint
+    file.write_text(f'[[rule]]\nmatch = "{meant}"\naction = "reject"\n')
+    name = parse_reference(meant.replace("*", "x"))
+    assert load(file).decide(name).action == "reject"
+
+
+@pytest.mark.parametrize("match", ["quay.io/A/b", "quay.io/a b", "", "quay.io/"])
+def test_a_rule_for_what_is_no_name_is_refused(match: str, tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text(f'[[rule]]\nmatch = "{match}"\naction = "reject"\n')
+    with pytest.raises(InvalidConfig, match="matches no image"):
+        load(tmp_path / "policy.toml")
+
+
+@pytest.mark.parametrize(
+    "match", ["host", "*", "**", "registry:5000/a/b", "docker:5000/**", "oci:/srv/a:b", "golden://web", "h*"]
+)
+def test_whatever_can_be_a_name_may_stand_in_a_rule(match: str, tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text(f'[[rule]]\nmatch = "{match}"\naction = "accept"\n')
+    assert load(tmp_path / "policy.toml").rule[0].match == match

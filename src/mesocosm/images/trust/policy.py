@@ -37,7 +37,7 @@ import msgspec
 from mesocosm.errors import Denied, InvalidConfig
 from mesocosm.images import mediatypes
 from mesocosm.images.foreign import shown
-from mesocosm.images.reference import Reference
+from mesocosm.images.reference import TRANSPORTS, Reference, parse_docker_name
 
 PATH: Final = Path("/etc/mesocosm/policy.toml")
 SIZE_LIMIT: Final = 1 << 20
@@ -160,8 +160,26 @@ def load(path: Path) -> Policy:
     except (msgspec.ValidationError, ValueError, RecursionError) as error:
         raise InvalidConfig(f"policy {path}: {shown(error, 160)}") from None
     for rule in policy.rule:
-        _check_rule(rule, f"policy {path}: rule {shown(rule.match, 80)!r}")
+        what = f"policy {path}: rule {shown(rule.match, 80)!r}"
+        _check_match(rule.match, what)
+        _check_rule(rule, what)
     return policy
+
+
+def _check_match(text: str, what: str) -> None:
+    """Raise InvalidConfig for what can be no image's name: a rule that never matches protects nothing."""
+    transport, colon, rest = text.partition(":")
+    if colon and transport != "docker" and (transport in TRANSPORTS or rest.startswith("//")):
+        return  # how paths, and names of other families, are written is theirs
+    name = text.removeprefix("docker://")
+    if "*" not in name and name != "host":
+        try:
+            name = parse_docker_name(name).name
+        except InvalidConfig as error:
+            raise InvalidConfig(f"{what} matches no image: {error.message}") from None
+    if name != text:
+        hint = f'images of registries are matched by registry and repository: match = "{name}"'
+        raise InvalidConfig(f"{what} matches no image", hint=hint)
 
 
 def _check_rule(rule: Rule, what: str) -> None:
