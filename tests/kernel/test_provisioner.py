@@ -353,6 +353,19 @@ async def test_names_tags_and_digests(tmp_path: Path) -> None:
         assert (await provisioner.documents(short))[0] == ONE.manifest
 
 
+async def test_an_image_is_not_removed_by_a_digest_in_another_repository(tmp_path: Path) -> None:
+    """It is found by its digest, whatever repository stands before that: what would go is another's name."""
+    async with MaliciousRegistry() as registry, opened(tmp_path) as provisioner:
+        registry.add(ONE, "a/b", "latest")
+        name = f"{registry.host}/a/b"
+        await provisioner.pull(name)
+        with pytest.raises(NotFound, match="no image here is called"):
+            await provisioner.remove(f"{registry.host}/c/d@{ONE.digest}")
+        assert (await provisioner.inspect(name)).digest == ONE.digest
+        removed = await provisioner.remove(f"{name}@{ONE.digest}")
+        assert removed.untagged == (f"docker://{name}:latest",) and removed.deleted == (ONE.digest,)
+
+
 async def test_removing_one_image_leaves_what_another_shares(tmp_path: Path) -> None:
     one, two = (f"oci:{write_layout(image, tmp_path / name)}" for image, name in ((ONE, "1"), (TWO, "2")))
     async with opened(tmp_path) as provisioner:

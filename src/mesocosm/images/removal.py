@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import msgspec
 
-from mesocosm.errors import Busy, WrongState
+from mesocosm.errors import Busy, NotFound, WrongState
 from mesocosm.images.collect import Collector
 from mesocosm.images.digest import Digest
-from mesocosm.images.image import ImageRecord
+from mesocosm.images.image import ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.leases import CONTAINER, PIN
-from mesocosm.images.naming import Named
+from mesocosm.images.naming import Named, canonical
 
 
 class Removal(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +30,7 @@ def remove(store: ImageStore, named: Named, image: ImageRecord, *, force: bool) 
     ``force`` takes the names away all the same; what a container holds stays on disk until it is released.
     """
     refs = [ref for ref in store.catalogue.refs() if ref.digest == image.digest]
+    _require_own(named, refs)
     doomed = [ref for ref in refs if named.ref is not None and ref == named.ref] or refs
     if named.ref is None and len(refs) > 1 and not force:
         names = ", ".join(sorted(ref.reference for ref in refs))
@@ -55,6 +56,17 @@ def remove_each(store: ImageStore, chosen: Sequence[Named], *, force: bool) -> R
         deleted=tuple(digest for one in done for digest in one.deleted),
         freed=sum(one.freed for one in done),
     )
+
+
+def _require_own(named: Named, refs: Sequence[RefRecord]) -> None:
+    """Raise NotFound for a digest in a repository that the image has no name of: it is found by its digest
+    alone, and what would go are other names.
+    """
+    if named.reference is None or named.ref is not None or not refs:
+        return
+    if all(canonical(ref.reference).name != named.reference.name for ref in refs):
+        names = ", ".join(sorted(canonical(ref.reference).familiar for ref in refs))
+        raise NotFound(f"no image here is called {named.reference.familiar}", hint=f"it is here as {names}")
 
 
 def _require_free(store: ImageStore, image: ImageRecord) -> None:
