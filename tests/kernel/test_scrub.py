@@ -13,7 +13,7 @@ from attacks.commandline import CommandLine
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.provisioner import Provisioner
 from mesocosm.images.scrub import Scrub
-from mesocosm.linux import priority
+from mesocosm.linux import mounts, priority
 from provisions import image_of, new_id, opened, shown
 from registry_fixtures import write_layout
 from tarballs import file
@@ -41,6 +41,28 @@ def places(store: ImageStore) -> list[Path]:
     """Every blob and layer file of the image."""
     blobs = [store.blobs.path(stored.digest) for stored in store.blobs.list()]
     return blobs + [store.layers.content(diff_id, form) for diff_id, form in store.layers.list()]
+
+
+async def test_what_cannot_be_read_is_damaged(tmp_path: Path) -> None:
+    """EIO, which reading a process's memory at 0 gives as a failing disk would; the rest is looked at all the
+    same.
+    """
+    async with opened(tmp_path) as provisioner:
+        name = await pulled(provisioner, tmp_path)
+        blobs = [stored.digest for stored in provisioner.store.blobs.list()]
+        path = provisioner.store.blobs.path(blobs[0])
+        failing = mounts.clone_tree(f"/proc/{os.getpid()}/mem", recursive=False)
+        mounts.attach_at(failing, str(path))
+        os.close(failing)
+        try:
+            with pytest.raises(OSError, match="Input/output error"):
+                path.read_bytes()
+            verdict = await provisioner.verify(name)
+            assert verdict.damaged == (str(blobs[0]),) and verdict.checked == len(places(provisioner.store))
+            assert (await provisioner.scrub(repair=False)).damaged == verdict.damaged
+        finally:
+            mounts.detach(str(path))
+        assert (await provisioner.verify(name)).sound
 
 
 async def test_every_flipped_bit_is_found_and_brought_back(tmp_path: Path) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import secrets
 import stat
@@ -32,6 +31,7 @@ from mesocosm.errors import (
     NotFound,
 )
 from mesocosm.images.digest import HEX_LENGTH, Digest, Verifier, verify
+from mesocosm.images.files import open_locked, read_at, remove_if_idle, same_file, unreadable, write_all
 from mesocosm.images.store_faults import store_faults
 from mesocosm.model.size import size as shown_size
 
@@ -90,12 +90,15 @@ class BlobStore:
         return found is not None and size in (None, found)
 
     def open_blob(self, digest: Digest) -> BinaryIO:
-        """Return the blob opened for reading, **not** verified; raises NotFound."""
+        """Return the blob opened for reading, **not** verified; raises NotFound, Corrupt."""
         try:
-            fd = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(self.path(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError:
             raise NotFound(f"no blob {digest} in {self.root}", hint="pull the image again") from None
-        return open(fd, "rb", buffering=0)
+        if stat.S_ISREG(os.fstat(fd).st_mode):
+            return open(fd, "rb", buffering=0)
+        os.close(fd)
+        raise Corrupt(f"stored blob {digest} is not a file")
 
     def chunks(self, digest: Digest, size: int | None = None) -> Generator[memoryview, None, None]:
         """Yield the blob's bytes and raise Corrupt after the last when they are not what the digest says.
@@ -105,7 +108,7 @@ class BlobStore:
         verifier = Verifier(digest, size, what="stored blob")
         buffer = memoryview(bytearray(CHUNK))
         with self.open_blob(digest) as file:
-            while count := _read_into(file, buffer):
+            while count := read_at(file.fileno(), buffer, verifier.seen, f"stored blob {digest}"):
                 verifier.update(buffer[:count])
                 yield buffer[:count]
         verifier.finish()
@@ -113,7 +116,10 @@ class BlobStore:
     def read(self, digest: Digest, *, limit: int) -> bytes:
         """Return a whole blob, verified; Exhausted above ``limit`` bytes, NotFound, Corrupt."""
         with self.open_blob(digest) as file:
-            data = file.read(limit + 1) or b""
+            try:
+                data = file.read(limit + 1)
+            except OSError as error:
+                raise unreadable(f"stored blob {digest}", error) from error
         if len(data) > limit:
             raise Exhausted(f"blob {digest} has more than the {limit} bytes allowed for a document")
         return verify(data, digest, what="stored blob")
@@ -169,7 +175,8 @@ class BlobStore:
             self.path(digest).rename(doomed)
         except FileNotFoundError:
             return False
-        doomed.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what is no file waits for the trash to be emptied
+            doomed.unlink()
         return True
 
     def list(self) -> Iterator[Stored]:
@@ -192,7 +199,7 @@ class BlobStore:
                 names = [entry.name for entry in entries]
             for name in names:
                 resumable = directory == self._ingest and name.startswith(_RESUMABLE)
-                freed += _remove_if_idle(directory / name, older_than if resumable else None)
+                freed += remove_if_idle(directory / name, older_than if resumable else None)
         return freed
 
     def publish_file(self, fd: int, source: Path, digest: Digest) -> None:
@@ -254,10 +261,7 @@ class Ingest:
         os.lseek(self._fd, self.offset, os.SEEK_SET)
 
     def _read_held(self, buffer: memoryview) -> int:
-        try:
-            count = os.preadv(self._fd, [buffer], self.offset)
-        except OSError as error:
-            raise Corrupt(f"{self._path} cannot be read: {error.strerror}", hint="check the disk") from error
+        count = read_at(self._fd, buffer, self.offset, self._path)
         if count == 0:
             raise Corrupt(f"{self._path} became shorter while it was read")
         return count
@@ -321,7 +325,7 @@ class Ingest:
 
     def discard(self) -> None:
         """Remove the partial file; the lock stays until :meth:`close`."""
-        if _same_file(self._fd, self._path):
+        if same_file(self._fd, self._path):
             self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -338,61 +342,3 @@ class Ingest:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def write_all(fd: int, data: bytes | memoryview) -> None:
-    """Write every byte: ``write(2)`` may stop short at a signal or a limit."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def _read_into(file: BinaryIO, buffer: memoryview) -> int:
-    return os.readv(file.fileno(), [buffer])
-
-
-def open_locked(path: Path) -> int | None:
-    """Open or make the file and take its lock; None when somebody holds it."""
-    while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        if not _try_flock(fd):
-            os.close(fd)
-            return None
-        # Between open and flock it may have been published or swept: a lock on that inode guards nothing.
-        if _same_file(fd, path):
-            return fd
-        os.close(fd)
-
-
-def _try_flock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _same_file(fd: int, path: Path) -> bool:
-    try:
-        named = path.lstat()
-    except FileNotFoundError:
-        return False
-    held = os.fstat(fd)
-    return (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino)
-
-
-def _remove_if_idle(path: Path, older_than: float | None) -> int:
-    """Unlink ``path`` unless somebody holds its lock or it is too young; return the bytes freed."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return 0
-    try:
-        held = os.fstat(fd)
-        young = older_than is not None and held.st_mtime >= older_than
-        if young or not stat.S_ISREG(held.st_mode) or not _try_flock(fd) or not _same_file(fd, path):
-            return 0
-        path.unlink()
-        return held.st_size
-    finally:
-        os.close(fd)

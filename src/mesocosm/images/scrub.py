@@ -138,18 +138,14 @@ class Scrub:
                 self._passed(len(piece))
         except NotFound:
             return True
-        except (Corrupt, OSError):
+        except Corrupt:
             return False
         return True
 
     def _is_sound(self, thing: _Thing) -> bool:
         if thing.form is None:
             return self._blob(thing.digest)
-        verification = Verification(self._store)
-        try:
-            sound = verification.layer_is_sound(thing.digest, thing.form, self._passed, fresh=True)
-        except OSError:
-            sound = False
+        sound = Verification(self._store).layer_is_sound(thing.digest, thing.form, self._passed, fresh=True)
         return sound or not self._store.layers.has(thing.digest, thing.form)
 
     def _passed(self, count: int) -> None:

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from mesocosm.errors import Corrupt, Exhausted, InvalidConfig, MesocosmError
 from mesocosm.images.archive import open_regular
-from mesocosm.images.blobs import BlobStore, write_all
+from mesocosm.images.blobs import BlobStore
 from mesocosm.images.decompress import MAGIC_LENGTH, Decompressor, sniff
+from mesocosm.images.files import write_all
 from mesocosm.images.limits import DEFAULT_LIMITS
 from mesocosm.images.store_faults import store_faults
 from mesocosm.images.transfer import in_thread

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from mesocosm.durable import sync
-from mesocosm.images.blobs import open_locked, write_all
+from mesocosm.images.files import open_locked, write_all
 from mesocosm.images.store_faults import store_faults
 from mesocosm.linux import beneath, mounts
 from mesocosm.linux.mountinfo import mounts_below, read_mountinfo

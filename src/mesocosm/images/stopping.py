@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
-from mesocosm.images.blobs import write_all
+from mesocosm.images.files import write_all
 from mesocosm.images.transfer import in_thread
 
 _PATIENCE: Final = 100  # milliseconds between looks at whether anybody still wants the bytes

@@ -15,8 +15,9 @@ import msgspec
 
 from mesocosm import trace
 from mesocosm.errors import Unavailable
-from mesocosm.images.blobs import BlobStore, open_locked, write_all
+from mesocosm.images.blobs import BlobStore
 from mesocosm.images.digest import Digest, new_hash
+from mesocosm.images.files import open_locked, write_all
 from mesocosm.images.leases import hold
 from mesocosm.images.store_faults import store_faults
 from mesocosm.linux.processes import boot_id

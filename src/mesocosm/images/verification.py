@@ -13,7 +13,7 @@ from mesocosm.images.digest import Digest
 from mesocosm.images.erofs.file import SealKind, seal_of
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
-from mesocosm.images.layers.store import Form
+from mesocosm.images.layers.store import Form, LayerRecord
 from mesocosm.images.layers.tree_seal import Reading, seal_of_tree
 from mesocosm.images.leases import CONTAINER
 
@@ -89,16 +89,12 @@ class Verification:
         if record is None:
             return False
         content = self._store.layers.content(diff_id, form)
-        if form is Form.TREE:
-            return not record.seal or _is_tree_sound(content, record.seal, Reading(passed, fresh=fresh))
-        kind: SealKind = "sha256" if record.seal.partition(":")[0].endswith("sha256") else "crc32"
-        fd = os.open(content, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            if fresh:
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            return os.fstat(fd).st_size == record.size and seal_of(fd, kind, passed) == record.seal
-        finally:
-            os.close(fd)
+            if form is Form.TREE:
+                return not record.seal or seal_of_tree(content, Reading(passed, fresh=fresh)) == record.seal
+            return _is_file_sound(content, record, passed, fresh=fresh)
+        except OSError:  # the disk fails, or it is not what it was
+            return False
 
     def discard(self, verdict: Verdict) -> list[str]:
         """Take what is damaged out of the store, so that the next pull brings it anew; but for trees that
@@ -142,8 +138,14 @@ class Verification:
         return found
 
 
-def _is_tree_sound(root: Path, seal: str, source: Reading) -> bool:
+def _is_file_sound(
+    content: Path, record: LayerRecord, passed: Callable[[int], None] | None, *, fresh: bool
+) -> bool:
+    kind: SealKind = "sha256" if record.seal.partition(":")[0].endswith("sha256") else "crc32"
+    fd = os.open(content, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        return seal_of_tree(root, source) == seal
-    except OSError:
-        return False
+        if fresh:
+            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        return os.fstat(fd).st_size == record.size and seal_of(fd, kind, passed) == record.seal
+    finally:
+        os.close(fd)

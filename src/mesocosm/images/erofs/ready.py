@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Final
 
 from mesocosm.errors import Corrupt, Exhausted, Unsupported
 from mesocosm.images import mediatypes
-from mesocosm.images.blobs import write_all
 from mesocosm.images.digest import Digest, new_hash
 from mesocosm.images.documents import Descriptor
 from mesocosm.images.erofs import format as fmt
 from mesocosm.images.erofs.file import HEAD, new_seal, seal_text
+from mesocosm.images.files import write_all
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.layers.mounts import mount_image
 from mesocosm.images.layers.store import CONTENT, READY, Form, LayerRecord

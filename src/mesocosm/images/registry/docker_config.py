@@ -21,7 +21,7 @@ import msgspec
 
 from mesocosm import durable
 from mesocosm.errors import Denied, InvalidConfig, MesocosmError
-from mesocosm.images.blobs import write_all
+from mesocosm.images.files import write_all
 from mesocosm.images.foreign import shown
 from mesocosm.images.reference import DEFAULT_REGISTRY
 from mesocosm.images.registry.auth import Credential
