@@ -271,6 +271,18 @@ def test_one_image_by_two_names_travels(two: CommandLine, form: str, tmp_path: P
     assert two("pull", "-q", f"{form}:{archive}").accepted().startswith("sha256:")
 
 
+def test_digests_and_failures_have_lines_of_their_own_on_a_terminal(
+    mesocosm: CommandLine, tmp_path: Path
+) -> None:
+    """Beside bars, which are gone by then."""
+    mesocosm.environment["TERM"] = "xterm"
+    layout, none = write_layout(ONE, tmp_path / "layout"), tmp_path / "none"
+    _, seen, _ = on_terminal(mesocosm, b"resolve", b"", "pull", f"oci:{layout}", f"oci:{none}")
+    digest, failure = ONE.digest.encode(), f"mesocosm: oci:{none}: no such file or directory".encode()
+    for line in (digest, failure):
+        assert re.search(rb"(?:\x1b\[2K|\n)" + re.escape(line) + rb"\r\n", seen), seen
+
+
 def test_load_prints_the_names_that_it_gave(two: CommandLine, tmp_path: Path) -> None:
     """And no others that the image has here."""
     two("tag", "example.org/app:1", "example.org/kept:1").accepted()

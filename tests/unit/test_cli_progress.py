@@ -79,6 +79,66 @@ def test_bars_by_phase_that_leave_only_what_was_there_already(monkeypatch: pytes
     assert before.rstrip().endswith(("\x1b[2K", "\x1b[?25h", "\x1b[1A"))
 
 
+def on_screen(monkeypatch: pytest.MonkeyPatch, columns: int, *story: Progress) -> str:
+    """What bars leave on a terminal's screen while they are there, escape sequences taken out."""
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with progress(quiet=False) as told:
+        for one in story:
+            told(one)
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+
+
+def test_what_is_printed_between_two_images_has_the_screen_for_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress(quiet=False) as told:
+        told(STORY[0])
+        told.rest()
+        assert screen.getvalue().endswith("\x1b[2K")
+        screen.write("sha256:…\n")
+        told(Progress(Phase.RESOLVE, "debian:13"))
+        told.rest()
+    again = screen.getvalue().partition("sha256:…\n")[2]
+    assert "debian:13" in again
+    assert "debian:12" not in again
+
+
+def test_only_what_is_about_bytes_counts_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolving = on_screen(monkeypatch, 100, STORY[0], STORY[1])
+    assert "debian:12" in resolving
+    assert "byte" not in resolving and "%" not in resolving
+    fetching = on_screen(monkeypatch, 100, Progress(Phase.DOWNLOAD, BLOB, 1 << 20, 4 << 20))
+    assert "25 % of 4 MiB" in fetching
+
+
+@pytest.mark.parametrize("columns", [30, 60, 80])
+def test_a_phase_is_one_line_on_a_narrow_terminal_too(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    name = "registry.example.org/team/application/with/a/long/name:1.2.3"
+    shown = on_screen(
+        monkeypatch, columns, Progress(Phase.DOWNLOAD, name, 1 << 30, 4 << 30), Progress(Phase.UNPACK, BLOB)
+    )
+    lines = [line.strip() for line in re.split(r"[\r\n]+", shown) if line.strip()]
+    assert all(line.startswith(("download", "unpack")) for line in lines), lines
+    assert max(map(len, lines)) <= columns
+
+
+def test_lines_where_the_cursor_cannot_be_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("TERM", "dumb")
+    with progress(quiet=False) as told:
+        told(STORY[0])
+        told(STORY[1])
+    assert screen.getvalue().startswith("mesocosm: resolved debian:12 in ")
+    assert "\x1b" not in screen.getvalue()
+
+
 def test_rich_is_imported_with_the_first_report_on_a_terminal_only() -> None:
     program = """
 import sys

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -39,6 +40,9 @@ class Display:
     def __call__(self, report: Progress) -> None:
         """Take one report.  Never raises: progress must not fail what it tells of."""
 
+    def rest(self) -> None:
+        """Leave the screen to what is printed now, until the next report."""
+
     def close(self) -> None:
         """Leave the screen to what comes next.  Idempotent."""
 
@@ -46,11 +50,15 @@ class Display:
 @contextlib.contextmanager
 def progress(*, quiet: bool) -> Iterator[Display]:
     """A display on standard error: bars when that is a terminal, else lines, with ``quiet`` nothing."""
-    display = Display() if quiet else _Terminal() if sys.stderr.isatty() else _Lines()
+    display = Display() if quiet else _Terminal() if _has_a_cursor() else _Lines()
     try:
         yield display
     finally:
         display.close()
+
+
+def _has_a_cursor() -> bool:
+    return sys.stderr.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
 
 
 class _Shown(Display):
@@ -154,45 +162,35 @@ class _Terminal(_Shown):
         self._note(report)
         if report.phase is Phase.WARNING or (report.already and report.phase not in self._phases):
             return
-        bars = self._bars = self._bars or _start()
+        bars = self._bars = self._bars or self._started()
         if report.phase not in self._phases:
-            self._phases[report.phase] = _Phase(), bars.add_task(str(report.phase), subject="")
+            subject = safe(_short(report.subject))
+            task = bars.add_task(str(report.phase), total=None, subject=subject, counted=False)
+            self._phases[report.phase] = _Phase(), task
         phase, task = self._phases[report.phase]
         phase.take(report)
         done, total = phase.amounts
-        if phase.finished and not total:
-            done, total = 1, 1
-        bars.update(task, completed=done, total=total, subject=phase.words)
+        counted = bool(done or total)
+        if phase.finished and total is None:
+            done = total = done or 1
+        bars.update(task, completed=done, total=total, subject=phase.words, counted=counted)
 
-    def close(self) -> None:
-        self._closed = True
+    @staticmethod
+    def _started() -> Bars:
+        from mesocosm.frontends.cli import bars  # noqa: PLC0415
+
+        return bars.start()
+
+    def rest(self) -> None:
         if self._bars is not None:
             self._bars.stop()
             self._bars = None
+        self._phases.clear()
+
+    def close(self) -> None:
+        self._closed = True
+        self.rest()
         super().close()
-
-
-def _start() -> Bars:
-    from rich import progress as rich  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
-    from rich.markup import escape  # noqa: PLC0415
-
-    class Subject(rich.ProgressColumn):
-        def render(self, task: rich.Task) -> str:
-            return escape(str(task.fields["subject"]))
-
-    bars = rich.Progress(
-        rich.TextColumn("{task.description:<8}"),
-        rich.BarColumn(),
-        rich.DownloadColumn(binary_units=True),
-        rich.TransferSpeedColumn(),
-        rich.TimeRemainingColumn(compact=True),
-        Subject(),
-        console=Console(stderr=True),
-        transient=True,
-    )
-    bars.start()
-    return bars
 
 
 def _short(subject: str) -> str:

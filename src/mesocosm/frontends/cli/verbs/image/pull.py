@@ -68,12 +68,14 @@ async def command(
                         )
                         found = [one]
                 except MesocosmError as error:
+                    shown.rest()
                     status = 1
                     if form == "json":
                         tell_failure(image, error)
                     error.require_name(image)
                     click.echo(f"mesocosm: {error}", err=True)
                 else:
+                    shown.rest()
                     for one in found:
                         if form == "json":
                             tell("pulled", image, digest=one.digest, platform=one.platform)
