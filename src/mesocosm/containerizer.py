@@ -162,7 +162,7 @@ class Containerizer(Looking, RootFiles):
         async with self._engine.locked(container):
             record = self._engine.records.load(container)
             if record.state is not State.CREATED:
-                raise WrongState(f"container {container} is {record.state}, it cannot be started")
+                raise WrongState(f"container {container} {record.state.words}, it cannot be started")
             began = time.monotonic()
             try:
                 await self._engine.launcher.start(self._engine.where(container).supervisor)
@@ -253,7 +253,7 @@ class Containerizer(Looking, RootFiles):
         async with self._engine.locked(container):
             record = self._engine.records.load(container)
             if record.state not in (State.CREATED, State.RUNNING):
-                raise WrongState(f"container {container} is {record.state}, its limits cannot be changed")
+                raise WrongState(f"container {container} {record.state.words}, its limits cannot be changed")
             registry.check_requests(
                 record.status.isolation, msgspec.structs.replace(record.config, resources=resources)
             )
@@ -309,8 +309,8 @@ class Containerizer(Looking, RootFiles):
             return
         if record.state is not State.DESTROYED:
             if not force:
-                raise WrongState(f"container {container} is {record.state}", hint="stop it, or use force")
-            await tear_down(self._engine, container, Termination(reason="asked"))
+                raise WrongState(f"container {container} {record.state.words}", hint="stop it, or use force")
+            await tear_down(self._engine, container, Termination(reason="asked"), forget=True)
         self._engine.records.remove(container)
 
     async def _abandon(self, container: ContainerID) -> None:
@@ -330,7 +330,7 @@ class Containerizer(Looking, RootFiles):
     def _running(self, container: ContainerID) -> Record:
         record = self._engine.records.load(container)
         if record.state is not State.RUNNING:
-            raise WrongState(f"container {container} is {record.state}, it must be running")
+            raise WrongState(f"container {container} {record.state.words}, it must be running")
         return record
 
     def _guard(self, container: ContainerID) -> asyncio.Task[Termination]:

@@ -47,9 +47,11 @@ def _replace(path: Path, data: bytes, mode: int, settle: Callable[[int], None] |
         finally:
             os.close(descriptor)
         os.rename(temporary, path)  # noqa: PTH104
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)  # noqa: PTH108
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)
         raise
 
 

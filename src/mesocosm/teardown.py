@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Awaitable
@@ -20,34 +21,51 @@ from mesocosm.engine import Engine
 from mesocosm.errors import CleanupError, MesocosmError, Unsupported
 from mesocosm.isolators import registry
 from mesocosm.isolators.base import Isolator
-from mesocosm.lifecycle import Event
+from mesocosm.lifecycle import Event, step
 from mesocosm.linux import beneath
 from mesocosm.model import ContainerID, Limitation, Termination, Usage
 from mesocosm.records import Record
 
 ATTEMPTS = 4
+FULL = (errno.ENOSPC, errno.EDQUOT)
 BACKOFF = 0.1  # seconds before the second attempt, doubled each time
 
 
-async def tear_down(engine: Engine, container: ContainerID, ending: Termination) -> Termination:
+async def tear_down(
+    engine: Engine, container: ContainerID, ending: Termination, *, forget: bool = False
+) -> Termination:
     """End a container, its lock being held.  Idempotent: an ended one answers how it ended.
 
-    Raises CleanupError when something still could not be given back after some attempts; the container stays
-    DESTROYING, and whoever comes next goes on with it.
+    With ``forget``, or where its creator asked for that, nothing is kept of it.  A full disk keeps nobody
+    from being ended: OSError then says what could not be written of it.  Raises CleanupError when something
+    still could not be given back after some attempts; the container stays DESTROYING, and whoever comes next
+    goes on with it.
     """
     record = engine.records.load(container)
     if record.termination is not None:
         return record.termination
     ending = record.status.ending or await _complete(engine, record, ending)
-    record = engine.records.advance(record, Event.DESTROY, ending=ending)
+    record = _decided(engine, record, ending)
     record = await _until_clean(engine, record)
     trace.point("teardown.clean")
     evidence = engine.launcher.evidence(engine.where(container).supervisor)
-    return _finished(engine, record, msgspec.structs.replace(ending, exit=evidence.exit))
+    ending = msgspec.structs.replace(ending, exit=evidence.exit)
+    return _finished(engine, record, ending, forget=forget or record.config.auto_remove)
 
 
-def _finished(engine: Engine, record: Record, ending: Termination) -> Termination:
-    if record.config.auto_remove:
+def _decided(engine: Engine, record: Record, ending: Termination) -> Record:
+    """The record DESTROYING, written; on a full disk it is so for us alone."""
+    try:
+        return engine.records.advance(record, Event.DESTROY, ending=ending)
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+    status = msgspec.structs.replace(record.status, state=step(record.state, Event.DESTROY), ending=ending)
+    return msgspec.structs.replace(record, status=status)
+
+
+def _finished(engine: Engine, record: Record, ending: Termination, *, forget: bool) -> Termination:
+    if forget:
         engine.records.remove(record.id)  # to be forgotten, so how it ended need not be kept
     else:
         engine.records.finish(record, ending)
