@@ -126,7 +126,7 @@ def _digest(record: Record) -> str:
             raise _gone(record.id)
         return root_changes.kept_for(Path(changes.path), str(record.id)).digest
     if record.state not in _LIVING:
-        raise WrongState(f"container {record.id} is {record.state}, its root cannot be read")
+        raise WrongState(f"container {record.id} {record.state.words}, its root cannot be read")
     image = record.status.image
     if image is None or image.digest is None:
         raise InvalidConfig(

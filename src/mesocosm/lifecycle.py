@@ -26,6 +26,13 @@ class State(StrEnum):
     DESTROYING = "destroying"
     DESTROYED = "destroyed"
 
+    @property
+    def words(self) -> str:
+        """As a sentence about the container goes on: ``is running``, ``has ended``."""
+        if self is State.DESTROYED:
+            return "has ended"
+        return "is being cleaned up" if self is State.DESTROYING else f"is {self}"
+
 
 class Event(StrEnum):
     """What happened to a container."""

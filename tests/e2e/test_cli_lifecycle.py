@@ -29,7 +29,7 @@ def test_create_start_wait(mesocosm: CommandLine, busybox_root: Path) -> None:
     assert mesocosm("start", "held").accepted() == "held\n"
     assert mesocosm("wait", identity[:6]).accepted() == "5\n"
     assert mesocosm("logs", "held").accepted() == "ran\n"
-    mesocosm("start", "held").refused("is destroyed, it cannot be started")
+    mesocosm("start", "held").refused("has ended, it cannot be started")
 
 
 def test_ps_shows_what_runs_and_with_all_what_ended(mesocosm: CommandLine, container: str) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from mesocosm import trace
-from mesocosm.errors import Corrupt, InvalidConfig
+from mesocosm.errors import Corrupt, InvalidConfig, about
 from mesocosm.images import automatic, root_changes
 from mesocosm.images.backends.base import Backend
 from mesocosm.images.blobs import PARTIAL_AGE
@@ -146,7 +146,8 @@ class Provisioner(Library):
         chosen: Backend = await in_thread(self._backends.get, backend)
         with self.store.leases.pulling():
             for _ in range(ATTEMPTS):
-                image, ref = await self._having.image(named, wanted, chosen, pull, self._report)
+                with about(reference):
+                    image, ref = await self._having.image(named, wanted, chosen, pull, self._report)
                 step = await in_thread(self._assemble, container, named.reference, image, chosen, wish)
                 if step is not None:
                     return _provision(named, image, ref, step)

@@ -89,7 +89,7 @@ def _hint(step: Step, code: int) -> str | None:
 
 def _creation_hint(code: int) -> str | None:
     if code == errno.ENOSPC:
-        return "a limit in /proc/sys/user/max_*_namespaces is reached"
+        return "the runtime directory is full, or a limit in /proc/sys/user/max_*_namespaces is reached"
     if code == errno.EAGAIN:
         return TOO_MANY
     if code == errno.EPERM:

@@ -18,7 +18,8 @@ def size(amount: float) -> str:
         if value < 1024 or unit == _UNITS[-1]:
             break
         value /= 1024
-    return f"{value:.1f}".removesuffix(".0") + f" {unit}"
+    number = f"{value:.1f}".removesuffix(".0")
+    return "1 byte" if (number, unit) == ("1", "bytes") else f"{number} {unit}"
 
 
 def parse_seconds(text: str, subject: str = "time") -> float:

@@ -34,7 +34,8 @@ async def library(
     if limit_rate is not None:
         from mesocosm.images.registry.throttle import Throttle  # noqa: PLC0415
 
-        throttle = Throttle(parse_size(limit_rate, "--limit-rate"))
+        with about("--limit-rate"):
+            throttle = Throttle(parse_size(limit_rate, "--limit-rate"))
     async with Provisioner.open(paths, progress=progress, throttle=throttle, holds=holding(paths)) as images:
         yield images
 

@@ -192,7 +192,7 @@ class Authenticator:
             why, hint = "asks for credentials and there are none for it", f"check the name, or {log_in}"
         else:
             user = shown(self._credential.username or "this token", 60)
-            why, hint = f"refuses the credentials of {user}", log_in
+            why, hint = f"refuses the credentials of {user}", f"check the password, and {log_in}"
         return Denied(f"registry {self._registry} {why}", hint=hint)
 
     def _given_token(self) -> str:

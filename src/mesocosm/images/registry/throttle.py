@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from mesocosm.errors import InvalidConfig
+from mesocosm.model.size import size
 
 SLOWEST: Final = 16 << 10
 """Bytes per second: below, registries take a patient client for a dead one."""
@@ -25,7 +26,7 @@ class Throttle:
     ) -> None:
         """``rate`` in bytes per second; InvalidConfig below `SLOWEST`."""
         if rate < SLOWEST:
-            raise InvalidConfig(f"{rate} bytes per second is too slow", hint=f"at least {SLOWEST >> 10}k")
+            raise InvalidConfig(f"{size(rate)} a second is too slow", hint=f"at least {SLOWEST >> 10}k")
         self._rate = rate
         self._clock = clock
         self._sleep = sleep

@@ -60,6 +60,10 @@ class Layout:
             raise Corrupt(f"{file}: {name} has {span.size} bytes, more than a document may have")
         return read_span(file, span)
 
+    def __contains__(self, name: str) -> bool:
+        """Whether an archive has a file of that name; of a directory it is not asked."""
+        return self._archive is not None and name in self._archive
+
     def blob(self, digest: Digest) -> str:
         """Return the name of a blob's file."""
         return f"blobs/{digest.algorithm}/{digest.hex}"
@@ -156,11 +160,20 @@ def open_layout(reference: Reference, files: PlainFiles, stopped: threading.Even
     if reference.transport == "oci-archive" and path.is_dir():
         raise InvalidConfig(f"{reference}: that is a directory", hint=f"write oci:{reference.path}")
     layout = Layout(path, None if path.is_dir() else files.get(path, stopped))
-    marker = Fields(load(layout.read("oci-layout"), f"{path}, oci-layout"), "oci-layout", ())
+    marker = Fields(load(_marker(layout), f"{path}, oci-layout"), "oci-layout", ())
     version = marker.text("imageLayoutVersion")
     if version is None or not version.startswith("1."):
         raise Corrupt(f"{path}, oci-layout: version {shown(version, 40)} is not 1.x")
     return layout
+
+
+def _marker(layout: Layout) -> bytes:
+    try:
+        return layout.read("oci-layout")
+    except Corrupt as error:
+        saved = "manifest.json" in layout or "repositories" in layout
+        error.hint = "docker-archive:PATH is what docker save writes" if saved else "it is no OCI layout"
+        raise
 
 
 async def _top(layout: Layout, reference: Reference) -> Document:
