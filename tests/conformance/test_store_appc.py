@@ -66,7 +66,10 @@ async def test_an_image_and_what_it_says_of_its_app(tmp_path: Path) -> None:
             "supplementaryGIDs": [400, 500],
             "environment": [{"name": "A", "value": "1"}],
             "workingDirectory": "/bin",
-            "mountPoints": [{"name": "data", "path": "/data"}],
+            "mountPoints": [
+                {"name": "data", "path": "/data", "readOnly": False},
+                {"name": "fixed", "path": "/fixed/./x/", "readOnly": True},
+            ],
         },
     )
     tree = await tree_of(tmp_path, f"aci:{path}")
@@ -77,7 +80,8 @@ async def test_an_image_and_what_it_says_of_its_app(tmp_path: Path) -> None:
         runtime = (await provisioner.pull(f"aci:{path}")).runtime
     assert (runtime.entrypoint, runtime.user, runtime.env) == (("/bin/app", "-v"), "100:300", ("A=1",))
     assert runtime.groups == (400, 500)
-    assert (runtime.workdir, runtime.volumes) == ("/bin", ("/data",))
+    assert (runtime.workdir, runtime.volumes) == ("/bin", ("/data", "/fixed/x"))
+    assert runtime.fixed_volumes == ("/fixed/x",)
     assert runtime.labels == {"appc.name": "example.com/app", "appc.os": "linux", "appc.version": "1.0"}
 
 

@@ -361,7 +361,7 @@ def test_a_full_configuration_is_read() -> None:
                 "Entrypoint": ["/e"],
                 "Cmd": "/c",
                 "WorkingDir": "/w",
-                "Volumes": {"/v//x/./y": {}},
+                "Volumes": {"/v//x/./y": {"ReadOnly": True}, "/w": {"ReadOnly": 1}, "/z": 5},
                 "ExposedPorts": {"80": {}, "53/udp": {}},
                 "StopSignal": "SIGRTMIN+3",
                 "Labels": {"a": "b"},
@@ -381,7 +381,11 @@ def test_a_full_configuration_is_read() -> None:
         ("/c",),
     )
     assert found.groups == (7, 4294967294)
-    assert (found.volumes, found.exposed_ports) == (("/v/x/y",), ("80/tcp", "53/udp"))
+    assert (found.volumes, found.exposed_ports) == (
+        ("/v/x/y", "/w", "/z"),
+        ("80/tcp", "53/udp"),
+    )
+    assert found.fixed_volumes == ("/v/x/y",)
     assert (found.stop_signal, found.labels, found.shell) == (37, {"a": "b"}, ("/bin/bash", "-c"))
     assert found.healthcheck == '{"Test":["CMD","true"]}'
     assert [step.empty_layer for step in found.history] == [False, True]

@@ -27,7 +27,7 @@ from mesocosm.model import (
     parse_idmap,
 )
 from mesocosm.plan import Contribution, MakeHostDirectory
-from mesocosm.plan.operations import BindMount, KeepWritable, MountFilesystem, MountImage
+from mesocosm.plan.operations import BindMount, KeepWritable, MountFilesystem, MountImage, ReadOnlyMount
 
 
 def volumes(tmp_path: Path, *mounts: Mount) -> Contribution:
@@ -113,6 +113,19 @@ def test_the_images_own_volumes_where_nothing_else_lies(tmp_path: Path) -> None:
     found = isolator("volume/image", host(tmp_path)).prepare(asked)
     assert found.volumes == tuple(KeepWritable(target=target) for target in ("/a", "/b", "/cc"))
     assert ["/sys/x" in words or "'/'" in words for words in found.warnings] == [True, True]
+
+
+def test_a_volume_of_the_image_may_be_read_only(tmp_path: Path) -> None:
+    """Where nothing else is asked for; one in another is as that is, and that is told."""
+    every = ("/a", "/b", "/b/in", "/b/too", "/c", "/d")
+    image = ImageRuntime(volumes=every, fixed_volumes=("/a/", "/b/in", "/c", "/d"))
+    found = isolator("volume/image", host(tmp_path)).prepare(
+        container(image=image, mounts=(TmpfsMount(target="/c"),))
+    )
+    assert found.volumes == tuple(KeepWritable(target=target) for target in ("/a", "/b", "/d"))
+    assert found.steps == (ReadOnlyMount(target="/a"), ReadOnlyMount(target="/d"))
+    assert found.warnings == ("the image's volume /b/in is not read-only, as /b is, in which it lies",)
+    assert found.notes[0] == "the image's volume at /a, read-only"
 
 
 def test_an_image_cannot_declare_any_number_of_volumes(tmp_path: Path) -> None:

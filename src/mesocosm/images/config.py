@@ -74,6 +74,7 @@ class ImageConfig(msgspec.Struct, frozen=True):
     groups        further groups of that user, by number.  No specification has them: they are ours, under
                   the name that OCI's runtime specification gives them, for families that say them
     volumes       absolute paths without ``.`` and ``..`` components
+    fixed_volumes those of them that are read-only, whose value has ``ReadOnly``: that is ours, too
     exposed_ports as ``80/tcp``
     stop_signal   a number, 1 to 64; None when the image names none
     healthcheck   docker's object as JSON text
@@ -91,6 +92,7 @@ class ImageConfig(msgspec.Struct, frozen=True):
     cmd: tuple[str, ...] | None = None
     working_dir: str = ""
     volumes: tuple[str, ...] = ()
+    fixed_volumes: tuple[str, ...] = ()
     exposed_ports: tuple[str, ...] = ()
     labels: dict[str, str] = {}
     stop_signal: int | None = None
@@ -117,6 +119,7 @@ def parse_config(data: bytes, *, algorithm: str = "sha256", what: str = "image c
         cmd=words(runtime, "Cmd"),
         working_dir=runtime.text("WorkingDir") or "",
         volumes=tuple(_volume(runtime, path) for path in runtime.keys("Volumes")),
+        fixed_volumes=tuple(_volume(runtime, path) for path in _fixed(runtime.raw("Volumes"))),
         exposed_ports=tuple(_port(runtime, port) for port in runtime.keys("ExposedPorts")),
         labels=runtime.table("Labels"),
         stop_signal=_stop_signal(runtime),
@@ -220,6 +223,13 @@ def _volume(runtime: Fields, path: str) -> str:
     if not parts or ".." in parts or any(not c.isprintable() for c in path):
         raise runtime.fail("Volumes", f"names {shown(path, 80)!r}, which is not a path inside the image")
     return "/" + "/".join(parts)
+
+
+def _fixed(volumes: Json) -> list[str]:
+    """Elsewhere the value of a volume is empty, and whatever else it may be means nothing."""
+    table = volumes if isinstance(volumes, dict) else {}
+    said = {path: value.get("ReadOnly") for path, value in table.items() if isinstance(value, dict)}
+    return [path for path, fixed in said.items() if fixed is True]
 
 
 def _port(runtime: Fields, text: str) -> str:

@@ -207,6 +207,7 @@ def runtime_of(config: ImageConfig) -> ImageRuntime:
         groups=config.groups,
         stop_signal="" if config.stop_signal is None else str(config.stop_signal),
         volumes=config.volumes,
+        fixed_volumes=config.fixed_volumes,
         exposed_ports=config.exposed_ports,
         labels=config.labels,
     )

@@ -233,6 +233,7 @@ EXECUTORS: dict[str, Callable[[Setup, Step], None]] = {
     "device": filesystems.make_device,
     "mask": filesystems.mask_path,
     "read-only": filesystems.read_only_path,
+    "read-only-mount": filesystems.read_only_mount,
     "read-only-root": filesystems.read_only_root,
     "look-up-user": identity.look_up_user,
     "enter-root": roots.enter_root,

@@ -243,6 +243,22 @@ def read_only_path(setup: Setup, step: Step) -> None:
     os.close(place)
 
 
+def read_only_mount(setup: Setup, step: Step) -> None:
+    """Make the mount on a path read-only, and none of those below it; one that is none (EINVAL) is fine."""
+    setup.require("mnt")
+    try:
+        place = beneath.open_in_root(setup.root, step["target"], os.O_PATH)
+    except FileNotFoundError:
+        return
+    try:
+        mounts.set_attributes(place, mounts.ATTRIBUTES["ro"])
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(place)
+
+
 def read_only_root(setup: Setup, step: Step) -> None:
     """Make the root mount read-only, and none of those below it."""
     del step

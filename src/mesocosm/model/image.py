@@ -8,7 +8,8 @@ import msgspec
 class ImageRuntime(msgspec.Struct, frozen=True, kw_only=True):
     """The runtime part of an image's configuration (OCI image spec, config.md); all of it hostile input.
 
-    ``groups`` are further groups of ``user``, by number.
+    ``groups`` are further groups of ``user``, by number, ``fixed_volumes`` the read-only ones among
+    ``volumes``.
     """
 
     entrypoint: tuple[str, ...] = ()
@@ -19,6 +20,7 @@ class ImageRuntime(msgspec.Struct, frozen=True, kw_only=True):
     groups: tuple[int, ...] = ()
     stop_signal: str = ""
     volumes: tuple[str, ...] = ()
+    fixed_volumes: tuple[str, ...] = ()
     exposed_ports: tuple[str, ...] = ()
     labels: dict[str, str] = {}
 

@@ -338,6 +338,16 @@ class ReadOnlyPath(Operation, frozen=True, kw_only=True, tag="read-only"):
         return f"make {self.target} read-only"
 
 
+class ReadOnlyMount(Operation, frozen=True, kw_only=True, tag="read-only-mount"):
+    """Make the mount on a path read-only; mounts below it keep their own flags, and no mount is fine."""
+
+    phase = Phase.MASK
+    target: str
+
+    def describe(self) -> str:
+        return f"make what is mounted at {self.target} read-only"
+
+
 class ReadOnlyRoot(Operation, frozen=True, kw_only=True, tag="read-only-root"):
     """Make the root mount itself read-only; mounts below it keep their own flags."""
 
@@ -530,6 +540,7 @@ Step = (
     | MakeDevice
     | MaskPath
     | ReadOnlyPath
+    | ReadOnlyMount
     | ReadOnlyRoot
     | LookUpUser
     | EnterRoot

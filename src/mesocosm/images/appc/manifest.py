@@ -137,7 +137,9 @@ def _runtime(app: Fields | None, name: str, labels: dict[str, str]) -> dict[str,
     if app is None:
         return {"Labels": described}
     environment: list[Json] = [f"{key}={value}" for key, value in _pairs(app, "environment")]
-    points = [Fields(item, app.where, ("path",)).text("path") or "" for item in app.items("mountPoints")]
+    points = [
+        Fields(item, f"{app.where}, mountPoints", ("path", "readOnly")) for item in app.items("mountPoints")
+    ]
     arguments: list[Json] = list(app.texts("exec"))
     groups: list[Json] = list(app.integers("supplementaryGIDs", GROUPS))
     return {
@@ -147,5 +149,9 @@ def _runtime(app: Fields | None, name: str, labels: dict[str, str]) -> dict[str,
         "User": "",
         **({"AdditionalGids": groups} if groups else {}),
         "WorkingDir": app.text("workingDirectory") or "",
-        "Volumes": {path: {} for path in points},
+        "Volumes": {point.text("path") or "": _volume(point) for point in points},
     }
+
+
+def _volume(point: Fields) -> dict[str, Json]:
+    return {"ReadOnly": True} if point.flag("readOnly") else {}

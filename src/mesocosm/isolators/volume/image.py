@@ -5,8 +5,8 @@ asked otherwise; changes lie in the container's own directory.  As on every volu
 devices count for nothing (attack R-41).
 
 A path that the image declares as ``VOLUME`` is a mount of its own with what the image has there.  It stays
-writable where the root is read-only, and ends with the container, as docker's anonymous volumes do with
-``--rm``.
+writable where the root is read-only, unless the image says that it is not, and ends with the container, as
+docker's anonymous volumes do with ``--rm``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from typing import Final
 
 from mesocosm.errors import InvalidConfig
 from mesocosm.isolators.base import Container, ImageVolume, Isolator
-from mesocosm.isolators.volume.targets import BIND, checked, covers, flags, unshared
+from mesocosm.isolators.volume.targets import BIND, checked, covers, flags, normal, unshared
 from mesocosm.plan import Contribution
-from mesocosm.plan.operations import HostRoot, KeepWritable, MountImage
+from mesocosm.plan.operations import HostRoot, KeepWritable, MountImage, ReadOnlyMount
 
 MOST: Final = 64
 """Volumes that an image may declare: each costs the kernel a mount."""
@@ -34,12 +34,14 @@ class ImageVolumes(Isolator):
     def prepare(self, container: Container) -> Contribution:
         """One step each.  Raises InvalidConfig for targets and options that cannot be."""
         unshared(container.config.mounts)
-        declared, warnings = _declared(container)
+        fixed = frozenset(map(normal, container.image.fixed_volumes))
+        declared, warnings = _declared(container, fixed)
         return Contribution(
+            steps=tuple(ReadOnlyMount(target=place) for place in declared if place in fixed),
             volumes=(*map(_step, container.volumes), *(KeepWritable(target=place) for place in declared)),
             notes=(
                 *map(_note, container.volumes),
-                *(f"the image's volume at {place}" for place in declared),
+                *(f"the image's volume at {_said(place, fixed)}" for place in declared),
             ),
             warnings=warnings,
         )
@@ -65,7 +67,11 @@ def _note(volume: ImageVolume) -> str:
     return f"image at {checked(mount.target)}: {mount.source}{f' ({digest})' if digest else ''}{part}, {kind}"
 
 
-def _declared(container: Container) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _said(place: str, fixed: frozenset[str]) -> str:
+    return f"{place}, read-only" if place in fixed else place
+
+
+def _declared(container: Container, fixed: frozenset[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The places of the image's own volumes, and what has to be said of others.  All of it is hostile."""
     declared, refused = dict[str, None](), list[str]()
     for path in container.image.volumes[:MOST]:
@@ -75,12 +81,19 @@ def _declared(container: Container) -> tuple[tuple[str, ...], tuple[str, ...]]:
             refused.append(f"the image's volume {path[:64]!r} is left out: {error.message}")
     if len(container.image.volumes) > MOST:
         refused.append(f"the image declares {len(container.image.volumes)} volumes: {MOST} are looked at")
-    return tuple(_free(declared, container)), tuple(refused)
+    asked = [checked(mount.target) for mount in container.config.mounts]
+    free = tuple(_free(declared, asked))
+    for place in sorted(declared.keys() - set(free)):
+        above = next((one for one in free if covers([one], place)), None)
+        if above is not None and (above in fixed) != (place in fixed) and not covers(asked, place):
+            kind = "read-only" if above in fixed else "not read-only"
+            refused.append(f"the image's volume {place} is {kind}, as {above} is, in which it lies")
+    return free, tuple(refused)
 
 
-def _free(declared: dict[str, None], container: Container) -> Iterator[str]:
+def _free(declared: dict[str, None], asked: list[str]) -> Iterator[str]:
     """Those that neither the request's mounts nor others of them cover."""
-    taken = [checked(mount.target) for mount in container.config.mounts]
+    taken = list(asked)
     for place in sorted(declared):
         if not covers(taken, place):
             taken.append(place)

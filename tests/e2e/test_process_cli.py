@@ -1,4 +1,4 @@
-"""Further groups of a container's process: asked for, and an image's own."""
+"""What an App Container image says of its app, and further groups as they are asked for."""
 
 from __future__ import annotations
 
@@ -102,3 +102,25 @@ def test_groups_that_are_none_are_refused(mesocosm: CommandLine, root: Path, tmp
     for number, groups in enumerate((["audio"], [-1], [1 << 32], 7)):
         image = aci(root, tmp_path / f"{number}.aci", user="0", group="0", supplementaryGIDs=groups)
         mesocosm("run", "--rm", f"aci:{image}").refused("supplementaryGIDs is not a list")
+
+
+def test_a_mount_point_that_is_read_only(mesocosm: CommandLine, root: Path, tmp_path: Path) -> None:
+    """What the image has there is seen and stays; what is mounted there, or below, is as asked for."""
+    (root / "fixed/below").mkdir(parents=True)
+    (root / "fixed/word").write_text("given\n")
+    points = [
+        {"name": "fixed", "path": "/fixed", "readOnly": True},
+        {"name": "new", "path": "/new", "readOnly": True},
+        {"name": "free", "path": "/free"},
+    ]
+    image = f"aci:{aci(root, tmp_path / 'app.aci', user='0', group='0', mountPoints=points)}"
+    script = "cat /fixed/word; for d in /fixed /fixed/below /new /free /; do"
+    script += " touch $d/x 2>/dev/null && echo $d; done"
+    words = ("--entrypoint", "sh", image, "-c", f"{script}; true")
+    assert mesocosm("run", "--rm", *words).accepted().split() == ["given", "/free", "/"]
+    assert mesocosm("run", "--rm", "--read-only", *words).accepted().split() == ["given", "/free"]
+    below = mesocosm("run", "--rm", "-v", f"{tmp_path}:/fixed/below", *words).accepted()
+    assert below.split() == ["given", "/fixed/below", "/free", "/"]
+    (tmp_path / "word").write_text("mine\n")
+    upon = mesocosm("run", "--rm", "-v", f"{tmp_path}:/fixed", *words).accepted()
+    assert upon.split() == ["mine", "/fixed", "/free", "/"]
