@@ -15,12 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from mesocosm.errors import Corrupt, Exhausted, NotFound, Unavailable
+from mesocosm.errors import Corrupt, Denied, Exhausted, NotFound, Unavailable
 from mesocosm.images import blobs, transfer
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import EMPTY, Descriptor
 from mesocosm.images.progress import Progress
+from mesocosm.images.store_faults import store_faults
 from mesocosm.images.transfer import Source, fetch
 
 DATA = os.urandom(100_000)
@@ -487,3 +488,9 @@ async def test_a_crash_at_any_step_leaves_the_blob_whole_or_absent(
     await fetch(store, DESCRIPTOR, server)
     store.verify(DIGEST)
     assert not leftovers(store)
+
+
+def test_a_store_of_somebody_elses_is_told_in_words() -> None:
+    with pytest.raises(Denied) as caught, store_faults(Path("/x")):
+        raise PermissionError(errno.EACCES, "Permission denied", "/x/blobs")
+    assert str(caught.value) == "images in /x are not accessible: Permission denied (run as root)"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import click
 import pytest
 
-from mesocosm import errors
+from mesocosm import durable, errors
 from mesocosm.frontends.cli import completion, edge
 from mesocosm.frontends.cli.commands import RUNNING, VERBS, cli, nearest_verb
 from mesocosm.frontends.cli.settings import Interrupted, ReaderGone, Settings
@@ -172,3 +174,35 @@ def test_a_completion_that_no_shell_asks_for_says_so(
     monkeypatch.setenv("_MESOCOSM_COMPLETE", f"{shell}_source")
     assert edge.run([]) == 0
     assert "COMP_" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("instruction", ["tcsh_source", "bash", "bash_sauce", ""])
+def test_a_shell_that_is_not_known_is_told_which_are(
+    instruction: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_MESOCOSM_COMPLETE", instruction)
+    assert edge.run([]) == 1
+    told = f"mesocosm: _MESOCOSM_COMPLETE={instruction} is not known (bash_source, zsh_source"
+    assert capsys.readouterr().err.startswith(told)
+
+
+@pytest.mark.parametrize(("user", "hint"), [(1000, " (run as root)"), (0, "")])
+def test_who_is_not_root_is_told_to_be(
+    user: int, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    monkeypatch.setattr(durable, "private_directory", refuse)
+    assert edge.run(["--root", str(tmp_path), "--runtime", str(tmp_path), "images"]) == 1
+    assert capsys.readouterr().err == f"mesocosm: {tmp_path}: Permission denied{hint}\n"
+
+
+def test_a_command_whose_interpreter_is_gone_says_so(tmp_path: Path) -> None:
+    """The shell's part of it falls back to Debian's, which has no mesocosm."""
+    program = tmp_path / "mesocosm"
+    shutil.copy(Path(__file__).parents[2] / "scripts/mesocosm", program)
+    done = subprocess.run([program, "images"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert re.fullmatch(r"mesocosm: /usr/bin/python3 has no mesocosm installed \(.*\)\n", done.stderr)

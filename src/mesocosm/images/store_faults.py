@@ -30,7 +30,8 @@ def store_faults(root: Path) -> Iterator[None]:
                 hint = "images there can be looked at; mount it writable for more"
             raise Unavailable(f"cannot write images in {root}: {error.strerror}", hint=hint) from error
         if error.errno in (errno.EACCES, errno.EPERM):
-            raise Denied(f"images in {root} are not accessible: {error}", hint="run as root") from error
+            why = f"images in {root} are not accessible: {error.strerror}"
+            raise Denied(why, hint="run as root") from error
         raise
 
 

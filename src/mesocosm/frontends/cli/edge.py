@@ -51,9 +51,14 @@ _ASKED_BY: Final = {
 
 def _complete(instruction: str, settings: Settings) -> int:
     """Answer a shell that completes, or print the script that makes it ask."""
+    shell, _, what = instruction.partition("_")
+    if f"{shell}_complete" not in _ASKED_BY or what not in ("source", "complete"):
+        raise InvalidConfig(
+            f"{COMPLETION}={instruction} is not known",
+            hint="bash_source, zsh_source or fish_source prints what the shell has to read",
+        )
     absent = [name for name in _ASKED_BY.get(instruction, ()) if name not in os.environ]
     if absent:
-        shell = instruction.partition("_")[0]
         raise InvalidConfig(
             f"{COMPLETION}={instruction} is for the shell's script, which sets {' and '.join(absent)}",
             hint=f"{COMPLETION}={shell}_source mesocosm prints it",
@@ -89,7 +94,8 @@ def _answer(error: BaseException, settings: Settings) -> int:
         case OSError():
             name = error.filename or _stream_that_fails(error)
             where = f"{os.fsdecode(name)}: " if isinstance(name, str | bytes) and name else ""
-            _say(f"{where}{error.strerror or error}")
+            hint = " (run as root)" if isinstance(error, PermissionError) and os.geteuid() else ""
+            _say(f"{where}{error.strerror or error}{hint}")
         case _:
             _say(f"unexpected {type(error).__name__}: {error} (a fault of ours; --debug shows where)")
     return FAILED if running else 1
