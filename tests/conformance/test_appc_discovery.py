@@ -202,6 +202,20 @@ async def test_meta_discovery_goes_up_to_the_host(tmp_path: Path) -> None:
         assert "/team/app?ac-discovery=1" in server.seen and "/team?ac-discovery=1" in server.seen
 
 
+async def test_a_page_at_the_simple_address_does_not_hide_what_meta_discovery_finds(tmp_path: Path) -> None:
+    """Some sites have a page for whatever they are asked for."""
+    async with site() as server:
+        page = "/app-1.0-linux-amd64.aci"
+        for length, words in ((1, " has no manifest"), (40, ": tar header")):
+            server.files[page] = b"<html>nothing here</html>" * length
+            said = f"^http://{server.host}{page}{words}"
+            await refused(tmp_path, f"appc:{server.host}/app:1.0", Corrupt, said)
+        server.add("app", path="/store/1.0.aci")
+        where = f"http://{server.host}/store/{{version}}.{{ext}}"
+        server.files["/"] = f'<meta name="ac-discovery" content="{server.host} {where}">'.encode()
+        assert await names_in(tmp_path, f"appc:{server.host}/app:1.0") == {"app"}
+
+
 async def refused(folder: Path, reference: str, error: type[MesocosmError], words: str) -> None:
     """One clear line, and nothing in the store."""
     async with opened(folder) as provisioner:

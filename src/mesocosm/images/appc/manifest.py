@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from mesocosm.errors import Corrupt, Exhausted
+from mesocosm.errors import Corrupt, Exhausted, about
 from mesocosm.images.appc.layer import uncompressed
 from mesocosm.images.config import GROUPS
 from mesocosm.images.foreign import shown
@@ -51,10 +51,11 @@ def read_manifest(path: Path) -> Manifest:
     """Return an ACI's manifest; blocking.  Raises Corrupt when it has none, or a bad one."""
     sink = _ManifestSink(path)
     reader = TarReader(sink, whole=False)
-    for piece in uncompressed(path):
-        reader.feed(piece)
-        if sink.complete:
-            return parse_manifest(bytes(sink.content), f"{path}, manifest")
+    with about(str(path)):
+        for piece in uncompressed(path):
+            reader.feed(piece)
+            if sink.complete:
+                return parse_manifest(bytes(sink.content), f"{path}, manifest")
     raise Corrupt(f"{path} has no manifest", hint="it is no App Container image")
 
 

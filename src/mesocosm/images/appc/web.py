@@ -8,7 +8,7 @@ from typing import Final
 
 import msgspec
 
-from mesocosm.errors import Corrupt, MesocosmError, NotFound
+from mesocosm.errors import Corrupt, Exhausted, MesocosmError, NotFound
 from mesocosm.images.appc.discovery import IMAGE, SIGNATURE, Discovery, filled
 from mesocosm.images.appc.manifest import Dependency, read_manifest
 from mesocosm.images.appc.source import Aci, described, is_image
@@ -134,15 +134,20 @@ class Discovered:
 
     async def _get(self, name: str, labels: Mapping[str, str]) -> Aci:
         values = {**self._defaults(), **labels, "name": name}
-        with contextlib.suppress(NotFound):
-            return await self._fetch(self._discovery.simple(name), values, labels)
-        for template in await self._discovery.meta(name):
-            with contextlib.suppress(NotFound):
-                return await self._fetch(template, values, labels)
-        raise NotFound(
+        failure: NotFound | Corrupt = NotFound(
             f"no App Container image {shown(name, 120)}:{shown(values['version'], 60)} was discovered",
             hint="neither its address nor its pages (ac-discovery) lead to one",
         )
+        try:
+            return await self._fetch(self._discovery.simple(name), values, labels)
+        except NotFound:
+            pass
+        except Corrupt as error:  # some sites have a page for whatever is asked for
+            failure = error
+        for template in await self._discovery.meta(name):
+            with contextlib.suppress(NotFound):
+                return await self._fetch(template, values, labels)
+        raise failure
 
     async def _fetch(self, template: str, values: Mapping[str, str], labels: Mapping[str, str]) -> Aci:
         url = filled(template, {**values, "ext": IMAGE})
@@ -156,7 +161,10 @@ class Discovered:
         validator = came.validator if came else None
         self._fetched.append(_Fetched(values["name"], dict(labels), url, validator))
         path = self._blobs.path(digest)
-        manifest = await in_thread(read_manifest, path)
+        try:
+            manifest = await in_thread(read_manifest, path)
+        except (Corrupt, Exhausted) as error:
+            raise type(error)(error.message.replace(str(path), url), hint=error.hint) from error
         wrong = [f"{key}={value}" for key, value in labels.items() if manifest.labels.get(key) != value]
         if manifest.name != values["name"] or wrong:
             asked = " ".join([values["name"], *wrong])
