@@ -5,13 +5,43 @@ from __future__ import annotations
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from attacks.commandline import CommandLine
 from provisions import pack
 
 SECRET = "only for the host"
+
+
+@pytest.mark.parametrize("backend", ["erofs", "overlay", "copy"])
+def test_i07_an_images_set_user_id_programs_are_out_of_reach(
+    backend: str, mesocosm: CommandLine, image: Callable[..., Path], tmp_path: Path
+) -> None:
+    """CVE-2021-41103: on the host, in a layer or in a mount of one, by a user to whom they are nothing."""
+    root = image()
+    (root / "become").mkdir()
+    shutil.copyfile(root / "bin/busybox", root / "become/busybox")
+    (root / "become/busybox").chmod(0o4755)
+    mesocosm("import", pack(root, tmp_path / "root.tar"), "example.org/s:1").accepted()
+    run = ("run", "-q", "--pull", "never", "--backend", backend)
+    mesocosm(*run, "-d", "example.org/s:1", "sleep", "600").accepted()
+    for above in (mesocosm.root.parent, *mesocosm.root.parent.parents):
+        if above != Path("/tmp") and above.exists() and "pytest" in str(above):
+            above.chmod(0o755)
+    found = [path for place in (mesocosm.root, mesocosm.runtime) for path in place.rglob("become/busybox")]
+    assert found, "it is there, for whoever could reach it"
+    for path in found:
+        assert path.stat().st_mode & stat.S_ISUID
+        subprocess.run([path, "true"], check=True)
+        with pytest.raises(PermissionError):
+            subprocess.run([path, "true"], user=1000, group=1000, extra_groups=(), check=False)
+    script = "stat -c %a /become/busybox; /become/busybox id -u"
+    inside = mesocosm(*run, "--rm", "-u", "1000", "example.org/s:1", "sh", "-c", script)
+    assert inside.accepted().split() == ["4755", "1000"]
 
 
 def test_i18_an_images_volume_leads_nowhere_but_into_the_image(

@@ -373,7 +373,13 @@ async def test_G04_forbidden_targets_are_refused_without_a_connection(
     async with await connect(registry) as client:
         with pytest.raises((Denied, Unavailable)):
             await client.manifest("a/b", "latest")
-    assert not reached
+        assert not reached
+        async with MaliciousRegistry(address="127.0.0.2") as other:  # what is not forbidden is reached
+            other.add(small_image(), "a/b", "latest")
+            registry.challenge = ""
+            registry.on("/manifests/", redirect(f"{other.url}/v2/a/b/manifests/latest"))
+            assert await client.manifest("a/b", "latest") is not None
+            assert reached == [("127.0.0.2", other.port)]
 
 
 async def test_G04_at_most_five_redirects_are_followed(registry: MaliciousRegistry) -> None:
