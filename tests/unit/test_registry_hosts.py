@@ -134,6 +134,20 @@ def test_the_rest_of_containerd_hosts_toml(tmp_path: Path, text: str, seconds: f
     assert "secret" not in repr(mirror)
 
 
+@pytest.mark.parametrize("name", ["_default", "localhost:5000"])
+def test_a_proxy_for_everybody_is_not_asked_for_this_hosts_own_loopback(name: str, tmp_path: Path) -> None:
+    """It would ask its own; one that is configured for such a registry is meant."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "hosts.toml").write_text('proxy = "http://proxy.example:3128"\n')
+    config = HostsConfig(certs_dirs=(tmp_path,))
+    proxied = {}
+    for registry in ("localhost:5000", "127.0.0.1:5000", "[::1]:5000", "r.example"):
+        (only,) = endpoints_of(registry, config)
+        proxied[registry] = only.proxies.of(only.api) is not None
+    expected = "r.example" if name == "_default" else name
+    assert [registry for registry, asked in proxied.items() if asked] == [expected]
+
+
 @pytest.mark.parametrize(
     ("registry", "name"),
     [("r.io:5000", "r.io_5000_"), ("[::1]:5000", "[::1]_5000_"), ("[::1]", "[::1]"), ("r.io", "r.io")],

@@ -31,6 +31,9 @@ from mesocosm.images.reference import DEFAULT_REGISTRY
 from mesocosm.images.registry.origin import is_loopback, literal
 from mesocosm.images.registry.proxies import LOOPBACK, Proxies, parse_proxy
 
+GENERAL: Final = "_default"
+"""The directory for registries that have none of their own."""
+
 DOCKER_HUB: Final = "registry-1.docker.io"
 CAPABILITIES: Final = frozenset({"pull", "resolve", "push"})
 CERTS_DIRS: Final = (
@@ -140,7 +143,7 @@ def endpoints_of(registry: str, config: HostsConfig) -> tuple[Endpoint, ...]:
 
         found = read_hosts(registry, file, config)
     else:
-        own = directory if directory and directory.name != "_default" else None
+        own = directory if directory and directory.name != GENERAL else None
         found = (*_mirrors(registry, config), default_endpoint(registry, config, own))
     general = _proxies(config)
     return tuple(one if one.proxies.urls else msgspec.structs.replace(one, proxies=general) for one in found)
@@ -149,7 +152,7 @@ def endpoints_of(registry: str, config: HostsConfig) -> tuple[Endpoint, ...]:
 def _directory(registry: str, roots: Iterable[Path]) -> Path | None:
     host, colon, port = registry.rpartition(":")
     ported = (f"{host}_{port}_",) if colon and not port.endswith("]") else ()
-    names: tuple[str, ...] = (*ported, registry, "_default")
+    names: tuple[str, ...] = (*ported, registry, GENERAL)
     for root in roots:
         for name in names:
             if _is_directory(root / name):

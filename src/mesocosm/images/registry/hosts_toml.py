@@ -21,13 +21,14 @@ from mesocosm.errors import InvalidConfig
 from mesocosm.images.foreign import shown
 from mesocosm.images.registry.hosts import (
     CAPABILITIES,
+    GENERAL,
     Endpoint,
     HostsConfig,
     Tls,
     base_of,
     default_endpoint,
 )
-from mesocosm.images.registry.proxies import Proxies, parse_proxy
+from mesocosm.images.registry.proxies import LOOPBACK, Proxies, parse_proxy
 
 LONGEST_CONNECT: Final = 600.0
 """The most seconds that ``dial_timeout`` may allow."""
@@ -85,15 +86,16 @@ def _server(text: str, entry: object, file: Path, config: HostsConfig, *, mirror
         override_path=_flag(entry, "override_path", where),
         mirrored=mirrored,
         connect=_seconds(entry.get("dial_timeout"), f"{where}, dial_timeout"),
-        proxies=_proxy(entry.get("proxy"), f"{where}, proxy"),
+        proxies=_proxy(entry.get("proxy"), file, f"{where}, proxy"),
     )
 
 
-def _proxy(value: object, where: str) -> Proxies:
+def _proxy(value: object, file: Path, where: str) -> Proxies:
+    """Read a proxy's address; one for everybody is not asked for loopback, which there is its own."""
     if value is None:
         return Proxies()
     proxy = parse_proxy(value if isinstance(value, str) else "", where)
-    return Proxies({"http": proxy, "https": proxy})
+    return Proxies({"http": proxy, "https": proxy}, LOOPBACK if file.parent.name == GENERAL else ())
 
 
 def _seconds(value: object, where: str) -> float | None:
