@@ -15,6 +15,7 @@ import pytest
 from fixtures.command import run
 from fixtures.registry import Registry
 from mesocosm.errors import Corrupt, InvalidConfig, NotFound, Unavailable
+from mesocosm.images.exchange import ArchiveForm
 from mesocosm.images.provisioner import Provisioner
 from provisions import docker_archive, image_of, new_id, opened, shown
 from registry_fixtures import sha256, write_index_layout, write_layout
@@ -181,3 +182,29 @@ async def test_every_platform_travels_with_its_index(registry: Registry, tmp_pat
         for architecture, image in images.items():
             found = await provisioner.inspect(name, platform=f"linux/{architecture}")
             assert found.digest == image.digest
+
+
+async def test_an_index_of_one_image_travels_too(registry: Registry, tmp_path: Path) -> None:
+    """A signature of the tag is one of the index.  What came without one goes without one, and the image
+    alone goes as what it is.
+    """
+    image = image_of([[file(b"who", b"amd64")]])
+    index = write_index_layout({"amd64": image}, tmp_path / "layout")
+    bare = f"oci:{write_layout(image, tmp_path / 'bare')}"
+    name, elsewhere = f"oci:{tmp_path / 'layout'}", f"{registry.host}/travel/single"
+    async with opened(tmp_path) as provisioner:
+        await provisioner.pull_all(name)
+        assert await provisioner.push(name, f"{elsewhere}:index", platform="all") == index
+        assert await provisioner.push(name, f"{elsewhere}:image") == image.digest
+        await provisioner.pull(bare)
+        assert await provisioner.push(bare, f"{elsewhere}:bare", platform="all") == image.digest
+        await provisioner.tag(name, "example.org/one:1", platform="all")
+        form: ArchiveForm
+        for form in ("oci-archive", "docker-archive"):
+            with open(tmp_path / f"{form}.tar", "wb") as target:
+                await provisioner.save(["example.org/one:1"], target.fileno(), form=form, platform="all")
+    for tag, digest in {"index": index, "image": image.digest, "bare": image.digest}.items():
+        raw = run("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{elsewhere}:{tag}")
+        assert sha256(raw.encode()) == digest
+    raw = run("skopeo", "inspect", "--raw", f"oci-archive:{tmp_path / 'oci-archive.tar'}")
+    assert sha256(raw.encode()) == index

@@ -46,7 +46,8 @@ class Outgoing:
         """
         chosen = await self.meant(text, platform)
         images = [await self.with_blobs(named, report) for named in chosen]
-        found: Listed = await in_thread(together, self._store, images, platform == ALL)
+        tops = {top for named in chosen if named.ref for top in (named.ref.top, named.ref.index) if top}
+        found: Listed = await in_thread(together, self._store, images, tops, platform == ALL)
         if referrers:
             for subject in found.subjects:
                 await self._have_attached(subject, images, report)

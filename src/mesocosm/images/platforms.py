@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 import msgspec
@@ -22,22 +22,17 @@ ALL: Final = "all"
 """The word for every platform: of an index that is pulled, or of what is here under a name."""
 
 
-def index_of(
-    store: ImageStore, images: Sequence[ImageRecord], attestations: Sequence[Attached] = ()
-) -> Document:
-    """Return an index of these images and of their attestations; blocking.
-
-    The one by which they came, byte for byte, when it lists just them; else a new one, in the order of
-    platforms, without what the old one says of anything else (other systems).
-    """
-    held = {image.digest for image in images}
-    whole = held | {str(one.descriptor.digest) for one in attestations}
-    refs = [ref for ref in store.catalogue.refs() if ref.digest in held]
-    tops = {top for ref in refs for top in (ref.top, ref.index) if top not in (None, *held)}
-    for top in sorted(filter(None, tops)):
+def _kept(store: ImageStore, tops: Collection[str], listed: set[str]) -> Document | None:
+    """The index by which images came, byte for byte, where it lists just what goes out; blocking."""
+    for top in sorted(tops):
         document = _index_here(store, Digest.parse(top))
-        if document is not None and {str(one.digest) for one in _listed(document)} == whole:
+        if document is not None and {str(one.digest) for one in _listed(document)} == listed:
             return document
+    return None
+
+
+def _made(images: Sequence[ImageRecord], attestations: Sequence[Attached]) -> Document:
+    """A new index, in the order of platforms."""
     entries = [_entry(one) for one in sorted(images, key=lambda one: one.platform)]
     entries += [one.descriptor for one in attestations]
     data = index_document([descriptor_json(one) for one in entries])
@@ -96,13 +91,19 @@ class Listed(msgspec.Struct, frozen=True):
         return Descriptor(image.media_type, Digest.parse(image.digest), image.manifest_size)
 
 
-def together(store: ImageStore, images: Sequence[ImageRecord], whole: bool = False) -> Listed:
-    """Return the images with their index, which one image does not need; blocking.
+def together(store: ImageStore, images: Sequence[ImageRecord], tops: Collection[str], whole: bool) -> Listed:
+    """Return the images with their index; blocking.
 
-    ``whole``: with the attestations that are here.
+    ``whole``: all that is here under a name, with the attestations, and the index among ``tops`` that lists
+    just that, be it one image.  Without such a one several images have a new index, without what the old one
+    says of anything else (other systems), and one image has none.
     """
-    found = [one for image in images for one in store.attachments.of(Digest.parse(image.digest)) if whole]
-    attestations = tuple(one for one in found if one.kind is Kind.ENTRY)
-    if len(images) == 1 and not attestations:
+    if not whole:
         return Listed(tuple(images))
-    return Listed(tuple(images), index_of(store, images, attestations), attestations)
+    found = [one for image in images for one in store.attachments.of(Digest.parse(image.digest))]
+    attestations = tuple(one for one in found if one.kind is Kind.ENTRY)
+    listed = {image.digest for image in images} | {str(one.descriptor.digest) for one in attestations}
+    index = _kept(store, tops, listed)
+    if index is None and len(listed) > 1:
+        index = _made(images, attestations)
+    return Listed(tuple(images), index, attestations)
