@@ -259,6 +259,24 @@ def test_load_reads_what_skopeo_writes(
     assert done.accepted() == "loaded\n"
 
 
+def test_every_platform_of_what_is_one_image_for_another(
+    mesocosm: CommandLine, registry: Registry, tmp_path: Path
+) -> None:
+    """It has one, whichever this host's is."""
+    tar_of({"x": b"x"}, tmp_path / "root.tar")
+    name, archive = f"{registry.host}/single:1", tmp_path / "saved.tar"
+    foreign, every = ("--platform", "s390x"), ("--platform", "all")
+    made = mesocosm("import", "-q", *foreign, tmp_path / "root.tar", name).accepted()
+    mesocosm("push", "-q", *every, name).accepted()
+    mesocosm("save", *every, "-o", archive, name).accepted()
+    for words in (("pull", "-q", *every, name), ("pull", "-q", *every, f"oci-archive:{archive}")):
+        mesocosm("image", "prune", "--all", "--force").accepted()
+        assert mesocosm(*words).accepted() == made
+    mesocosm("image", "prune", "--all", "--force").accepted()
+    assert mesocosm("load", "-q", *every, "-i", archive).accepted() == f"{name}\n"
+    assert mesocosm("images", "--format", "{{.Name}} {{.Platform}}").accepted() == f"{name} linux/s390x\n"
+
+
 @pytest.mark.parametrize("form", ["oci-archive", "docker-archive"])
 def test_one_image_by_two_names_travels(two: CommandLine, form: str, tmp_path: Path) -> None:
     archive = tmp_path / "named.tar"

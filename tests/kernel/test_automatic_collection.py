@@ -220,3 +220,11 @@ def test_marks_of_the_command_line() -> None:
     assert between(None, None, "a", "b") is None
     assert between("85%", None, "a", "b") == Limits(high=0.85, low=0.8)
     assert between("70", "60", "a", "b") == Limits(high=0.7, low=0.6)
+
+
+async def test_an_unknown_setting_is_told_the_known_ones(tmp_path: Path) -> None:
+    async with settled(tmp_path, 'collect-abov = "1%"', []) as provisioner:
+        known = "known are collect-above, collect-down-to, collect-older, collect-spare"
+        with pytest.raises(InvalidConfig) as caught:
+            provisioner.automatic.plan()
+        assert caught.value.hint == known

@@ -41,6 +41,16 @@ def test_lines_one_for_each_subject_that_is_finished(capsys: pytest.CaptureFixtu
     ]
 
 
+def test_what_was_collected_is_told_with_its_size_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress(quiet=False) as told:
+        told(
+            Progress(Phase.COLLECT, "x:1: unused and images take more than 1 KiB", 2048, 2048, finished=True)
+        )
+    assert capsys.readouterr().err == (
+        "mesocosm: collected x:1: unused and images take more than 1 KiB (2 KiB)\n"
+    )
+
+
 def test_nothing_when_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     with progress(quiet=True) as told:
         for one in STORY:

@@ -106,6 +106,25 @@ def test_a_bad_file_admits_nothing(text: str, tmp_path: Path) -> None:
         load(tmp_path / "policy.toml")
 
 
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ("default = 'rejct'", "default is accept or reject"),
+        ("defalt = 'reject'", "known are default, recheck, deny-layers, allow-erofs, allow-schema1, rule"),
+        ("[[rule]]\nmatch = 'a'\naction = 'accept'\nkees = []", "known are match, action, keys"),
+        (
+            "[[rule]]\nmatch = 'a'\naction = 'signed'\nsigstore = [{ x = 1 }]",
+            "known are issuer, trusted-root, identity",
+        ),
+    ],
+)
+def test_what_can_be_written_instead_is_told(text: str, known: str, tmp_path: Path) -> None:
+    (tmp_path / "policy.toml").write_text(text)
+    with pytest.raises(InvalidConfig) as caught:
+        load(tmp_path / "policy.toml")
+    assert (caught.value.hint or "").startswith(known)
+
+
 def test_signers_are_named_with_their_issuer_and_trusted_root(tmp_path: Path) -> None:
     (tmp_path / "policy.toml").write_text(
         "[[rule]]\nmatch = 'docker.io/**'\naction = 'signed'\n"

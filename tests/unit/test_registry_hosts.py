@@ -658,3 +658,13 @@ def test_a_host_that_no_directory_is_called_has_none(host: str, tmp_path: Path) 
     (tmp_path / "hosts.toml").write_text('server = "http://elsewhere.example"')
     config = HostsConfig(certs_dirs=(tmp_path / "certs.d",))
     assert [one.base for one in endpoints_of(host, config)] == [f"https://{host}"]
+
+
+def test_an_unknown_key_is_told_the_known_ones_of_its_place(tmp_path: Path) -> None:
+    (tmp_path / "r.io").mkdir()
+    file = tmp_path / "r.io" / "hosts.toml"
+    for text, known in (("servr = 'https://x'", True), ("[host.'https://x']\nservr = 1", False)):
+        file.write_text(text)
+        with pytest.raises(InvalidConfig, match="servr is not understood") as caught:
+            endpoints_of("r.io", HostsConfig(certs_dirs=(tmp_path,)))
+        assert ("host, override_path" in str(caught.value) and "server, " in str(caught.value)) is known

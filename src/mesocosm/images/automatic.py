@@ -69,7 +69,8 @@ def load(path: Path) -> Limits | None:
     try:
         return msgspec.convert(tomllib.loads(data.decode("utf-8")), type=Settings).limits()
     except (msgspec.ValidationError, ValueError, RecursionError) as error:
-        raise InvalidConfig(f"settings {path}: {shown(error, 160)}") from None
+        known = ", ".join(field.encode_name for field in msgspec.structs.fields(Settings))
+        raise InvalidConfig(f"settings {path}: {shown(error, 160)}", hint=f"known are {known}") from None
     except InvalidConfig as error:
         raise InvalidConfig(f"settings {path}: {error.message}", hint=error.hint) from None
 

@@ -105,8 +105,8 @@ class _Lines(_Shown):
             self._note(report)
             return
         words = [_DONE[report.phase], safe(_short(report.subject))]
-        if report.total or report.done:
-            words.append(size(report.total or report.done))
+        if amount := report.total or report.done:
+            words.append(size(amount) if report.phase is not Phase.COLLECT else f"({size(amount)})")
         took = time.monotonic() - began
         if report.phase is not Phase.COLLECT:
             words.append(f"in {duration(took)}")

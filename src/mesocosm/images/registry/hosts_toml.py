@@ -66,8 +66,9 @@ def _server(text: str, entry: object, file: Path, config: HostsConfig, *, mirror
     where = f"{file}: {shown(text, 80)}"
     if not isinstance(entry, dict) or (unknown := set(entry) - SERVER_KEYS):
         names = shown(", ".join(sorted(unknown)), 80) if isinstance(entry, dict) else "that"
+        known = SERVER_KEYS if mirrored else SERVER_KEYS | {"host", "server"}
         raise InvalidConfig(
-            f"{where}: {names} is not understood", hint=f"known are {', '.join(sorted(SERVER_KEYS))}"
+            f"{where}: {names} is not understood", hint=f"known are {', '.join(sorted(known))}"
         )
     capabilities = frozenset(
         _strings(entry.get("capabilities", sorted(CAPABILITIES)), f"{where}, capabilities")

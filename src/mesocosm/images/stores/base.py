@@ -210,7 +210,9 @@ class Store:
         raise Unsupported(f"{reference}: the {self.name} store has no layers to give")
 
     async def platforms(self, reference: Reference) -> tuple[Platform, ...]:
-        """Return the platforms that an index offers for Linux; none where the reference is one image."""
+        """Return the platforms for Linux that an index offers, or that an image says it is for; none where
+        the family does not tell.
+        """
         del reference
         return ()
 

@@ -7,18 +7,19 @@ passed, and manifest and configuration must agree.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-from mesocosm.errors import Corrupt, Exhausted, NotFound
+from mesocosm.errors import Corrupt, Exhausted, MesocosmError, NotFound
 from mesocosm.images import mediatypes
 from mesocosm.images.blobs import BlobStore
 from mesocosm.images.config import ImageConfig, match_layers, parse_config
 from mesocosm.images.digest import Digest, verify
 from mesocosm.images.documents import Descriptor, Index, Manifest, parse_document, refuse_schema1
-from mesocosm.images.platform import Platform, offers, rank, select
+from mesocosm.images.platform import Platform, normalised, offers, rank, select
 from mesocosm.images.progress import Report
 from mesocosm.images.reference import Reference
 from mesocosm.images.stores.base import Document, Fetch, Found
@@ -99,11 +100,23 @@ async def resolve_made(
 
 
 async def platforms_of(top: Document, read: Read, what: str) -> tuple[Platform, ...]:
-    """Return the platforms that ``top`` offers for Linux, each once; none unless it is an index."""
+    """Return the platforms that ``top`` offers for Linux, each once: those that an index lists, or the one
+    that an image says it is for.
+    """
     found = _parse(top, what)
-    offered = await _offered([top], found, read, what) if isinstance(found, Index) else ()
-    platforms = offers([one for one, _ in offered])
+    if isinstance(found, Index):
+        platforms = list(offers([one for one, _ in await _offered([top], found, read, what)]))
+    else:
+        platforms = await _own(found, read, what)
     return tuple(platform for platform in platforms if platform.os == "linux")
+
+
+async def _own(manifest: Manifest, read: Read, what: str) -> list[Platform]:
+    """The platform of an image; what is wrong with one that says none is told where it is resolved."""
+    with contextlib.suppress(MesocosmError):
+        config = await _read(read, manifest.require_image(what).config, what)
+        return [normalised(parse_config(config.data, what=what).platform)]
+    return []
 
 
 _Offer = tuple[Descriptor, list[Document]]

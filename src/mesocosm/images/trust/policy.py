@@ -158,12 +158,22 @@ def load(path: Path) -> Policy:
     try:
         policy = msgspec.convert(tomllib.loads(data.decode("utf-8")), type=Policy)
     except (msgspec.ValidationError, ValueError, RecursionError) as error:
-        raise InvalidConfig(f"policy {path}: {shown(error, 160)}") from None
+        raise InvalidConfig(f"policy {path}: {shown(error, 160)}", hint=_known(str(error))) from None
     for rule in policy.rule:
         what = f"policy {path}: rule {shown(rule.match, 80)!r}"
         _check_match(rule.match, what)
         _check_rule(rule, what)
     return policy
+
+
+def _known(complaint: str) -> str | None:
+    """What can be written in the place that ``complaint`` is about, by msgspec's words."""
+    if "enum value" in complaint:
+        return "default is accept or reject, action accept, reject or signed, identity exact or repository"
+    if "unknown field" not in complaint:
+        return None
+    place = Signer if ".sigstore" in complaint else Rule if "$.rule" in complaint else Policy
+    return f"known are {', '.join(field.encode_name for field in msgspec.structs.fields(place))}"
 
 
 def _check_match(text: str, what: str) -> None:
