@@ -22,7 +22,11 @@ from mesocosm.frontends.cli.progress import progress
     )
 )
 @click.option(
-    "-o", "--output", metavar="FILE", type=click.Path(), help="Where to write; standard output without it."
+    "-o",
+    "--output",
+    metavar="FILE",
+    type=click.Path(),
+    help="Where to write; standard output without it, or for -.",
 )
 @click.option(
     "--format",
