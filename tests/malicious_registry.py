@@ -255,6 +255,7 @@ class MaliciousRegistry:
         self.manifests: dict[tuple[str, str], tuple[bytes, str]] = {}
         self.tags: dict[str, list[str]] = {}
         self.uploads: dict[str, bytearray] = {}
+        self.begun = 0
         self.ranges = True
         self.etags = True
         self.credentials: tuple[str, str] | None = None
@@ -376,14 +377,18 @@ class MaliciousRegistry:
         return Answer(200 if not path else 404)
 
     def _upload(self, request: web.Request, path: str, sent: bytes) -> Answer:
-        """The four steps of an upload: begin, append, ask how far, close."""
+        """The steps of an upload: begin, append, ask how far, close; or cancel."""
         name = path.rpartition("/")[2]
         if request.method == "POST":
-            name = f"upload{len(self.uploads)}"
+            name = f"upload{self.begun}"
+            self.begun += 1
             self.uploads[name] = bytearray()
         held = self.uploads.get(name)
         if held is None:
             return Answer(404)
+        if request.method == "DELETE":
+            del self.uploads[name]
+            return Answer(204)
         if request.method == "PATCH":
             first = int(request.headers.get("Content-Range", "0").partition("-")[0])
             if first != len(held):
@@ -395,6 +400,7 @@ class MaliciousRegistry:
         if sha256(bytes(held)) != request.query.get("digest"):
             return Answer(400, body=b'{"errors": [{"code": "DIGEST_INVALID", "message": "other bytes"}]}')
         self.blobs[sha256(bytes(held))] = bytes(held)
+        del self.uploads[name]
         return Answer(201, named)
 
     def _is_known(self, request: web.Request) -> bool:

@@ -75,6 +75,8 @@ async def test_an_upload_survives(registry: MaliciousRegistry, name: str, chunk:
     async with await connect(registry) as client:
         assert await client.push_blob("a/b", ONE, source_of(DATA), chunk=chunk)
     assert registry.blobs[str(ONE.digest)] == DATA
+    if name != "the beginning":  # nobody was told of that one
+        assert registry.uploads == {}
 
 
 @pytest.mark.parametrize(
@@ -127,6 +129,26 @@ async def test_a_registry_that_will_have_no_chunks_gets_the_whole_again(
     async with await connect(registry) as client:
         assert await client.push_blob("a/b", ONE, source_of(DATA))
     assert [one.method for one in registry.seen if one.method in ("PATCH", "PUT")] == ["PUT", "PATCH", "PUT"]
+    assert registry.uploads == {}
+
+
+@pytest.mark.parametrize("chunk", [None, 30_000])
+async def test_an_upload_that_begins_anew_leaves_none_behind(
+    registry: MaliciousRegistry, chunk: int | None
+) -> None:
+    """The registry is told to drop what it has of the first, before it is asked for another."""
+
+    async def breaks_off(request: web.Request, answer: Answer) -> web.StreamResponse:
+        """The connection is gone, what came of the bytes is kept, and nobody answers what that is."""
+        registry.uploads["upload0"] = bytearray(b"part")
+        return await (status(503) if request.method == "GET" else reset())(request, answer)
+
+    registry.on("/uploads/upload0", *[breaks_off] * (1 if chunk is None else 1 + QUICK.attempts))
+    async with await connect(registry) as client:
+        assert await client.push_blob("a/b", ONE, source_of(DATA), chunk=chunk)
+    assert registry.blobs[str(ONE.digest)] == DATA and registry.uploads == {}
+    told = [one.method for one in registry.seen if one.method in ("POST", "DELETE")]
+    assert told == ["POST", "DELETE", "POST"]
 
 
 def least_chunk(least: str) -> Fault:

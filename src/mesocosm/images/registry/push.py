@@ -93,15 +93,23 @@ class Upload:
 
     async def _give_up(self) -> None:
         """Have the registry drop what it was sent, which it would keep for days (Docker Registry HTTP API V2,
-        "Canceling an Upload").  One that knows of no such thing, or is gone, changes nothing.
+        "Canceling an Upload").  It is told once: one that is gone, or knows
+        of no such thing, changes nothing.
         """
-        if self._session is None:
+        session, self._session = self._session, None
+        if session is None:
             return
         with contextlib.suppress(MesocosmError, TimeoutError):
-            async with asyncio.timeout(PARTING):
-                await self._transport.call(
-                    "DELETE", self._session, scope=self._scope, what=self._what, accept=(200, 202, 204)
-                )
+            async with (
+                asyncio.timeout(PARTING),
+                self._transport.exchange("DELETE", session, scope=self._scope, what=self._what),
+            ):
+                pass
+
+    async def _begin_anew(self) -> Reply:
+        """One upload after another: the registry has no use for the one that cannot be gone on with."""
+        await self._give_up()
+        return await self._begin(None)
 
     async def _begin(self, mount_from: str | None) -> Reply:
         url = self._transport.url(f"{self._repository}/blobs/uploads/")
@@ -122,7 +130,7 @@ class Upload:
                 return await self._put(location, 0, self._descriptor.size)
             except Transient as error:
                 await self._pause(retry, error)
-            started = await self._begin(None)
+            started = await self._begin_anew()
             location = self._location(started)
             if chunks:
                 try:
@@ -130,7 +138,7 @@ class Upload:
                 except (Denied, Corrupt):
                     raise
                 except MesocosmError:
-                    chunks, location = False, self._location(await self._begin(None))
+                    chunks, location = False, self._location(await self._begin_anew())
 
     async def _send_chunks(self, location: URL, size: int) -> None:
         retry = Retry(self._transport.limits)
@@ -180,8 +188,7 @@ class Upload:
                 "GET", location, scope=self._scope, what=self._what, accept=(204, 404)
             )
         except Unavailable:
-            reply = await self._begin(None)
-            return self._location(reply), 0
+            return self._location(await self._begin_anew()), 0
         if reply.status == 404:
             return self._location(await self._begin(None)), 0
         match = _RANGE.fullmatch(reply.headers.get("Range", ""))
