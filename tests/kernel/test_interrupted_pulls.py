@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,6 +134,46 @@ async def test_of_an_archive_on_this_host_nothing_stays(family: str, tmp_path: P
             await pulling
         assert held and list(ingest.iterdir()) == []
         assert (await provisioner.pull(f"{family}:{path}")).complete
+
+
+@pytest.mark.parametrize("act", ["pull", "commit"])
+async def test_what_was_copied_here_goes_with_the_next_command(act: str, tmp_path: Path) -> None:
+    """Also where SIGKILL ended it: nobody goes on with what is not fetched, so it is not kept a day."""
+    image = image_of([[file(b"data", os.urandom(3 << 20))]])
+    reference = f"oci:{write_layout(image, tmp_path / 'layout')}"
+    changes = [tmp_path / "changes"] if act == "commit" else []
+    for path in changes:
+        path.mkdir()
+    ingest = tmp_path / "state/images/ingest"
+    assert killed(tmp_path, reference, *changes) == -signal.SIGKILL
+    [left] = ingest.glob("sha256-*")
+    assert left.stat().st_size > 0
+    async with opened(tmp_path) as provisioner:
+        await provisioner.recover(set())
+        assert not left.exists()
+
+
+async def test_a_download_that_goes_on_with_a_copy_may_be_gone_on_with(tmp_path: Path) -> None:
+    """What a killed copy left is as good a beginning as any, and then a download."""
+    path = write_layout(IMAGE, tmp_path / "layout")
+    assert killed(tmp_path, f"oci:{path}") == -signal.SIGKILL
+    [left] = (tmp_path / "state/images/ingest").glob("sha256-*")
+    async with opened(tmp_path) as provisioner:
+        blobs = provisioner.store.blobs
+        for resume, kept in ((False, False), (True, True), (False, True)):
+            ingest = blobs.begin(LAYER, len(IMAGE.layers[0]), resume=resume)
+            assert ingest is not None
+            ingest.close()
+            assert (left.stat().st_mode & 0o777) == (0o600 if kept else 0o700)
+        await provisioner.recover(set())
+        assert left.exists()
+
+
+def killed(*words: str | Path) -> int:
+    """How crash/dying_copy.py ended."""
+    tests = Path(__file__).parents[1]
+    command = [sys.executable, tests / "crash/dying_copy.py", *words]
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": str(tests)}, check=False).returncode
 
 
 async def test_a_layer_given_up_before_its_first_byte_leaves_no_lock(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@
 
 A blob is published by fsync, rename and fsync of the directory, after its digest and size were found right,
 so a crash at any point leaves it unpublished or whole.  What is in ``ingest/`` is resumed by the next one
-who wants the blob or removed by :meth:`BlobStore.sweep`.  The lock on an ingest file dies with its holder.
+who wants the blob, or removed by :meth:`BlobStore.sweep`: after a day, or at once where it was copied or made
+on this host.  The lock on an ingest file dies with its holder.
 The store holds no state of its own in memory and no path in it is absolute: it may be moved, and any number
 of processes may use it at once.
 """
@@ -31,7 +32,15 @@ from mesocosm.errors import (
     NotFound,
 )
 from mesocosm.images.digest import HEX_LENGTH, Digest, Verifier, verify
-from mesocosm.images.files import open_locked, read_at, remove_if_idle, same_file, unreadable, write_all
+from mesocosm.images.files import (
+    open_locked,
+    read_at,
+    remove_if_idle,
+    same_file,
+    set_resumable,
+    unreadable,
+    write_all,
+)
 from mesocosm.images.store_faults import store_faults
 from mesocosm.model.size import size as shown_size
 
@@ -151,15 +160,22 @@ class BlobStore:
             os.close(fd)
         return digest
 
-    def begin(self, digest: Digest, size: int | None, *, keep: bool = True) -> Ingest | None:
+    def begin(
+        self, digest: Digest, size: int | None, *, keep: bool = True, resume: bool = True
+    ) -> Ingest | None:
         """Take the lock on the blob's ingest file, and return it ready for resuming.
 
         None when somebody, in this process or another, holds it.  The ingest is a context.  Without ``keep``
-        the bytes are verified but not written: for whoever only wants them to run through a sink.
+        the bytes are verified but not written: for whoever only wants them to run through a sink.  Without
+        ``resume`` what this process leaves of a blob that it began is nobody's, should it die.
         """
         path = self._partial(digest)
         fd = open_locked(path)
-        return None if fd is None else Ingest(self, fd, path, digest, size, keep=keep)
+        if fd is None:
+            return None
+        if resume or not os.fstat(fd).st_size:
+            set_resumable(fd, resumable=resume)
+        return Ingest(self, fd, path, digest, size, keep=keep)
 
     def begun(self, digest: Digest) -> bool:
         """Whether somebody has begun with the blob, and not published it."""
@@ -190,8 +206,8 @@ class BlobStore:
     def sweep(self, *, older_than: float | None = None) -> int:
         """Empty the trash and remove ingest files that nobody holds; return the bytes freed.
 
-        ``older_than``: of downloads, which may be resumed, only those last written before this time (seconds
-        since the epoch); None takes all.
+        ``older_than``: of what may be resumed only what was last written before this time (seconds since the
+        epoch); None takes all.
         """
         freed = 0
         for directory in (self._trash, self._ingest):

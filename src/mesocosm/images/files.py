@@ -6,8 +6,14 @@ import fcntl
 import os
 import stat
 from pathlib import Path
+from typing import Final
 
 from mesocosm.errors import Corrupt
+
+_NOBODYS: Final = stat.S_IXUSR
+"""Marks an unfinished file that nobody would go on with: a bit of the mode that means nothing else here, and
+that every file system has.
+"""
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
@@ -43,6 +49,13 @@ def open_locked(path: Path) -> int | None:
         os.close(fd)
 
 
+def set_resumable(fd: int, *, resumable: bool) -> None:
+    """Say whether anybody would go on with the file, should its holder die."""
+    mode = 0o600 | (0 if resumable else _NOBODYS)
+    if stat.S_IMODE(os.fstat(fd).st_mode) != mode:
+        os.fchmod(fd, mode)
+
+
 def try_flock(fd: int) -> bool:
     """Take the lock on an open file; whether it was free."""
     try:
@@ -63,14 +76,17 @@ def same_file(fd: int, path: Path) -> bool:
 
 
 def remove_if_idle(path: Path, older_than: float | None) -> int:
-    """Unlink ``path`` unless somebody holds its lock or it is too young; return the bytes freed."""
+    """Unlink ``path`` unless somebody holds its lock; return the bytes freed.
+
+    ``older_than``, seconds since the epoch, spares what was written to later and may be resumed.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return 0
     try:
         held = os.fstat(fd)
-        young = older_than is not None and held.st_mtime >= older_than
+        young = older_than is not None and held.st_mtime >= older_than and not held.st_mode & _NOBODYS
         if young or not stat.S_ISREG(held.st_mode) or not try_flock(fd) or not same_file(fd, path):
             return 0
         path.unlink()

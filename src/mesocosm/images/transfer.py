@@ -84,8 +84,9 @@ async def fetch(
     ``Sink.finish`` not called, before digest and size are right.  Bytes that an earlier run left and that
     turn out wrong are fetched anew, once.  Raises Corrupt, Exhausted, and whatever ``source`` and the sink
     raise.  A cancel and a source that fails keep the partial file for the next try, but not without
-    ``resume``.  Without ``keep`` the blob is not stored: then whoever comes second fetches again, so the
-    caller must already hold a lock of its own on the outcome.
+    ``resume``, when what is left by a process that dies is gone with the next sweep, too.  Without ``keep``
+    the blob is not stored: then whoever comes second fetches again, so the caller must already hold a lock of
+    its own on the outcome.
     """
     if descriptor.data is not None:
         await in_thread(store.put, descriptor.data, descriptor.digest)
@@ -115,7 +116,7 @@ async def _have(
             except Corrupt as error:
                 await _drop_if_bad(store, digest, error)
                 continue
-        ingest = await _begin(store, digest, size, keep)
+        ingest = await _begin(store, digest, size, keep, resume)
         if ingest is None:
             continue
         with ingest:
@@ -172,10 +173,12 @@ async def in_thread(
         raise
 
 
-async def _begin(store: BlobStore, digest: Digest, size: int | None, keep: bool) -> Ingest | None:
+async def _begin(
+    store: BlobStore, digest: Digest, size: int | None, keep: bool, resume: bool
+) -> Ingest | None:
     """Take the ingest lock; None when the blob was published while waiting for it."""
     while not store.has(digest, size):
-        ingest = store.begin(digest, size, keep=keep)
+        ingest = store.begin(digest, size, keep=keep, resume=resume)
         if ingest is None:
             trace.point("transfer.waiting")
             await asyncio.sleep(POLL)
