@@ -116,6 +116,21 @@ async def test_a_file_is_an_image_of_one_layer(tmp_path: Path) -> None:
             await provisioner.pull(f"erofs:{other}@{'sha256:' + '0' * 64}")
 
 
+async def test_files_are_compared_with_those_of_archives(tmp_path: Path) -> None:
+    path = erofs_of(tmp_path)
+    layout = layered(tmp_path, path.read_bytes())
+    other = write_layout(image_of([[file(b"upper", b"1")]]), tmp_path / "other")
+    async with allowing(tmp_path) as provisioner:
+        for reference in (f"erofs:{path}", f"oci:{layout}", f"oci:{other}"):
+            await provisioner.pull(reference)
+        below = await provisioner.compare(f"erofs:{path}", f"oci:{layout}")
+        assert [(change.kind, change.path) for change in below] == [("added", "/upper")]
+        above = await provisioner.compare(f"oci:{layout}", f"oci:{other}")
+        gone = ["/bin", "/bin/tool", "/link", "/twin"]
+        assert [(change.kind, change.path) for change in above] == [("removed", name) for name in gone]
+        assert above[1].before == (tmp_path / "image.erofs.tree/twin").stat().st_size
+
+
 @pytest.mark.parametrize(
     "media_type", ["application/vnd.erofs.layer.v1", "application/vnd.oci.image.layer.v1.erofs"]
 )

@@ -456,6 +456,13 @@ def test_verify_tells_what_is_here_in_another_form(mesocosm: CommandLine, tmp_pa
     assert (only.status, only.out) == (1, f"{path}: absent sha256:{gone.name}: still so\n")
 
 
+def test_verify_calls_an_image_as_it_was_asked_for(two: CommandLine) -> None:
+    two("tag", "example.org/app:1", "alias").accepted()
+    for name in ("alias", "example.org/app:1"):
+        assert two("image", "verify", name).accepted().startswith(f"{name}: sound")
+    assert "alias:latest: sound" in two("image", "verify").accepted()
+
+
 def test_flipped_bits_are_found_and_brought_back(
     mesocosm: CommandLine, registry: Registry, pushed_busybox: str
 ) -> None:

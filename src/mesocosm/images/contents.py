@@ -102,7 +102,8 @@ def _is_whiteout(node: Node) -> bool:
 class TreeLayer:
     """A layer that is kept as a directory."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path | str) -> None:
+        """``root``: as text where its last part is ``.``, which a Path leaves out: a link is not the tree."""
         self._root = os.fsencode(root)
 
     def tree(self) -> Node:
@@ -175,7 +176,7 @@ def reading(store: ImageStore, image: ImageRecord, preferred: Form) -> Iterator[
             record = store.layers.record(diff_id, form)
             if record is not None and record.ready:
                 root = stack.enter_context(closing([mount_image((content,))]))[0]
-                layers[str(diff_id)] = TreeLayer(Path(f"/proc/self/fd/{root}/."))
+                layers[str(diff_id)] = TreeLayer(f"/proc/self/fd/{root}/.")
             elif form is Form.EROFS:
                 layers[str(diff_id)] = stack.enter_context(ErofsImage(content))
             else:

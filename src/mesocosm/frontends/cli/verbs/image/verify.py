@@ -86,7 +86,7 @@ async def _examine(
     store: Library, name: str, platform: str | None, report: Report, *, repair: bool
 ) -> Finding:
     image = await store.inspect(name, platform=platform)
-    subject = familiar(image.references[0]) if image.references else image.digest
+    subject = familiar(image.references[0]) if name == image.digest and image.references else name
     if platform is not None:
         subject = f"{subject} for {image.platform}"
     report(Progress(Phase.VERIFY, subject, 0, image.size))
