@@ -456,6 +456,15 @@ def test_verify_tells_what_is_here_in_another_form(mesocosm: CommandLine, tmp_pa
     assert (only.status, only.out) == (1, f"{path}: absent sha256:{gone.name}: still so\n")
 
 
+def test_names_in_refusals_are_as_people_write_them(two: CommandLine, registry: Registry) -> None:
+    two("tag", "example.org/app:1", "alias").accepted()
+    digest = two("images", "-q", "alias").accepted().strip()
+    two("rmi", digest).refused(r"has several names: alias:latest, example\.org/app:1 \(name one of them")
+    target = f"{registry.host}/app@{digest}"
+    two("push", "alias", target).refused(f"^mesocosm: {target} is no name to push by")
+    two("inspect", "alias").refused(r"no container 'alias' \(.*; mesocosm image inspect tells of images\)")
+
+
 def test_verify_calls_an_image_as_it_was_asked_for(two: CommandLine) -> None:
     two("tag", "example.org/app:1", "alias").accepted()
     for name in ("alias", "example.org/app:1"):

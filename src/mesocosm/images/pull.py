@@ -120,9 +120,10 @@ class Puller:
             await self._admission.before_asking(wanted.reference)
             there = await again(self._families, wanted.reference, image, report)
             if there is None:
+                name = wanted.reference.familiar
                 raise NotFound(
-                    f"layers of image {image.digest} are gone, and {wanted.reference} is another image now",
-                    hint=f"mesocosm pull {wanted.reference.familiar}",
+                    f"layers of image {image.digest} are gone, and {name} is another image now",
+                    hint=f"mesocosm pull {name}",
                 )
             found = there
         await self._with_room(lambda lease: self._bring_in(wanted, found, report, Proof.NONE, lease))
@@ -152,7 +153,7 @@ class Puller:
         if found is None and known is not None:
             return await in_thread(self._confirmed, known)
         if found is None:
-            raise Corrupt(f"{wanted.reference}: the source says that nothing changed, but nothing was known")
+            raise Corrupt(f"{subject}: the source says that nothing changed, but nothing was known")
         if isinstance(found, Outline) and known is not None:
             found = await recognised(found, known.image) or found
         if known is not None and found.etag is None and known.ref.top == str(found.top.digest):

@@ -41,7 +41,8 @@ async def push(
     """
     client = await registry_client(families, target)
     if target.tag is None:
-        raise InvalidConfig(f"{target} is no name to push by", hint="names are written HOST/NAME:TAG")
+        name = target.familiar
+        raise InvalidConfig(f"{name} is no name to push by", hint="names are written HOST/NAME:TAG")
     try:
         await _send_all(store, client, listed, target, target.tag, report)
     finally:

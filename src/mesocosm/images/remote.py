@@ -155,5 +155,5 @@ async def _digest(client: RegistryClient, reference: Reference) -> Digest:
         return reference.digest
     resolved = await client.resolve(reference.repository, reference.tag or "latest")
     if resolved is None:
-        raise Corrupt(f"{reference}: the registry says that nothing changed, but was not asked that")
+        raise Corrupt(f"{reference.familiar}: the registry says that nothing changed, but was not asked that")
     return resolved.digest

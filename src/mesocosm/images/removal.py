@@ -13,6 +13,7 @@ from mesocosm.images.image import ImageRecord, RefRecord
 from mesocosm.images.image_store import ImageStore
 from mesocosm.images.leases import CONTAINER, PIN
 from mesocosm.images.naming import Named, canonical
+from mesocosm.images.reference import parse_reference
 
 
 class Removal(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +34,7 @@ def remove(store: ImageStore, named: Named, image: ImageRecord, *, force: bool) 
     _require_own(named, refs)
     doomed = [ref for ref in refs if named.ref is not None and ref == named.ref] or refs
     if named.ref is None and len(refs) > 1 and not force:
-        names = ", ".join(sorted(ref.reference for ref in refs))
+        names = ", ".join(sorted(parse_reference(ref.reference).familiar for ref in refs))
         raise Busy(
             f"image {image.digest} has several names: {names}", hint="name one of them, or use --force"
         )

@@ -223,7 +223,7 @@ def _name(reference: Reference) -> str:
     """What a manifest is asked for by."""
     name = str(reference.digest) if reference.digest else reference.tag
     if name is None:
-        raise NotFound(f"{reference} names neither tag nor digest")
+        raise NotFound(f"{reference.familiar} names neither tag nor digest")
     return name
 
 

@@ -168,7 +168,7 @@ def require_pinned(reference: Reference, chain: Sequence[Document]) -> None:
     digests = [document.descriptor.digest for document in chain]
     if reference.digest is not None and reference.digest not in digests:
         raise Corrupt(
-            f"{reference} resolves to {digests[0]}, not to the digest it is pinned to",
+            f"{reference.familiar} resolves to {digests[0]}, not to the digest it is pinned to",
             hint="the source serves another image under this name",
         )
 

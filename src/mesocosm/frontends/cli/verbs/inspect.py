@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -12,6 +12,9 @@ from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.encoding import show_json
 from mesocosm.model import ContainerID
+
+if TYPE_CHECKING:
+    from mesocosm.containerizer import Containerizer
 
 
 @click.command()
@@ -26,7 +29,7 @@ async def command(ctx: click.Context, form: str, plan: bool, containers: tuple[s
     async with opened(ctx) as containerizer:
         told: list[dict[str, Any]] = []
         for name in containers:
-            container: ContainerID = containerizer.find(name)
+            container = _found(containerizer, name)
             facts = msgspec.to_builtins(await containerizer.status(container))
             if plan:
                 try:
@@ -35,3 +38,11 @@ async def command(ctx: click.Context, form: str, plan: bool, containers: tuple[s
                     facts["plan"] = None
             told.append(facts)
     show_json(told)
+
+
+def _found(containerizer: Containerizer, name: str) -> ContainerID:
+    try:
+        return containerizer.find(name)
+    except NotFound as error:
+        error.hint = f"{error.hint}; mesocosm image inspect tells of images"
+        raise
