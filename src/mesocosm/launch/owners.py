@@ -91,6 +91,8 @@ def _text(ranges: list[dict[str, int]]) -> str:
 
 def _kind(fd: int) -> str:
     """The type of a file system, in mountinfo's word where it has one for its device."""
+    if syscalls.filesystem_type(fd) == mounts.TMPFS_MAGIC:  # ours are nowhere in the table
+        return "tmpfs"
     status = os.fstat(fd)
     device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
     for entry in mounts.read_mountinfo():
