@@ -18,6 +18,7 @@ MAP = "0:100000:65536"
 
 def test_an_image_with_mapped_owners(mesocosm: CommandLine, debian_image_oci: Layout, tmp_path: Path) -> None:
     """The whole default isolation; two mappings and none side by side, with the layers mounted once."""
+    kernel.require_mapped_layers(tmp_path)
     layout, image = f"oci:{debian_image_oci.path}:{debian_image_oci.tag}", "example.org/debian:1"
     mesocosm("pull", "-q", layout).accepted()
     mesocosm("tag", layout, image).accepted()
@@ -58,6 +59,7 @@ def test_every_backend(
 
 def test_the_hosts_own_root(mesocosm: CommandLine, busybox_oci: Layout) -> None:
     """Linux 6.3: what hides its paths lies in memory."""
+    kernel.require_mapped_memory()
     image = f"oci:{busybox_oci.path}:{busybox_oci.tag}"
     ran = mesocosm("run", "--rm", "--idmap", MAP, "host", "stat", "-c", "%u", "/", "/etc/passwd", "/run")
     assert ran.accepted().split() == ["100000"] * 3
@@ -73,6 +75,8 @@ def test_what_is_exported_has_the_images_owners(
     backend: str, mesocosm: CommandLine, busybox_oci: Layout, tmp_path: Path
 ) -> None:
     """Read from outside, layers are not mapped and what was written for the container is."""
+    if backend != "copy":
+        kernel.require_mapped_layers(tmp_path)
     image, tar = f"oci:{busybox_oci.path}:{busybox_oci.tag}", tmp_path / "root.tar"
     given = ("--idmap", MAP, "--backend", backend, "--entrypoint", "", "-u", "0", "-w", "/")
     held = mesocosm("run", "-d", *given, image, "/bin/busybox", "sleep", "600").accepted().strip()
@@ -100,6 +104,7 @@ def test_volumes_with_a_mapping(mesocosm: CommandLine, tmp_path: Path) -> None:
         assert mesocosm("run", "--rm", *option, "host", "sh", "-c", script).accepted().split() == ["0", "0"]
         assert ((source / "new").stat().st_uid, (source / "new").stat().st_gid) == (1000, 1000)
         (source / "new").unlink()
+    kernel.require_mapped_memory()
     shared = ("--idmap", MAP, "-v", f"{source}:/v:ro,idmap")
     ran = mesocosm("run", "--rm", *shared, "host", "stat", "-c", "%u", "/v/file")
     assert ran.accepted().strip() == "101000"

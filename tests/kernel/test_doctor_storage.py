@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fixtures import kernel
 from fixtures.command import run
 from mesocosm.doctor import storage
 from mesocosm.doctor.finding import Finding
@@ -61,6 +62,7 @@ async def test_a_host_that_can_do_better_by_now_is_told_so(
 
 def test_a_kernel_that_mounts_files_needs_no_loop_devices(tmp_path: Path) -> None:
     """Linux 6.12, on the file systems that tests run on."""
+    kernel.require_file_mounts(tmp_path)
     assert findings(paths_of(tmp_path))["erofs mounts"].message == "from the files themselves"
 
 

@@ -234,6 +234,7 @@ def test_a_copy_has_lists_and_capabilities_of_the_mapped(tmp_path: Path) -> None
 
 async def test_kept_changes_belong_to_one_mapping(busybox_root: Path, desk: Desk, tmp_path: Path) -> None:
     """An upper layer has the host's IDs: with another mapping its files would be strangers'."""
+    kernel.require_mapped_layers(tmp_path)
     image = f"oci:{write_layout(image_of(layers_of(busybox_root, 2)), tmp_path / 'layout')}"
     kept = tmp_path / "kept"
 

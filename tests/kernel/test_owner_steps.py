@@ -145,6 +145,7 @@ async def test_a_bind_root_is_mapped_too(
 
 async def test_the_hosts_own_root_is_mapped_mount_by_mount(desk: Desk, tmp_path: Path) -> None:
     """Hidden and emptied paths stay so; what of the host belongs to root belongs to the mapped root."""
+    kernel.require_mapped_memory()
     disk = tmp_path / "disk"
     disk.mkdir()
     fd = mounts.tmpfs()
@@ -317,6 +318,7 @@ def test_mapped_layers_below_an_overlay_by_every_interface(
     old: bool, layer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Before Linux 6.8 layers come in one option string, and detached ones are attached for a moment."""
+    kernel.require_mapped_layers(tmp_path)
     if old:
 
         def refuse(_: object) -> int:
