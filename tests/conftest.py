@@ -24,6 +24,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from fixtures import host, images, leaks, reaper, roots
@@ -34,6 +35,11 @@ from fixtures.registry import Registry
 # Whoever is put into the background by a script ignores SIGINT, and so would every command that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# How long an example takes says how busy the machine is.  In CI hypothesis has a profile like this one.
+if "CI" not in os.environ:
+    hypothesis.settings.register_profile("mesocosm", deadline=None)
+    hypothesis.settings.load_profile("mesocosm")
 
 _SLOW_TO_MAKE = 900
 """Seconds: making the Debian root takes a minute or two, once per machine, and counts as its test's time."""

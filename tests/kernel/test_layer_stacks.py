@@ -213,7 +213,7 @@ def model_stack(layers: list[list[Member]]) -> Dir | None:
 
 
 @pytest.mark.slow
-@settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=120, suppress_health_check=list(HealthCheck))
 @given(STACKS)
 @example([[file(b"d/old"), file(b"f/old")], [file(b".wh.d", b""), file(b"d/new"), file(b"f/new")]])
 @example([[file(b"d/old")], [file(b"d/new"), file(b".wh.d", b"")]])
@@ -253,7 +253,7 @@ def build(kind: SinkKind, folder: Path, layers: list[list[Member]]) -> list[Path
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.lists(NO_LINK_WAYS, min_size=1, max_size=8), min_size=1, max_size=3))
 def test_i05_same_as_umoci(stacks: list[list[list[Member]]]) -> None:
     """umoci follows links of lower layers, has no name for directories nobody described, and makes none for a

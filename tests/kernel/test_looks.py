@@ -47,7 +47,7 @@ def held(*layers: Path) -> Iterator[list[int]]:
         yield descriptors
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.lists(MEMBERS, max_size=8), min_size=2, max_size=3))
 def test_noted_places_lead_to_the_looks_that_a_walk_finds(stack: list[list[Member]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

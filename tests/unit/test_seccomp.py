@@ -432,7 +432,7 @@ def evaluate(document: Mapping[str, Any], call: str, arguments: Sequence[int], a
     return f"{ACTIONS[action]}({errno})" if ACTIONS[action] in ("errno", "trace") else ACTIONS[action]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(documents, st.lists(st.lists(values, min_size=6, max_size=6), min_size=4, max_size=4), st.data())
 def test_program_equals_direct_evaluation(
     document: dict[str, Any], drawn: list[list[int]], data: st.DataObject

@@ -178,7 +178,7 @@ def test_the_largest_value_is_kept() -> None:
     assert parse_profile(json.dumps(document).encode()).rules[0].args[0].value == (1 << 64) - 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.binary(max_size=200)
     | st.recursive(st.none() | st.text() | st.integers(), st.lists).map(repr).map(str.encode)
