@@ -20,7 +20,7 @@ import pytest
 from attacks.commandline import Answer, CommandLine, copy_root, spoil
 from e2e.leftovers import assert_nothing_left, names_in
 from fixtures.canary import Canary
-from malicious_registry import Fault, MaliciousRegistry, change, flip_bit, mute, stall, status, truncate
+from malicious_registry import Fault, MaliciousRegistry, change, flip_bit, mute, raw, stall, status, truncate
 from registry_fixtures import SmallImage, small_image, write_layout
 
 IMPATIENT = Path(__file__).parent / "impatient_command.py"
@@ -96,6 +96,7 @@ ANSWERS: list[Case] = [
     ("/manifests/", status(429, {"Retry-After": "0"}), ("limits the rate of requests", "wait")),
     ("/manifests/", status(500), ("answered 500", "a/b:latest", "its own logs say why")),
     ("/manifests/", mute(), ("does not answer", "check the network")),
+    ("/manifests/", raw(b"+OK mail\r\n"), ("cannot be read as HTTP: bad status line (check its name",)),
     ("/manifests/", WEB_PAGE, ("a/b:latest is a web page, not JSON", "another kind of server, or a proxy")),
     ("/blobs/", status(401), ("asks for credentials", "mesocosm login")),
     ("/blobs/", status(404), ("has no",)),
@@ -108,7 +109,7 @@ ANSWERS: list[Case] = [
 @pytest.mark.parametrize(
     ("part", "fault", "words"),
     ANSWERS,
-    ids=["401", "403", "404", "429", "500", "hangs", "web-page"]
+    ids=["401", "403", "404", "429", "500", "hangs", "mail", "web-page"]
     + [f"blob-{name}" for name in ("401", "404", "429", "500", "hangs")],
 )
 async def test_a_registry_that_refuses(

@@ -110,6 +110,10 @@ def wire_fault(error: Exception, *, registry: str, where: str, spoken: bool) -> 
         text = f"registry {registry} ({where}) cannot be reached: {reason}"
         hint = "check that it runs and that a firewall lets us through"
         return Transient(text, hint=hint) if spoken else Unavailable(text, hint=hint)
+    if isinstance(error, aiohttp.ClientResponseError):  # what was read makes no answer
+        reason = shown(error.message.partition("\n")[0].rstrip(":").lower() or "it is malformed", 60)
+        text = f"registry {registry} ({where}) answers what cannot be read as HTTP: {reason}"
+        return Transient(text, hint="check its name and port")
     return Transient(f"registry {registry} ({where}) broke off: {shown(error, 120) or type(error).__name__}")
 
 

@@ -79,7 +79,7 @@ async def get(
     reply = await _ask(transport, "GET", repository, reference, etag, accepted)
     if reply.status == 304:
         return None
-    where = f"manifest {transport.registry}/{repository}"
+    where = f"manifest {transport.registry}/{_written(repository, reference)}"
     media_type, data = base_type(reply.headers.get("Content-Type")), reply.body
     if schema1:
         media_type = served_as(data, media_type, where)
@@ -128,16 +128,19 @@ async def _ask(
     headers = {"Accept": ", ".join(accepted)}
     if etag:
         headers["If-None-Match"] = etag
-    separator = "@" if ":" in reference else ":"
     return await transport.call(
         method,
         transport.url(path_of(repository, reference)),
         scope=pull_scope(repository),
-        what=f"{repository}{separator}{reference}",
+        what=_written(repository, reference),
         accept=(200, 304) if etag else (200,),
         headers=headers,
         most=transport.limits.document,
     )
+
+
+def _written(repository: str, reference: str) -> str:
+    return f"{repository}{'@' if ':' in reference else ':'}{reference}"
 
 
 def _resolved(reply: Reply) -> Resolved | None:
