@@ -77,6 +77,8 @@ REFUSED = [
     ("import noise example.org/x:1", 1, "org/x:1: layer sha256:.*it is no tar archive"),
     ("import folder example.org/x:1", 1, "folder is not a regular file"),
     ("import root.tar BAD", 1, "repository names are lower case"),
+    ("image inspect host", 1, r"host is no image that is kept here \(such roots are run as they are\)"),
+    ("save -o out.tar dir:folder", 1, r"folder is no image that is kept here \(such roots are run"),
     ("import -c NONSENSE root.tar", 1, "'NONSENSE' is not understood"),
     ("import", 2, "missing argument 'FILE'"),
     ("pull -q tarball:empty", 1, "empty is empty"),
@@ -132,6 +134,11 @@ def test_one_line_and_nothing_left(mesocosm: CommandLine, here: Path) -> None:
         assert len(words) < 400 and "Traceback" not in words, words
         assert left(mesocosm, here) == [], line
     assert mesocosm("images", "-q").accepted() == before
+
+
+def test_a_list_that_is_none_is_told_how_one_is_written(mesocosm: CommandLine, here: Path) -> None:
+    words = ("import", "-c", "CMD [/bin/sh]", "root.tar")
+    mesocosm(*words, cwd=here).refused(r"'CMD \[/bin/sh\]': that is no JSON list of words, as in \[\"/bin/sh")
 
 
 def test_what_came_through_a_pipe_is_called_standard_input(mesocosm: CommandLine, here: Path) -> None:

@@ -61,7 +61,7 @@ def _exec_form(value: str) -> list[str] | None:
     try:
         return msgspec.json.decode(value, type=list[str])
     except msgspec.MsgspecError:
-        raise ValueError("that is no JSON list of words") from None
+        raise ValueError('that is no JSON list of words, as in ["/bin/sh", "-c"]') from None
 
 
 def _text(name: str) -> Callable[[dict[str, Json], str], None]:

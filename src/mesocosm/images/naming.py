@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
@@ -17,6 +18,8 @@ from mesocosm.images.reference import Reference, parse_reference
 
 _ID = re.compile(r"(?:sha256:)?[a-f0-9]{4,64}", re.ASCII)
 _WHOLE_ID = re.compile(r"sha256:[a-f0-9]{4,64}|[a-f0-9]{64}", re.ASCII)
+_AS_THEY_ARE: Final = ("host", "dir")
+"""Transports of roots without layers."""
 
 
 class Named(msgspec.Struct, frozen=True):
@@ -134,6 +137,8 @@ class Naming:
 def missing(reference: Reference | None, text: str) -> NotFound:
     """The error for an image that is not here."""
     name = reference.familiar if reference else shown(text, 120)
+    if reference is not None and reference.transport in _AS_THEY_ARE:
+        return NotFound(f"{name} is no image that is kept here", hint="such roots are run as they are")
     return NotFound(f"image {name} is not on this host", hint=f"mesocosm pull {name}")
 
 
