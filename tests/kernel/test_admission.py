@@ -16,6 +16,7 @@ from fixtures.admission import KEY, attempt, signature_of, tag_of
 from malicious_registry import MaliciousRegistry
 from mesocosm.errors import Denied
 from mesocosm.images import mediatypes
+from mesocosm.images.layers.store import Form
 from mesocosm.images.provisioner import Provisioner
 from provisions import image_of, new_id, paths_of
 from registry_fixtures import SmallImage, write_layout
@@ -45,6 +46,29 @@ async def test_signed_images_are_admitted(tmp_path: Path) -> None:
         registry.add(signature_of(IMAGE.digest, f"{registry.host}/a/b"), "a/b", tag_of(IMAGE.digest))
         assert await attempt(tmp_path, f"{registry.host}/a/b", policy) == IMAGE.digest
     assert await attempt(tmp_path, f"{registry.host}/a/b", policy) == IMAGE.digest  # asks nobody
+
+
+async def test_what_was_admitted_is_brought_back_from_here_by_any_name(tmp_path: Path) -> None:
+    """By its digest too, judged by the names it has; nobody is asked for what is known."""
+    policy = write_policy(tmp_path, SIGNED)
+    async with MaliciousRegistry() as registry:
+        name = f"{registry.host}/a/b"
+        registry.add(IMAGE, "a/b", "latest")
+        registry.add(signature_of(IMAGE.digest, name), "a/b", tag_of(IMAGE.digest))
+        assert await attempt(tmp_path, name, policy) == IMAGE.digest
+        asked = len(registry.seen)
+        async with Provisioner.open(paths_of(tmp_path), policy=policy) as provisioner:
+            [layer] = provisioner.store.catalogue.require(IMAGE.digest).diff_ids
+            for text in (name, IMAGE.digest):
+                provisioner.store.layers.condemn(layer, Form.EROFS)
+                assert not (await provisioner.verify(text, repair=True)).sound
+                assert (await provisioner.verify(text)).sound
+            policy.write_text('default = "reject"\n')
+            for text in (name, IMAGE.digest):
+                provisioner.store.layers.condemn(layer, Form.EROFS)
+                with pytest.raises(Denied, match="is rejected by policy"):
+                    await provisioner.verify(text, repair=True)
+        assert len(registry.seen) == asked
 
 
 @pytest.mark.parametrize("fault", ["none", "stranger", "digest", "name", "type", "flipped"])

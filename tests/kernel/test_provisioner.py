@@ -12,6 +12,8 @@ import pytest
 from malicious_registry import MaliciousRegistry, headers, stall, status
 from mesocosm.errors import Busy, Corrupt, InvalidConfig, NotFound, Unavailable, Unsupported, WrongState
 from mesocosm.images.collect import Limits
+from mesocosm.images.digest import Digest
+from mesocosm.images.layers.store import Form
 from mesocosm.images.progress import Phase, Progress
 from mesocosm.images.provisioner import Provisioner
 from mesocosm.model import ContainerID
@@ -351,6 +353,25 @@ async def test_names_tags_and_digests(tmp_path: Path) -> None:
         assert [step.created_by for step in steps] == ["step 1", "step 0"]
         assert steps[1].layer == image.layers[0].diff_id and steps[1].size > 100_000
         assert (await provisioner.documents(short))[0] == ONE.manifest
+
+
+@pytest.mark.parametrize("named", ["tag", "digest"])
+async def test_what_is_missing_comes_from_where_the_image_was_pulled(named: str, tmp_path: Path) -> None:
+    """Whatever it was named by: a name that was given here is no address."""
+    async with MaliciousRegistry() as registry, MaliciousRegistry() as other, opened(tmp_path) as provisioner:
+        registry.add(ONE, "a/b", "latest")
+        await provisioner.pull(f"{registry.host}/a/b")
+        await provisioner.tag(f"{registry.host}/a/b", f"{other.host}/mine:1")
+        name = f"{other.host}/mine:1" if named == "tag" else ONE.digest
+        store, scratch = provisioner.store, tmp_path / "scratch"
+        image = store.catalogue.require(ONE.digest)
+        store.layers.condemn(image.diff_ids[0], Form.EROFS)
+        store.blobs.delete(Digest.parse(image.layers[0].digest))
+        with pytest.raises(NotFound, match="are not on this host"):
+            await provisioner.provision(new_id(), name, pull="never", scratch=scratch)
+        provision = await provisioner.provision(new_id(), name, scratch=scratch)
+        assert provision.identity.digest == ONE.digest and store.complete(image, Form.EROFS)
+        assert blob_requests(registry).count(image.layers[0].digest) == 2 and not other.seen
 
 
 async def test_an_image_is_not_removed_by_a_digest_in_another_repository(tmp_path: Path) -> None:

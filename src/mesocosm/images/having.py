@@ -36,7 +36,7 @@ class Having:
         if policy not in POLICIES:
             raise InvalidConfig(f"pull policy {policy!r} is unknown", hint=f"use {', '.join(POLICIES)}")
         if named.reference is None or not _is_asked(named, named.reference, policy):
-            return await self._as_it_is(named, platform, backend, report, offline=policy == "never")
+            return await self._as_it_is(named, backend, report, offline=policy == "never")
         try:
             pulled = await self._puller.pull(Wanted(named.reference, platform, backend.form), report)
         except Unavailable:
@@ -47,29 +47,15 @@ class Having:
             return image, named.ref
         return pulled.image, pulled.ref
 
-    async def restore(
-        self,
-        reference: Reference | None,
-        image: ImageRecord,
-        platform: Platform,
-        backend: Backend,
-        report: Report,
-        *,
-        offline: bool = False,
-    ) -> None:
-        """Bring back what is missing of an image that is known; ``offline`` asks nobody."""
-        wanted = Wanted(reference or Reference("host"), platform, backend.form)
-        await self._puller.restore(wanted, image, report, offline=offline or reference is None)
-
     async def _as_it_is(
-        self, named: Named, platform: Platform, backend: Backend, report: Report, *, offline: bool
+        self, named: Named, backend: Backend, report: Report, *, offline: bool
     ) -> tuple[ImageRecord, RefRecord | None]:
         image = named.image
         if image is None:
             raise missing(named.reference, "")
         await self._rights.require(named.reference, image)
         if not await self._complete(image, backend):
-            await self.restore(named.reference, image, platform, backend, report, offline=offline)
+            await self._puller.restore(named.reference, image, backend.form, report, offline=offline)
         return image, named.ref
 
     async def _complete(self, image: ImageRecord, backend: Backend) -> bool:

@@ -14,7 +14,7 @@ from mesocosm.images.exchange import Exchange
 from mesocosm.images.image import Image
 from mesocosm.images.inspection import Step, Usage
 from mesocosm.images.making import Making
-from mesocosm.images.naming import new_name
+from mesocosm.images.naming import Named, new_name
 from mesocosm.images.platform import host_platform, platform_of
 from mesocosm.images.removal import Removal, pin_owner, remove_each
 from mesocosm.images.supply import have_blobs, have_documents
@@ -134,15 +134,14 @@ class Library(Exchange, Making):
 
         Busy for a directory tree that containers run from: what is in it stays as it is until they end.
         """
-        wanted = platform_of(platform)
-        named = await in_thread(self._naming.require, text, wanted)
+        named: Named = await in_thread(self._naming.require, text, platform_of(platform))
         image, chosen = named.require_image(), await in_thread(self._backends.get, None)
         await in_thread(self.mounts.drop, await in_thread(Verification(self.store).discard, verdict))
         await have_documents(self.store, self._families, image)
         gone = self.store.missing(image, chosen.form) | set(verdict.damaged)
         if any(layer.digest in gone for layer in image.layers):
             await have_blobs(self.store, self._families, image, self._report)
-        await self._having.restore(named.reference, image, wanted, chosen, self._report)
+        await self._puller.restore(named.reference, image, chosen.form, self._report, offline=False)
         await in_thread(Verification(self.store).require_free, verdict)
 
     async def scrub(

@@ -18,7 +18,6 @@ import msgspec
 
 from mesocosm import trace
 from mesocosm.errors import Corrupt, Denied, Exhausted, NotFound
-from mesocosm.images.again import again
 from mesocosm.images.automatic import Automatic
 from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
@@ -30,13 +29,14 @@ from mesocosm.images.layers.store import Form
 from mesocosm.images.leases import Pulling
 from mesocosm.images.naming import platform_key
 from mesocosm.images.outlines import PARALLEL, filled_in, recognised
-from mesocosm.images.platform import Platform
+from mesocosm.images.platform import Platform, parse_platform
 from mesocosm.images.progress import Phase, Progress, Report
 from mesocosm.images.reference import Reference
 from mesocosm.images.side_by_side import side_by_side
 from mesocosm.images.store_faults import is_full, store_faults
 from mesocosm.images.stores.base import Found, Outline
 from mesocosm.images.stores.resolve import require_pinned
+from mesocosm.images.supply import found_again
 from mesocosm.images.transfer import in_thread
 from mesocosm.images.trust.admission import Admission
 from mesocosm.images.trust.rights import Hearsay, Rights
@@ -103,12 +103,15 @@ class Puller:
             wanted, lambda: self._with_room(lambda lease: self._brought(wanted, report, lease))
         )
 
-    async def restore(self, wanted: Wanted, image: ImageRecord, report: Report, *, offline: bool) -> None:
+    async def restore(
+        self, reference: Reference | None, image: ImageRecord, form: Form, report: Report, *, offline: bool
+    ) -> None:
         """Bring back what is missing of an image that is known: from its blobs, else from where it came.
 
-        ``offline`` asks nobody.
+        ``reference`` is what it was named by, None for its digest; ``offline`` asks nobody.
         """
-        missing = self._store.missing(image, wanted.form)
+        await in_thread(self._admission.before_start, reference, image)
+        missing = self._store.missing(image, form)
         if all(self._store.blobs.has(Digest.parse(digest)) for digest in missing):
             found = await in_thread(found_here, self._store, image)
         elif offline:
@@ -117,15 +120,8 @@ class Puller:
                 hint="pull it again, without --pull never",
             )
         else:
-            await self._admission.before_asking(wanted.reference)
-            there = await again(self._families, wanted.reference, image, report)
-            if there is None:
-                name = wanted.reference.familiar
-                raise NotFound(
-                    f"layers of image {image.digest} are gone, and {name} is another image now",
-                    hint=f"mesocosm pull {name}",
-                )
-            found = there
+            found = await found_again(self._store, self._families, image, report)
+        wanted = Wanted(reference or _NAMELESS, parse_platform(image.platform), form)
         await self._with_room(lambda lease: self._bring_in(wanted, found, report, Proof.NONE, lease))
 
     async def keep(self, found: Found, form: Form, report: Report) -> ImageRecord:
@@ -134,6 +130,7 @@ class Puller:
         return await self._with_room(lambda lease: self._keep(wanted, found, report, lease))
 
     async def _keep(self, wanted: Wanted, found: Found, report: Report, lease: Pulling) -> ImageRecord:
+        await self._admission.before_fetch(wanted.reference, found)
         image = await self._bring_in(wanted, found, report, Proof.ARCHIVE, lease)
         top = str(found.top.digest)
         index = top if top != image.digest else None
@@ -158,6 +155,7 @@ class Puller:
             found = await recognised(found, known.image) or found
         if known is not None and found.etag is None and known.ref.top == str(found.top.digest):
             return await in_thread(self._confirmed, known)
+        await self._admission.before_fetch(wanted.reference, found)
         image = await self._bring_in(wanted, found, report, Proof.SOURCE, lease)
         ref = RefRecord(
             reference=str(wanted.reference),
@@ -204,8 +202,8 @@ class Puller:
     async def _bring_in(
         self, wanted: Wanted, source: Found | Outline, report: Report, proof: Proof, lease: Pulling
     ) -> ImageRecord:
+        """Have an image that policy admits; an outline is judged once more when it is filled in."""
         hearsay = Hearsay(report)
-        await self._admission.before_fetch(wanted.reference, source)
         found = await self._filled_in(wanted, source, lease, hearsay)
         image = record_of(found.manifest, found.config, found.source, time.time(), found.origin)
         documents = [document.descriptor.digest for document in found.documents]

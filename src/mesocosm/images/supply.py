@@ -6,10 +6,9 @@ never fetched: another image brought the same layer, compressed otherwise.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
-from mesocosm.errors import MesocosmError, NotFound
+from mesocosm.errors import Denied, MesocosmError, NotFound, Unavailable
 from mesocosm.images.again import again
 from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
@@ -28,7 +27,7 @@ async def have_blobs(store: ImageStore, families: Families, image: ImageRecord, 
     """
     if all(store.blobs.has(Digest.parse(one.digest), one.size) for one in image.layers):
         return
-    await keep_blobs(store, await _found_again(store, families, image, report), report)
+    await keep_blobs(store, await found_again(store, families, image, report), report)
 
 
 async def have_documents(store: ImageStore, families: Families, image: ImageRecord) -> None:
@@ -39,18 +38,29 @@ async def have_documents(store: ImageStore, families: Families, image: ImageReco
     """
     if all(map(store.blobs.has, image.kept)):
         return
-    found = await _found_again(store, families, image, silent)
+    found = await found_again(store, families, image, silent)
     for document in found.documents:
         await in_thread(store.blobs.put, document.data, document.descriptor.digest)
 
 
-async def _found_again(store: ImageStore, families: Families, image: ImageRecord, report: Report) -> Found:
-    """The image at the first of its sources that still has it."""
+async def found_again(store: ImageStore, families: Families, image: ImageRecord, report: Report) -> Found:
+    """Return the image as the first of its sources has it that still does.
+
+    Raises NotFound where none has, Unavailable or Denied where one of them might have.
+    """
+    silent_one: MesocosmError | None = None
     for reference in await in_thread(lambda: list(_sources(store, image))):
-        with contextlib.suppress(MesocosmError):
+        try:
             found = await again(families, reference, image, report)
+        except (Unavailable, Denied) as error:
+            silent_one = error
+        except MesocosmError:
+            continue
+        else:
             if found is not None:
                 return found
+    if silent_one is not None:
+        raise silent_one
     raise NotFound(
         f"some of image {image.digest} is not kept on this host, and no source has it",
         hint="pull or load the image again",
