@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Final
@@ -22,6 +21,7 @@ from mesocosm.images.reference import Reference, parse_reference
 from mesocosm.images.registry.client import RegistryClient
 from mesocosm.images.registry.push import UploadSource
 from mesocosm.images.remote import registry_client
+from mesocosm.images.side_by_side import side_by_side
 from mesocosm.images.stores.base import Document
 from mesocosm.images.transfer import in_thread
 
@@ -110,7 +110,6 @@ async def _send(
     report: Report,
 ) -> None:
     """Have all blobs there, some at a time; the first failure ends the others and is raised."""
-    slots = asyncio.Semaphore(PARALLEL)
 
     async def send(descriptor: Descriptor, home: str | None) -> None:
         source = _source(store, descriptor)
@@ -118,21 +117,14 @@ async def _send(
 
     async def have(descriptor: Descriptor) -> None:
         home = homes.get(str(descriptor.digest))
-        async with slots:
-            if home is not None:
-                # Whoever may push here need not be able to read there, and not all registries mount.
-                with contextlib.suppress(Denied, NotFound, Unsupported):
-                    await send(descriptor, home)
-                    return
-            await send(descriptor, None)
+        if home is not None:
+            # Whoever may push here need not be able to read there, and not all registries mount.
+            with contextlib.suppress(Denied, NotFound, Unsupported):
+                await send(descriptor, home)
+                return
+        await send(descriptor, None)
 
-    tasks = [asyncio.ensure_future(have(descriptor)) for descriptor in wanted]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    await side_by_side(have, wanted, most=PARALLEL)
 
 
 def _homes(store: ImageStore, target: Reference) -> dict[str, str]:
