@@ -306,14 +306,14 @@ async def test_basic_authentication_against_htpasswd(tmp_path: Path) -> None:
             private.host, hosts=NOWHERE, credentials=credentials
         ) as stranger:
             with pytest.raises(Denied, match=f"mesocosm login {private.host}"):
-                await stranger.ping()
+                await stranger.log_in()
         await credentials.login(private.host, Credential("joe", "wrong"))
         async with await RegistryClient.open(private.host, hosts=NOWHERE, credentials=credentials) as wrong:
             with pytest.raises(Denied):
-                await wrong.ping()
+                await wrong.log_in()
         await credentials.login(private.host, Credential("joe", password))
         async with await RegistryClient.open(private.host, hosts=NOWHERE, credentials=credentials) as joe:
-            await joe.ping()
+            await joe.log_in()
             await push_image(joe, "private/a", image, "1", chunk=100)
             await pull_image(joe, BlobStore.open(tmp_path / "store"), "private/a", "1")
         # The file is docker's own format: skopeo logs in with it.

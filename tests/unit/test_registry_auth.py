@@ -288,7 +288,7 @@ async def test_each_kind_of_authentication_works(
     else:
         registry.require_token(user=("joe", SECRET) if "user" in kind else None)
     async with await connect(registry, with_auth(tmp_path, registry)) as client:
-        await client.ping()
+        await client.log_in()
         assert await client.manifest("a/b", "latest") is not None
         assert await client.tags("a/b") == ["latest"]
 

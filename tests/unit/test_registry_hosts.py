@@ -563,7 +563,7 @@ async def test_a_registry_that_is_not_there_is_an_error_at_once() -> None:
         host = gone.host
     async with await RegistryClient.open(host, hosts=NOWHERE) as client:
         with pytest.raises(Unavailable, match="cannot be reached"):
-            await client.ping()
+            await client.log_in()
 
 
 async def test_conditional_questions(two: tuple[MaliciousRegistry, MaliciousRegistry]) -> None:

@@ -207,7 +207,7 @@ async def test_G03_an_upload_elsewhere_carries_no_credentials(registry: Maliciou
     async with MaliciousRegistry(address="127.0.0.2") as other:
         other.uploads["upload0"] = bytearray()
         async with await connect(registry, Joe()) as client:
-            await client.ping()
+            await client.log_in()
             where = f"{other.url}/v2/a/b/blobs/uploads/upload0"
             registry.on("/uploads/", status(202, {"Location": where}))
             await client.push_blob("a/b", ONE, source_of(DATA))

@@ -107,19 +107,16 @@ class Collector:
     def __init__(self, store: ImageStore) -> None:
         self._store = store
 
-    def plan(self, limits: Limits | None = None, *, dangling: bool = True) -> Plan:
-        """Return what `collect` would remove now.
+    def plan(self, limits: Limits | None = None) -> Plan:
+        """Return what `collect` would remove now; without ``limits`` only what has no name."""
+        return self._plan(self._store.leases.shown(), limits)
 
-        Without ``limits`` only what has no name; ``dangling`` False spares nameless images too.
-        """
-        return self._plan(self._store.leases.shown(), limits, dangling)
-
-    def collect(self, limits: Limits | None = None, *, dangling: bool = True) -> Plan:
+    def collect(self, limits: Limits | None = None) -> Plan:
         """Remove what the plan says at the moment of removing, and return it."""
         with store_faults(self._store.root):
             rebuild(self._store)
         with store_faults(self._store.root), self._store.leases.frozen() as needed:
-            plan = self._plan(needed, limits, dangling)
+            plan = self._plan(needed, limits)
             self._condemn(needed, plan)
         self._store.sweep(older_than=time.time() - PARTIAL_AGE)
         return plan
@@ -230,10 +227,10 @@ class Collector:
 
     # --- marking --------------------------------------------------------------------------------------------
 
-    def _plan(self, needed: Needed, limits: Limits | None, dangling: bool) -> Plan:
+    def _plan(self, needed: Needed, limits: Limits | None) -> Plan:
         named = {ref.digest for ref in self._store.catalogue.refs()}
         free = [image for image in self._store.catalogue.images() if image.digest not in needed.digests]
-        doomed = {image.digest for image in free if dangling and image.digest not in named}
+        doomed = {image.digest for image in free if image.digest not in named}
         if limits is not None:
             doomed |= self._beyond(
                 limits, [image for image in free if image.digest not in doomed], needed, doomed

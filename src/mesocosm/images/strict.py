@@ -40,9 +40,9 @@ def load(data: bytes, what: str, *, limit: int = DOCUMENT_LIMIT) -> dict[str, Js
     return value
 
 
-def load_list(data: bytes, what: str, *, limit: int = DOCUMENT_LIMIT) -> list[Json]:
+def load_list(data: bytes, what: str) -> list[Json]:
     """As `load`, for a document that is a list."""
-    value = _decode(data, what, limit)
+    value = _decode(data, what, DOCUMENT_LIMIT)
     if not isinstance(value, list):
         raise Corrupt(f"{what} is not a JSON list")
     return value

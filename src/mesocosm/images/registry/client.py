@@ -135,27 +135,20 @@ class RegistryClient:
                 subject = f"registry {transport.registry}: {text}"
                 report(Progress(Phase.WARNING, subject, finished=True))
 
-    async def ping(self) -> None:
-        """Check that the registry speaks the protocol and takes our credentials."""
-        await self._version()
-
     async def log_in(self) -> LoggedIn:
         """Have the registry look at our credentials.  Only a client opened with ``offline`` asks for a token.
 
         Raises Denied when it refuses them, Unavailable also for a server that is no registry.
         """
         hint = "check its name and port"
+        url = self._origin.url("")
         try:
-            reply = await self._version()
+            reply = await self._origin.call("GET", url, scope="", what="API version 2", most=64 << 10)
         except (NotFound, Exhausted) as error:
             raise Unavailable(f"{self.registry} is no registry: {error.message}", hint=hint) from error
         if not self._origin.asked and not _is_of_registry(reply):
             raise Unavailable(f"{self.registry} answers as a web server, not as a registry", hint=hint)
         return LoggedIn(self._origin.asked, self._origin.identity_token)
-
-    async def _version(self) -> Reply:
-        transport = self._origin
-        return await transport.call("GET", transport.url(""), scope="", what="API version 2", most=64 << 10)
 
     async def resolve(self, repository: str, reference: str, *, etag: str = "") -> Resolved | None:
         """Return what ``reference`` (tag or digest) stands for, without fetching it; None when ``etag``

@@ -155,7 +155,6 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         body: bytes | None = None,
         most: int | None = None,
-        retry: Retry | None = None,
     ) -> Reply:
         """Return the answer, read whole, once its status is one of ``accept``.
 
@@ -173,7 +172,7 @@ class Transport:
                     data = await bodies.read(response, self.limits, what, most or self.limits.reply)
                 return Reply(response.status, response.headers, data, str(response.url))
 
-        return await self.retrying(attempt, retry or Retry(self.limits))
+        return await self.retrying(attempt, Retry(self.limits))
 
     async def retrying(self, attempt: Callable[[], Awaitable[Result]], retry: Retry) -> Result:
         """Run ``attempt`` until it returns, fails for good, or ``retry`` gives up."""
