@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from malicious_registry import MaliciousRegistry, headers, stall, status
@@ -14,6 +15,7 @@ from mesocosm.errors import Busy, Corrupt, InvalidConfig, NotFound, Unavailable,
 from mesocosm.images.collect import Limits
 from mesocosm.images.digest import Digest
 from mesocosm.images.layers.store import Form
+from mesocosm.images.platform import host_platform
 from mesocosm.images.progress import Phase, Progress
 from mesocosm.images.provisioner import Provisioner
 from mesocosm.model import ContainerID
@@ -353,6 +355,28 @@ async def test_names_tags_and_digests(tmp_path: Path) -> None:
         assert [step.created_by for step in steps] == ["step 1", "step 0"]
         assert steps[1].layer == image.layers[0].diff_id and steps[1].size > 100_000
         assert (await provisioner.documents(short))[0] == ONE.manifest
+
+
+async def test_an_image_without_architecture_counts_as_this_hosts(tmp_path: Path) -> None:
+    image = image_of([[file(b"base")]], architecture="")
+    async with opened(tmp_path) as provisioner:
+        path = f"oci:{write_layout(image, tmp_path / 'layout')}"
+        await provisioner.pull(path)
+        await provisioner.tag(path, "example.org/any:1")
+        host = str(host_platform())
+        assert (await provisioner.describe("example.org/any:1")).platform == host
+        assert await provisioner.platforms("example.org/any:1") == [host]
+        saved = tmp_path / "saved.tar"
+        with saved.open("wb") as target:
+            await provisioner.save(["example.org/any:1"], target.fileno())
+        await provisioner.load(saved)
+        assert (await provisioner.inspect(image.digest)).references == ("docker://example.org/any:1", path)
+        record = provisioner.store.catalogue.require(image.digest)
+        provisioner.store.catalogue.add(msgspec.structs.replace(record, platform="linux"))  # as once written
+        assert (await provisioner.describe("example.org/any:1")).architecture == host_platform().architecture
+        provisioner.store.layers.condemn(record.diff_ids[0], Form.EROFS)
+        await provisioner.verify(image.digest, repair=True)
+        assert (await provisioner.verify(image.digest)).sound
 
 
 @pytest.mark.parametrize("named", ["tag", "digest"])

@@ -6,7 +6,7 @@ from mesocosm.images.digest import Digest
 from mesocosm.images.families import Families
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.outlines import recognised
-from mesocosm.images.platform import parse_platform
+from mesocosm.images.platform import recorded
 from mesocosm.images.progress import Report, silent
 from mesocosm.images.reference import Reference
 from mesocosm.images.stores.base import Found, Outline
@@ -21,7 +21,7 @@ async def again(
     """
     if reference.transport == "docker":
         reference = reference.pinned(Digest.parse(image.published))
-    store, platform = families.store(reference), parse_platform(image.platform)
+    store, platform = families.store(reference), recorded(image.platform)
     found = await store.discover(reference, platform, report=report)
     if isinstance(found, Outline):
         found = await recognised(found, image)

@@ -17,7 +17,7 @@ from mesocosm.errors import Corrupt, Exhausted
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import LAYER_LIMIT, Manifest
 from mesocosm.images.foreign import parse_uint, shown
-from mesocosm.images.platform import Platform, normalised
+from mesocosm.images.platform import Platform, host_platform, normalised
 from mesocosm.images.strict import Fields, Json, load, parse_digest
 
 _TOP = (
@@ -100,6 +100,11 @@ class ImageConfig(msgspec.Struct, frozen=True):
     shell: tuple[str, ...] = ()
     on_build: tuple[str, ...] = ()
     history: tuple[History, ...] = ()
+
+    @property
+    def meant_for(self) -> Platform:
+        """The platform that it counts as made for: this host's, for an image that names no architecture."""
+        return self.platform if self.platform.architecture else host_platform()
 
 
 def parse_config(data: bytes, *, algorithm: str = "sha256", what: str = "image configuration") -> ImageConfig:

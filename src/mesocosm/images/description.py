@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from mesocosm.images.image import Image, Layer
-from mesocosm.images.platform import parse_platform
+from mesocosm.images.platform import recorded
 from mesocosm.images.reference import parse_reference
 
 
@@ -47,7 +47,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True, rename="pascal"):
 def describe(image: Image, manifest: bytes, config: bytes) -> Description:
     """Return the description of an image and its two documents."""
     document = msgspec.json.decode(config)
-    platform = parse_platform(image.platform)
+    platform = recorded(image.platform)
     names = [parse_reference(name) for name in image.references]
     registry = [name for name in names if name.transport == "docker"]
     return Description(

@@ -186,7 +186,7 @@ def record_of(
         manifest_size=manifest.size,
         image_id=str(config.digest),
         config_size=manifest.config.size,
-        platform=str(config.platform),
+        platform=str(config.meant_for),
         created=config.created,
         runtime=runtime_of(config),
         layers=layers,

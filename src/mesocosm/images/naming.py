@@ -13,7 +13,7 @@ from mesocosm.errors import InvalidConfig, NotFound
 from mesocosm.images.catalogue import Catalogue
 from mesocosm.images.foreign import shown
 from mesocosm.images.image import ImageRecord, RefRecord
-from mesocosm.images.platform import Platform, host_platform, parse_platform
+from mesocosm.images.platform import Platform, host_platform, recorded
 from mesocosm.images.reference import Reference, parse_reference
 
 _ID = re.compile(r"(?:sha256:)?[a-f0-9]{4,64}", re.ASCII)
@@ -41,7 +41,7 @@ class Named(msgspec.Struct, frozen=True):
         """The platform as part of further names of the image: that of this one, else what it is made for."""
         if self.ref is not None:
             return self.ref.platform
-        return platform_key(parse_platform(self.require_image().platform))
+        return platform_key(recorded(self.require_image().platform))
 
 
 def canonical(text: str) -> Reference:

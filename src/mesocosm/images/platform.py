@@ -99,6 +99,11 @@ def platform_of(text: str | None) -> Platform:
     return parse_platform(text) if text else host_platform()
 
 
+def recorded(text: str) -> Platform:
+    """Return the platform in an image's record; earlier versions wrote ``linux`` for no architecture."""
+    return parse_platform(text) if "/" in text else host_platform()
+
+
 def rank(offered: Platform, wanted: Platform) -> int | None:
     """Return how well ``offered`` runs where ``wanted`` was asked: higher is better, None is not at all."""
     offered, wanted = normalised(offered), normalised(wanted)

@@ -14,7 +14,7 @@ from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor, Index, descriptor_json, index_document, parse_document
 from mesocosm.images.image import ImageRecord
 from mesocosm.images.image_store import ImageStore
-from mesocosm.images.platform import parse_platform
+from mesocosm.images.platform import recorded
 from mesocosm.images.stores.base import Document
 from mesocosm.images.strict import DOCUMENT_LIMIT
 
@@ -40,7 +40,7 @@ def _made(images: Sequence[ImageRecord], attestations: Sequence[Attached]) -> Do
 
 
 def _entry(image: ImageRecord) -> Descriptor:
-    platform = parse_platform(image.platform)
+    platform = recorded(image.platform)
     digest = Digest.parse(image.digest)
     return Descriptor(image.media_type, digest, image.manifest_size, platform=platform)
 

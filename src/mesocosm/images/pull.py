@@ -29,7 +29,7 @@ from mesocosm.images.layers.store import Form
 from mesocosm.images.leases import Pulling
 from mesocosm.images.naming import platform_key
 from mesocosm.images.outlines import PARALLEL, filled_in, recognised
-from mesocosm.images.platform import Platform, parse_platform
+from mesocosm.images.platform import Platform, recorded
 from mesocosm.images.progress import Phase, Progress, Report
 from mesocosm.images.reference import Reference
 from mesocosm.images.side_by_side import side_by_side
@@ -121,12 +121,12 @@ class Puller:
             )
         else:
             found = await found_again(self._store, self._families, image, report)
-        wanted = Wanted(reference or _NAMELESS, parse_platform(image.platform), form)
+        wanted = Wanted(reference or _NAMELESS, recorded(image.platform), form)
         await self._with_room(lambda lease: self._bring_in(wanted, found, report, Proof.NONE, lease))
 
     async def keep(self, found: Found, form: Form, report: Report) -> ImageRecord:
         """Bring in what an archive has, under the names it gives."""
-        wanted = Wanted(found.names[0] if found.names else _NAMELESS, found.config.platform, form)
+        wanted = Wanted(found.names[0] if found.names else _NAMELESS, found.config.meant_for, form)
         return await self._with_room(lambda lease: self._keep(wanted, found, report, lease))
 
     async def _keep(self, wanted: Wanted, found: Found, report: Report, lease: Pulling) -> ImageRecord:
