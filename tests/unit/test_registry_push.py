@@ -96,6 +96,21 @@ async def test_what_a_registry_has_is_found_also_where_HEAD_does_not_tell(
     assert registry.blobs[str(ONE.digest)] == DATA
 
 
+@pytest.mark.parametrize("said", ["bytes */0", ""])
+async def test_an_empty_blob_that_is_there_is_not_sent_again(registry: MaliciousRegistry, said: str) -> None:
+    """It has no first byte to ask for: 416, whether or not its length is told."""
+    empty = Descriptor("application/octet-stream", Digest.of(b""), 0)
+    unsatisfied = status(416, {"Content-Range": said} if said else {})
+
+    async def fault(request: web.Request, answer: Answer) -> web.StreamResponse:
+        return await (unsatisfied if request.method == "GET" else status(405))(request, answer)
+
+    async with await connect(registry) as client:
+        assert await client.push_blob("a/b", empty, source_of(b""))
+        registry.always(f"/blobs/{empty.digest}", fault)
+        assert not await client.push_blob("a/b", empty, source_of(b""))
+
+
 async def test_a_broken_upload_goes_on_where_the_registry_stands(registry: MaliciousRegistry) -> None:
     registry.on("/uploads/upload0", reset())
     async with await connect(registry) as client:

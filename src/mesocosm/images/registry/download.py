@@ -190,7 +190,9 @@ async def told_size(transport: Transport, url: URL, *, what: str, scope: str) ->
     async def attempt() -> int | None:
         asked = {"Range": "bytes=0-0"}
         async with transport.exchange("GET", url, scope=scope, what=what, headers=asked) as response:
-            await transport.expect(response, (200, 206), what)
+            await transport.expect(response, (200, 206, 416), what)
+            if response.status == 416:  # an empty file has no first byte (RFC 9110 section 14.4)
+                return 0 if response.headers.get("Content-Range") == "bytes */0" else None
             match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if response.status == 206:
                 return int(match[3]) if match is not None and match[3] != "*" else None
