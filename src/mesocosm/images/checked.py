@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import re
 import zlib
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
 from mesocosm.errors import Corrupt
 
 _Record = TypeVar("_Record", bound=msgspec.Struct)
-_CHECK = re.compile(rb',"check":"([0-9a-f]{8})"\}$')
+_CHECK = re.compile(rb',"check":"([0-9a-f]{8})"\}')
+_LENGTH: Final = len(b',"check":"00000000"}')
 
 
 def encode(record: msgspec.Struct) -> bytes:
@@ -28,7 +29,7 @@ def encode(record: msgspec.Struct) -> bytes:
 
 def decode(data: bytes, kind: type[_Record], what: object) -> _Record:
     """Return the record that a file's bytes hold; Corrupt, naming ``what``, for any others."""
-    check = _CHECK.search(data)
+    check = _CHECK.fullmatch(data, max(0, len(data) - _LENGTH))
     if check is not None:
         data = data[: check.start()] + b"}"
         if zlib.crc32(data) != int(check[1], 16):
