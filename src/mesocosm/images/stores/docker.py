@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from mesocosm.errors import Corrupt, NotFound
 from mesocosm.images import mediatypes
-from mesocosm.images.blobs import BlobStore
 from mesocosm.images.digest import Digest
 from mesocosm.images.documents import Descriptor, Manifest, parse_document
 from mesocosm.images.platform import Platform
@@ -20,9 +19,9 @@ from mesocosm.images.reference import Reference
 from mesocosm.images.registry.client import ManifestReply, RegistryClient
 from mesocosm.images.registry.credentials import Credentials, default_paths
 from mesocosm.images.stores.base import Found, Outline, Shelf, Store, StoreContext
-from mesocosm.images.stores.docker_schema1 import listed, outline
+from mesocosm.images.stores.docker_schema1 import fetching_from, listed, outline
 from mesocosm.images.stores.resolve import Read, platforms_of, resolve, top_document
-from mesocosm.images.transfer import SinkFactory, in_thread
+from mesocosm.images.transfer import in_thread
 from mesocosm.images.trust import bundles
 from mesocosm.images.trust.signed_statement import LIMIT as STATEMENT_LIMIT
 from mesocosm.images.web import Web
@@ -95,18 +94,10 @@ class RegistryStore(Store):
     async def _resolve(
         self, client: RegistryClient, reference: Reference, platform: Platform, reply: ManifestReply
     ) -> Found:
-        async def fetch(
-            blobs: BlobStore, descriptor: Descriptor, *, sink: SinkFactory, report: Report, keep: bool
-        ) -> None:
-            await client.fetch_blob(
-                blobs, reference.repository, descriptor, sink=sink, report=report, keep=keep
-            )
-
         top = top_document(reply.data, reply.media_type, reference)
         read, etag = self._reader(client, reference.repository), reply.etag or None
-        return await resolve(
-            top, read, reference, platform, fetch=fetch, source=reference.registry, etag=etag
-        )
+        fetch, source = fetching_from(client, reference.repository), reference.registry
+        return await resolve(top, read, reference, platform, fetch=fetch, source=source, etag=etag)
 
     async def shelf(self, reference: Reference) -> Shelf:
         """As `Store.shelf`: the repository."""
@@ -193,6 +184,7 @@ class _Repository:
     def __init__(self, client: RegistryClient, repository: str) -> None:
         self._client = client
         self._repository = repository
+        self.fetch = fetching_from(client, repository)
 
     async def referrers(self, subject: Digest) -> tuple[Descriptor, ...]:
         try:
@@ -210,13 +202,6 @@ class _Repository:
     async def read(self, descriptor: Descriptor) -> bytes:
         reply = await self._client.manifest(self._repository, str(descriptor.digest))
         return reply.data if reply else b""
-
-    async def fetch(
-        self, blobs: BlobStore, descriptor: Descriptor, *, sink: SinkFactory, report: Report, keep: bool
-    ) -> None:
-        await self._client.fetch_blob(
-            blobs, self._repository, descriptor, sink=sink, report=report, keep=keep
-        )
 
 
 def _name(reference: Reference) -> str:
