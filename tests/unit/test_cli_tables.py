@@ -166,6 +166,16 @@ def test_stats() -> None:
     )
 
 
+def test_what_no_kernel_told_is_not_called_a_peak() -> None:
+    """cgroup v2 keeps that of memory from Linux 5.19 on, that of processes from 6.1 on."""
+    rows = dict(report.used(USAGE, None))
+    assert rows["memory"] == "peak 32 MiB of 64 MiB (50 %), 1 killed for want of memory"
+    assert rows["processes"] == "peak 4 of 10, a new one refused 3 times"
+    older = dict(report.used(msgspec.structs.replace(USAGE, memory_peak=None, pids_peak=None), None))
+    assert older["memory"] == "at the end 20 MiB of 64 MiB (31 %), 1 killed for want of memory"
+    assert older["processes"] == "at the end 2 of 10, a new one refused 3 times"
+
+
 @pytest.mark.parametrize(("before", "now"), [(Usage(), USAGE), (USAGE, Usage()), (USAGE, USAGE)])
 def test_no_share_of_a_processor_without_two_readings(before: Usage, now: Usage) -> None:
     assert stats.busy(before, now) is None

@@ -15,7 +15,7 @@ def examine(trial: Path) -> Iterator[Finding]:
         "id-mapped mounts",
         lambda: mapped_layers.try_layers(trial),
         good="--idmap and volumes with idmap work, without copying",
-        without="images and volumes cannot be shown with other owners",
+        without="images cannot be shown with other owners",
         fix="run Linux 5.19 or later, with the state directory on ext4, xfs or btrfs, or use --backend copy",
         required=False,
     )

@@ -84,12 +84,12 @@ def _processor(usage: Usage, ran: float | None) -> str:
 
 
 def _memory(usage: Usage) -> str:
-    peak = usage.memory_peak if usage.memory_peak is not None else usage.memory
-    if peak is None:
+    when, used = _most(usage.memory_peak, usage.memory)
+    if used is None:
         return ""
-    words = [f"peak {size(peak)}"]
+    words = [f"{when} {size(used)}"]
     if usage.memory_limit is not None:
-        words[0] += f" of {size(usage.memory_limit)} ({share(peak, usage.memory_limit)})"
+        words[0] += f" of {size(usage.memory_limit)} ({share(used, usage.memory_limit)})"
     else:
         words.append("no limit")
     if usage.oom_kills:
@@ -98,14 +98,19 @@ def _memory(usage: Usage) -> str:
 
 
 def _processes(usage: Usage) -> str:
-    peak = usage.pids_peak if usage.pids_peak is not None else usage.pids
-    if peak is None:
+    when, number = _most(usage.pids_peak, usage.pids)
+    if number is None:
         return ""
     limit = f"of {usage.pids_limit}" if usage.pids_limit is not None else "no limit"
-    words = [f"peak {peak}{' ' if usage.pids_limit is not None else ', '}{limit}"]
+    words = [f"{when} {number}{' ' if usage.pids_limit is not None else ', '}{limit}"]
     if usage.pids_refused:
         words.append(f"a new one refused {usage.pids_refused} times")
     return ", ".join(words)
+
+
+def _most(peak: int | None, last: int | None) -> tuple[str, int | None]:
+    """The highest use, or that at the end where the kernel keeps no peak; and which of the two it is."""
+    return ("peak", peak) if peak is not None else ("at the end", last)
 
 
 def took(created: Report, termination: Termination) -> list[tuple[str, str]]:
