@@ -367,3 +367,11 @@ def test_a_failure_in_an_archive_says_which_of_its_images(mesocosm: CommandLine,
     tar = tmp_path / "damaged.tar"
     subprocess.run(["tar", "-C", layout, "-cf", tar, "."], check=True)
     mesocosm("load", "-q", "-i", tar).refused(f"^mesocosm: {NAME}: .*{blob.name}")
+
+
+@pytest.mark.parametrize("command", ["pull", "rmi", "run", "image verify", "image inspect"])
+def test_a_name_with_control_characters_is_told_on_one_line(command: str, mesocosm: CommandLine) -> None:
+    """It is quoted as it was typed, and may have come from a file or a web page."""
+    told = mesocosm(*command.split(), "x\n\x1b[31my").err
+    assert told.count("\n") == 1 and told.endswith("\n")
+    assert told.removesuffix("\n").isprintable() and "y" in told

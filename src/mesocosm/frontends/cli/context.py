@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
 
 import click
 
+from mesocosm.frontends.cli.saying import say
 from mesocosm.frontends.cli.settings import Interrupted, Settings
 from mesocosm.frontends.cli.signals import Signals
 from mesocosm.images.progress import Report, silent
@@ -49,9 +50,9 @@ async def opened(
         root=paths.root, runtime=paths.runtime, progress=progress, warm=launching
     ) as containerizer:
         for failure in containerizer.recovered.failures:
-            click.echo(f"mesocosm: warning: {failure}", err=True)
+            say(f"warning: {failure}")
         for damaged in containerizer.recovered.damaged:
-            click.echo(f"mesocosm: warning: container {damaged.id} is set aside: {damaged.reason}", err=True)
+            say(f"warning: container {damaged.id} is set aside: {damaged.reason}")
         yield containerizer
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mesocosm.errors import MesocosmError
+from mesocosm.frontends.cli.saying import say
 
 if TYPE_CHECKING:
     from mesocosm.containerizer import Containerizer
@@ -27,7 +28,7 @@ async def each(
         try:
             await act(containerizer.find(name))
         except MesocosmError as error:
-            click.echo(f"mesocosm: {error}", err=True)
+            say(str(error))
             status = 1
         else:
             if echo:

@@ -12,6 +12,7 @@ import click
 
 from mesocosm.errors import InvalidConfig, MesocosmError
 from mesocosm.frontends.cli.commands import COMPLETION, RUNNING, cli
+from mesocosm.frontends.cli.saying import say
 from mesocosm.frontends.cli.settings import OUTPUT, Interrupted, ReaderGone, Settings
 from mesocosm.frontends.faults import FAILED, INTERRUPTED, READER_GONE, status_of
 
@@ -78,10 +79,10 @@ def _answer(error: BaseException, settings: Settings) -> int:
         error = next(_leaves(known)) if known is not None else error
     match error:
         case MesocosmError():
-            _say(str(error))
+            say(str(error))
             return status_of(error, running=running)
         case click.ClickException():
-            _say(_usage(error))
+            say(_usage(error))
             return FAILED if running else 2
         case Interrupted():
             return 128 + error.number
@@ -95,9 +96,9 @@ def _answer(error: BaseException, settings: Settings) -> int:
             name = error.filename or _stream_that_fails(error)
             where = f"{os.fsdecode(name)}: " if isinstance(name, str | bytes) and name else ""
             hint = " (run as root)" if isinstance(error, PermissionError) and os.geteuid() else ""
-            _say(f"{where}{error.strerror or error}{hint}")
+            say(f"{where}{error.strerror or error}{hint}")
         case _:
-            _say(f"unexpected {type(error).__name__}: {error} (a fault of ours; --debug shows where)")
+            say(f"unexpected {type(error).__name__}: {error} (a fault of ours; --debug shows where)")
     return FAILED if running else 1
 
 
@@ -123,12 +124,6 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
             yield from _leaves(inner)
     else:
         yield error
-
-
-def _say(text: str) -> None:
-    line = " ".join(text.splitlines())
-    with contextlib.suppress(OSError):
-        click.echo(f"mesocosm: {line}", err=True)
 
 
 def _trace(error: Exception) -> None:

@@ -12,6 +12,7 @@ from mesocosm import durable
 from mesocosm.errors import MesocosmError, about
 from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous, paths_of
+from mesocosm.frontends.cli.saying import say
 from mesocosm.images.progress import Report, silent
 from mesocosm.model.size import parse_size
 
@@ -51,7 +52,7 @@ async def each_image(names: Iterable[str], act: Callable[[str], Awaitable[str | 
             with about(name):
                 line = await act(name)
         except MesocosmError as error:
-            click.echo(f"mesocosm: {error}", err=True)
+            say(str(error))
             status = 1
         else:
             if line is not None:

@@ -9,10 +9,9 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import click
-
 from mesocosm.frontends.cli.colour import safe
 from mesocosm.frontends.cli.layout import count, duration
+from mesocosm.frontends.cli.saying import say
 from mesocosm.images.progress import Phase, Progress
 from mesocosm.isolators.words import size
 
@@ -80,11 +79,11 @@ class _Shown(Display):
 
     def close(self) -> None:
         for subject in self._warnings:
-            _say(f"warning: {safe(subject)}")
+            say(f"warning: {safe(subject)}")
         for subject in self._unchanged:
-            _say(f"{safe(subject)} is unchanged")
+            say(f"{safe(subject)} is unchanged")
         if self._present:
-            _say(f"{count(len(self._present), 'blob')} there already")
+            say(f"{count(len(self._present), 'blob')} there already")
         for told in (self._warnings, self._unchanged, self._present):
             told.clear()
 
@@ -114,7 +113,7 @@ class _Lines(_Shown):
             words.append(f"at {size((report.done - report.resumed) / took)}/s")
         if report.resumed:
             words.append(f"({size(report.resumed)} from an earlier attempt)")
-        _say(" ".join(words))
+        say(" ".join(words))
 
 
 class _Phase:
@@ -196,8 +195,3 @@ class _Terminal(_Shown):
 def _short(subject: str) -> str:
     algorithm, colon, rest = subject.partition(":")
     return rest[:12] if colon and algorithm in ("sha256", "sha512") else subject
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):
-        click.echo(f"mesocosm: {text}", err=True)

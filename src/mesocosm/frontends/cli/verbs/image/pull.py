@@ -10,6 +10,7 @@ from mesocosm.frontends.cli.events import Events, tell, tell_failure
 from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.library import library
 from mesocosm.frontends.cli.progress import progress
+from mesocosm.frontends.cli.saying import say
 
 
 @click.command(
@@ -73,7 +74,7 @@ async def command(
                     if form == "json":
                         tell_failure(image, error)
                     error.require_name(image)
-                    click.echo(f"mesocosm: {error}", err=True)
+                    say(str(error))
                 else:
                     shown.rest()
                     for one in found:

@@ -16,6 +16,7 @@ from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.layout import count
 from mesocosm.frontends.cli.library import each_platform, library
 from mesocosm.frontends.cli.progress import progress
+from mesocosm.frontends.cli.saying import say
 from mesocosm.frontends.cli.verbs.image.ls import familiar
 from mesocosm.images.progress import Phase, Progress
 
@@ -132,4 +133,4 @@ def _tell(found: Finding, *, quiet: bool) -> None:
             became = "still so" if digest in found.left else "brought back"
             click.echo(f"{found.image}: {word} {digest}: {became}")
     if found.failure:
-        click.echo(f"mesocosm: {found.failure}", err=True)
+        say(str(found.failure))
