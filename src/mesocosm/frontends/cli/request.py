@@ -66,7 +66,11 @@ _OPTIONS = [
     click.option("-e", "--env", multiple=True, metavar="KEY[=VALUE]", help="Set an environment variable."),
     click.option("--env-file", multiple=True, metavar="FILE", help="Read environment variables from a file."),
     click.option(
-        "-v", "--volume", multiple=True, metavar="SOURCE:TARGET[:ro]", help="Show a host path inside."
+        "-v",
+        "--volume",
+        multiple=True,
+        metavar="SOURCE:TARGET[:ro]",
+        help="Show a host path inside; a directory is made where none is.",
     ),
     click.option(
         "--mount", multiple=True, metavar="type=…,…", help="Mount a host path, a tmpfs or an image."
