@@ -194,12 +194,19 @@ def _host_node(path: str, kind: int, number: int) -> int:
     return fd
 
 
-def mask_path(setup: Setup, step: Step) -> None:
-    """Hide a path; absent is fine."""
+def _present(setup: Setup, step: Step) -> int | None:
+    """The path that a step names, held; None where nothing is there.  Mounts are about to change on it."""
     setup.require("mnt")
     try:
-        place = beneath.open_in_root(setup.root, step["target"], os.O_PATH)
+        return beneath.open_in_root(setup.root, step["target"], os.O_PATH)
     except FileNotFoundError:
+        return None
+
+
+def mask_path(setup: Setup, step: Step) -> None:
+    """Hide a path; absent is fine."""
+    place = _present(setup, step)
+    if place is None:
         return
     directory = stat.S_ISDIR(os.fstat(place).st_mode)
     first = setup.covers.get(directory)
@@ -231,10 +238,8 @@ def _null_cover() -> int:
 
 def read_only_path(setup: Setup, step: Step) -> None:
     """Make a path read-only with everything mounted beneath; absent is fine."""
-    setup.require("mnt")
-    try:
-        place = beneath.open_in_root(setup.root, step["target"], os.O_PATH)
-    except FileNotFoundError:
+    place = _present(setup, step)
+    if place is None:
         return
     fd = mounts.clone_tree(place)
     mounts.set_attributes(fd, mounts.ATTRIBUTES["ro"], recursive=True)
@@ -245,10 +250,8 @@ def read_only_path(setup: Setup, step: Step) -> None:
 
 def read_only_mount(setup: Setup, step: Step) -> None:
     """Make the mount on a path read-only, and none of those below it; one that is none (EINVAL) is fine."""
-    setup.require("mnt")
-    try:
-        place = beneath.open_in_root(setup.root, step["target"], os.O_PATH)
-    except FileNotFoundError:
+    place = _present(setup, step)
+    if place is None:
         return
     try:
         mounts.set_attributes(place, mounts.ATTRIBUTES["ro"])
