@@ -38,15 +38,21 @@ def tree(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def mounted(place: Path) -> Iterator[None]:
-    """Memory on a directory of the host."""
-    fd = mounts.tmpfs(size=1 << 20)
-    mounts.attach_at(fd, str(place))
-    os.close(fd)
+def attached(mount: int, place: Path) -> Iterator[None]:
+    """A detached mount on a directory of the host; its descriptor is closed."""
+    mounts.attach_at(mount, str(place))
+    os.close(mount)
     try:
         yield
     finally:
         mounts.detach(str(place))
+
+
+@contextmanager
+def mounted(place: Path) -> Iterator[None]:
+    """Memory on a directory of the host."""
+    with attached(mounts.tmpfs(size=1 << 20), place):
+        yield
 
 
 async def root_of(tmp_path: Path, reference: str, backend: str, **wishes: object) -> RootStep:
@@ -123,23 +129,12 @@ async def test_no_directory_is_copied_into_itself(tmp_path: Path) -> None:
             (outer / "state", alias / "c/root"): (outer, "directory holds the place that it is"),
         }
         for (source, scratch), (directory, words) in aliases.items():
-            with bound(source, alias), pytest.raises(InvalidConfig, match=words):
+            with attached(mounts.clone_tree(str(source)), alias), pytest.raises(InvalidConfig, match=words):
                 await provisioner.provision(new_id(), f"dir:{directory}", backend="copy", scratch=scratch)
         found = await provisioner.provision(
             new_id(), f"dir:{outer}", backend="bind", scratch=outer / "state/d/root"
         )
         assert found.root == BindRoot(source=str(outer), read_only=True)
-
-
-@contextmanager
-def bound(source: Path, target: Path) -> Iterator[None]:
-    fd = mounts.clone_tree(str(source))
-    mounts.attach_at(fd, str(target))
-    os.close(fd)
-    try:
-        yield
-    finally:
-        mounts.detach(str(target))
 
 
 def test_a_directory_that_changes_is_copied_whole_or_refused(tmp_path: Path) -> None:
