@@ -19,7 +19,8 @@ from mesocosm.images.reference import Reference
 from mesocosm.images.registry.client import ManifestReply, RegistryClient
 from mesocosm.images.registry.credentials import Credentials, default_paths
 from mesocosm.images.stores.base import Found, Outline, Shelf, Store, StoreContext
-from mesocosm.images.stores.docker_schema1 import fetching_from, listed, outline
+from mesocosm.images.stores.docker_blobs import fetching_from
+from mesocosm.images.stores.docker_schema1 import listed, outline
 from mesocosm.images.stores.resolve import Read, platforms_of, resolve, top_document
 from mesocosm.images.transfer import in_thread
 from mesocosm.images.trust import bundles

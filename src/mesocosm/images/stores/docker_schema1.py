@@ -18,21 +18,10 @@ from mesocosm.images.progress import Report
 from mesocosm.images.reference import Reference
 from mesocosm.images.registry.client import ManifestReply, RegistryClient
 from mesocosm.images.schema1 import parse_schema1
-from mesocosm.images.stores.base import Document, Fetch, Found, Outline
+from mesocosm.images.stores.base import Document, Found, Outline
+from mesocosm.images.stores.docker_blobs import fetching_from
 from mesocosm.images.stores.resolve import require_platform, resolve_made, top_document
 from mesocosm.images.synthesis import Measured
-from mesocosm.images.transfer import SinkFactory
-
-
-def fetching_from(client: RegistryClient, repository: str) -> Fetch:
-    """Return what brings in a repository's blobs."""
-
-    async def fetch(
-        blobs: BlobStore, descriptor: Descriptor, *, sink: SinkFactory, report: Report, keep: bool
-    ) -> None:
-        await client.fetch_blob(blobs, repository, descriptor, sink=sink, report=report, keep=keep)
-
-    return fetch
 
 
 async def listed(
