@@ -11,9 +11,8 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
-import click
-
 from mesocosm.errors import MesocosmError
+from mesocosm.frontends.cli.saying import say
 from mesocosm.frontends.cli.settings import ERRORS, OUTPUT, ReaderGone
 from mesocosm.frontends.cli.signals import Signals
 from mesocosm.logs import Chunk
@@ -141,7 +140,7 @@ def forwarding(
 
 
 def _remind() -> None:
-    click.echo("mesocosm: it has been asked to end; Ctrl-C once more ends it by force", err=True)
+    say("it has been asked to end; Ctrl-C once more ends it by force")
 
 
 class Input:

@@ -13,6 +13,7 @@ import click
 from mesocosm.errors import InvalidConfig
 from mesocosm.frontends.cli.context import asynchronous
 from mesocosm.frontends.cli.examples import examples
+from mesocosm.frontends.cli.saying import say
 
 if TYPE_CHECKING:
     from mesocosm.images.registry.auth import Credential
@@ -64,7 +65,7 @@ async def _login(ctx: click.Context, name: str, credential: Credential) -> None:
     told = (
         "knows you now" if asked else "asks for no credentials; these are kept, but nobody has checked them"
     )
-    click.echo(f"mesocosm: {name} {told}", err=True)
+    say(f"{name} {told}")
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from mesocosm.frontends.cli import completion
 from mesocosm.frontends.cli.context import asynchronous, opened
 from mesocosm.frontends.cli.examples import examples
 from mesocosm.frontends.cli.library import each_image, library
+from mesocosm.frontends.cli.saying import say
 from mesocosm.isolators.words import size
 
 
@@ -51,7 +52,7 @@ async def command(
             plan = await containerizer.images.prune()
             for digest in plan.images:
                 click.echo(digest)
-            click.echo(f"mesocosm: {size(plan.size)} freed", err=True)
+            say(f"{size(plan.size)} freed")
     return status
 
 
